@@ -1,0 +1,122 @@
+"""One whole case, ours against MONAI's sliding window: the same network, window, overlap and precision, in one run.
+
+    python benchmarks/inference.py                                   # a small convolutional network, seconds
+    python benchmarks/inference.py --network unetr --roi 128 128 128 # minutes on a CPU
+
+Run it on an otherwise idle machine. Each round measures all rows in turn; the seconds are the fastest round's.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from monai.inferers.utils import sliding_window_inference
+from torch import nn
+
+from raum_lightning.inference import has_signal, sliding_window
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Measured(NamedTuple):
+    """One run over the case; megabytes (MiB) are the device's peak, nan on the CPU."""
+
+    seconds: float
+    windows: int
+    megabytes: float
+    labels: torch.Tensor
+
+
+def case(shape: tuple[int, int, int], brain: tuple[int, int, int], modalities: int = 3) -> torch.Tensor:
+    """Smooth contrast and noise in an ellipsoid of `brain` voxels, centred in `shape`, and 0 around it: 1 C X Y Z."""
+    torch.manual_seed(0)
+    axes = [(torch.arange(size) - (size - 1) / 2) / (length / 2) for size, length in zip(shape, brain, strict=True)]
+    radius = axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2
+    coarse = torch.randn(1, modalities, 12, 12, 8)
+    image = nn.functional.interpolate(coarse, shape, mode="trilinear") + 0.1 * torch.randn(1, modalities, *shape)
+    return image * (radius < 1)
+
+
+def build(name: str, roi: tuple[int, int, int]) -> nn.Module:
+    torch.manual_seed(0)
+    if name == "unetr":
+        from raum_lightning.models import UNETR
+
+        return UNETR(in_channels=3, out_channels=4, img_size=roi)
+    layers = [nn.Conv3d(3, 16, 3, padding=1), nn.LeakyReLU(), nn.Conv3d(16, 16, 3, padding=1), nn.LeakyReLU()]
+    return nn.Sequential(*layers, nn.Conv3d(16, 4, 1))
+
+
+def measure(infer: Callable[[Network], torch.Tensor], network: Network, device: torch.device, bf16: bool) -> Measured:
+    batches = []
+
+    def counted(windows: torch.Tensor) -> torch.Tensor:
+        batches.append(len(windows))
+        return network(windows)
+
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+        logits = infer(counted)
+    if cuda:
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - started
+    megabytes = torch.cuda.max_memory_allocated(device) / 2**20 if cuda else float("nan")
+    return Measured(seconds, sum(batches), megabytes, logits.argmax(dim=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=["small", "unetr"], default="small")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--roi", type=int, nargs=3, default=[128, 128, 128])
+    parser.add_argument("--overlap", type=float, default=0.5)
+    parser.add_argument("--batch-size", type=int, default=1, help="windows per forward")
+    parser.add_argument("--shape", type=int, nargs=3, default=[240, 240, 155])
+    parser.add_argument("--brain", type=int, nargs=3, default=[140, 175, 140])
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network, for both")
+    args = parser.parse_args()
+
+    roi = tuple(args.roi)
+    image = case(args.shape, args.brain).to(args.device)
+    network = build(args.network, roi).to(args.device).eval()
+    if args.compile:
+        network = torch.compile(network)
+
+    def ours(network: Network) -> torch.Tensor:
+        return sliding_window(image, network, roi_size=roi, overlap=args.overlap, batch_size=args.batch_size)
+
+    def monai(network: Network) -> torch.Tensor:
+        return sliding_window_inference(image, roi, args.batch_size, network, overlap=args.overlap, mode="gaussian")
+
+    with torch.inference_mode():
+        network(torch.zeros(args.batch_size, 3, *roi, device=args.device))
+    rows = {(name, bf16): (ours if name == "raum" else monai) for bf16 in (False, True) for name in ("monai", "raum")}
+    best: dict[tuple[str, bool], Measured] = {}
+    for _ in range(args.repeats):
+        for key, infer in rows.items():
+            measured = measure(infer, network, args.device, key[1])
+            best[key] = min(best.get(key, measured), measured, key=lambda row: row.seconds)
+
+    brain = has_signal(image)
+    print(f"{args.network} on {args.device}, {torch.get_num_threads()} threads, roi {roi}, overlap {args.overlap}")
+    print(f"{'':12} {'windows':>7} {'seconds':>8} {'ratio':>6} {'equal labels':>12} {'peak MiB':>9}")
+    for (name, bf16), row in best.items():
+        ratio = best["monai", bf16].seconds / row.seconds
+        agreement = (row.labels == best["monai", False].labels)[brain].double().mean().item()
+        title = f"{name} {'bf16' if bf16 else 'fp32'}"
+        print(f"{title:12} {row.windows:7} {row.seconds:8.2f} {ratio:6.2f} {agreement:12.4%} {row.megabytes:9.0f}")
+    print(
+        "ratio: MONAI's seconds over this row's, at the same precision. Equal labels: against monai fp32, in the brain."
+    )
+
+
+if __name__ == "__main__":
+    main()

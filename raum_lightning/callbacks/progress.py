@@ -1,0 +1,60 @@
+"""What a run shows on the terminal."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.console import Console
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, without the number of epochs of a run that counts steps and without the logger's version."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=False)
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Losses and the step of the run."""
+        metrics = {"step": f"{trainer.global_step}/{trainer.max_steps}"} if trainer.max_steps > 0 else {}
+        metrics |= super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch}".ljust(len(self.validation_description))
+
+
+class RunSummary(pl.Callback):
+    """Says at the start what is trained on what, and at the end where it lies and how good it was."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One line each for network, data and steps, on rank 0."""
+        if not trainer.is_global_zero:
+            return
+        network, data = pl_module.network, trainer.datamodule  # type: ignore[attr-defined]
+        parameters = sum(weight.numel() for weight in network.parameters()) / 1e6
+        split = data.split
+        batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        console = Console(highlight=False)
+        console.print(f"run      {self.folder}")
+        console.print(f"network  {type(network).__name__}, {parameters:.2f} M parameters, {trainer.precision}")
+        console.print(
+            f"cases    {len(split.train)} train, {len(split.val)} val, {len(split.test)} test, from {data.root}"
+        )
+        console.print(
+            f"batch    {batch} patches a step ({data.batch_size} per rank, {trainer.world_size} ranks, "
+            f"{trainer.accumulate_grad_batches} accumulated); lr {pl_module.lr:g} is not scaled by it"
+        )
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Best score and checkpoint, on rank 0."""
+        checkpoint = trainer.checkpoint_callback
+        if not trainer.is_global_zero or checkpoint is None:
+            return
+        score, path = checkpoint.best_model_score, checkpoint.best_model_path  # type: ignore[attr-defined]
+        said = f"best mean Dice on validation {float(score):.3f}, {path}" if score is not None else "was not validated"
+        Console(highlight=False, soft_wrap=True).print(f"run {self.folder} {said}")

@@ -1,0 +1,314 @@
+"""A case on disk: find it, read it, verify it.
+
+A case is a set of NIfTI files of one examination: up to four modalities and, for training, a mask. Arrays keep the
+axes i, j, k of the files, called X, Y, Z everywhere in the project.
+"""
+
+import json
+import os
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+from raum_lightning.labels import BACKGROUND, ED, EDITIONS, ET, NCR, Edition, LabelError
+
+ENDINGS = (".nii.gz", ".nii")
+
+# how dataset.json of MSD Task01 spells the modalities, and words by which it names the classes; the longer word of two
+# that match decides ("non-enhancing" before "enhancing")
+_MSD_MODALITIES = {"flair": "flair", "t1w": "t1", "t1": "t1", "t1gd": "t1ce", "t1ce": "t1ce", "t2w": "t2", "t2": "t2"}
+_MSD_CLASSES = {"background": BACKGROUND, "edema": ED, "non-enhancing": NCR, "necro": NCR, "enhancing": ET}
+
+
+class CaseError(ValueError):
+    """A case that cannot be used as it is; the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One examination: the files of its modalities, and its mask where it has one.
+
+    `channels` says where a modality lies along the fourth axis when one file holds several (MSD). `problems` holds what
+    was already seen to be wrong while looking for the files.
+    """
+
+    id: str
+    edition: Edition
+    images: Mapping[str, Path]
+    label: Path | None = None
+    channels: Mapping[str, int] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def patient(self) -> str:
+        """The id without the number of the visit: BraTS 2023 and later name cases <challenge>-<patient>-<visit>."""
+        return re.sub(r"^(BraTS-[A-Za-z]+-\d+)-\d+$", r"\1", self.id)
+
+    def files(self, modalities: Sequence[str]) -> list[Path]:
+        """The files that hold `modalities` and the mask, each once; raises `CaseError` when a modality is missing."""
+        for modality in modalities:
+            if modality not in self.images:
+                have = ", ".join(self.images) or "no modality"
+                raise CaseError(f"case {self.id}: {modality} is missing (found {have} in {self.folder})")
+        paths = [self.images[modality] for modality in modalities]
+        return list(dict.fromkeys(paths + ([self.label] if self.label else [])))
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return next(iter(self.images.values()), self.label or Path()).parent
+
+    def read(self, modalities: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """The modalities as one array, C X Y Z, and the 4 x 4 affine of the first (voxels to mm).
+
+        Raises `CaseError` when a modality is missing or unreadable, holds values that are not finite, is constant, or
+        lies on another grid than the first.
+        """
+        self.files(modalities)
+        volumes = [self._read_image(modality) for modality in modalities]
+        for volume in volumes[1:]:
+            volume.check_grid(volumes[0])
+        return np.stack([volume.data for volume in volumes]), volumes[0].affine
+
+    def read_labelled(
+        self, modalities: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.float64]]:
+        """Image C X Y Z, mask as class indices X Y Z (None where the case has none) and affine, all on one grid."""
+        image, affine = self.read(modalities)
+        if self.label is None:
+            return image, None, affine
+        mask = read_nifti(self.label)
+        mask.check_grid(Volume(self.images[modalities[0]], image[0], affine))
+        return image, self._encode(mask), affine
+
+    def read_label(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        """The mask as class indices, X Y Z, and its affine; raises `CaseError` for values its edition lacks."""
+        if self.label is None:
+            raise CaseError(f"case {self.id}: no mask in {self.folder}")
+        mask = read_nifti(self.label)
+        return self._encode(mask), mask.affine
+
+    def verify(self, modalities: Sequence[str]) -> list[str]:
+        """Everything that is wrong with the case, a sentence each; an empty list when it can be trained on."""
+        problems = list(self.problems)
+        missing = [modality for modality in modalities if modality not in self.images]
+        if self.label is None:
+            missing.append("mask")
+        if missing:
+            problems.append(f"missing: {', '.join(missing)}")
+        reference: Volume | None = None
+        for modality in (*self.images, "mask"):
+            try:
+                if modality != "mask":
+                    volume = self._read_image(modality)
+                elif self.label is not None:
+                    volume = read_nifti(self.label)
+                    self._encode(volume)
+                else:
+                    continue
+                reference = reference or volume
+                volume.check_grid(reference)
+            except CaseError as error:
+                problems.append(str(error))
+        return problems
+
+    def _read_image(self, modality: str) -> "Volume":
+        volume = read_nifti(self.images[modality], self.channels.get(modality))
+        if bad := np.count_nonzero(~np.isfinite(volume.data)):
+            raise CaseError(f"{volume.path}: {bad} voxels are NaN or infinite")
+        if volume.data.min() == volume.data.max():
+            raise CaseError(f"{volume.path}: every voxel is {volume.data.flat[0]:g}; the image is empty")
+        return volume
+
+    def _encode(self, mask: "Volume") -> NDArray[np.uint8]:
+        try:
+            return self.edition.encode(mask.data)
+        except LabelError as error:
+            raise CaseError(f"{mask.path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What one file holds: an array X Y Z, float32, and its affine, 4 x 4, voxels to mm."""
+
+    path: Path
+    data: NDArray[np.float32]
+    affine: NDArray[np.float64]
+
+    def check_grid(self, reference: "Volume") -> None:
+        """Raises `CaseError` when the two do not lie voxel on voxel (affines may differ by rounding, 0.001 mm)."""
+        if self.data.shape != reference.data.shape:
+            shapes = f"{self.data.shape} differs from {reference.data.shape}"
+            raise CaseError(f"{self.path}: shape {shapes} of {reference.path.name}")
+        if not np.allclose(self.affine, reference.affine, rtol=0, atol=1e-3):
+            distance = np.abs(self.affine - reference.affine).max()
+            raise CaseError(
+                f"{self.path}: affine differs from that of {reference.path.name} by up to {distance:.3g} mm"
+            )
+
+
+def read_nifti(path: Path, channel: int | None = None) -> Volume:
+    """Reads one volume; `channel` picks along the fourth axis of a 4-D file.
+
+    Raises `CaseError` naming the file when it cannot be read or has other dimensions.
+    """
+    try:
+        file = nib.load(path)
+        data = np.asarray(file.dataobj if channel is None else file.dataobj[..., channel], dtype=np.float32)
+    except FileNotFoundError:
+        raise CaseError(f"{path}: no such file") from None
+    except (ImageFileError, OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        raise CaseError(f"{path}: cannot be read as NIfTI ({error or type(error).__name__})") from None
+    if data.ndim == 4 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim != 3:
+        raise CaseError(f"{path}: has shape {data.shape}; expected three dimensions")
+    return Volume(path, data, np.asarray(file.affine, dtype=np.float64))
+
+
+def write_mask(path: Path, labels: NDArray[np.uint8], case: Case, modality: str) -> None:
+    """Writes class indices X Y Z in the label values of the case's edition, with geometry and header of `modality`.
+
+    The file appears whole or not at all.
+    """
+    reference = nib.load(case.images[modality])
+    header = reference.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    image = nib.Nifti1Image(case.edition.decode(labels), None, header)
+    # both transforms of the header with their codes: readers differ in which of them they prefer
+    image.set_sform(*reference.get_sform(coded=True))
+    image.set_qform(*reference.get_qform(coded=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    nib.save(image, partial)
+    partial.replace(path)
+
+
+def find_cases(root: Path | str, edition: str = "auto") -> list[Case]:
+    """All cases below `root`, sorted by id.
+
+    A `dataset.json` makes it MSD Task01; otherwise files are recognised by the ends of their names, in any folders.
+    `edition` "auto" takes what the names say; BraTS 2024 shares its names with 2023 and must be declared.
+    Raises `CaseError` when there is nothing to find or two folders hold the same case.
+    """
+    root = Path(root).expanduser()
+    if edition != "auto" and edition not in EDITIONS:
+        raise CaseError(f"edition {edition!r} is unknown; it is one of auto, {', '.join(EDITIONS)}")
+    if not root.is_dir():
+        raise CaseError(f"{root}: no such folder; data.root is the folder that holds the cases")
+    if edition == "msd" or (edition == "auto" and (root / "dataset.json").is_file()):
+        cases = _find_msd(root)
+    else:
+        cases = list(_find_brats(root, edition))
+    if not cases:
+        raise CaseError(f"{root}: no cases found; expected files such as <case>/<case>_flair.nii.gz or a dataset.json")
+    seen: dict[str, Case] = {}
+    for case in cases:
+        if case.id in seen:
+            raise CaseError(f"case {case.id} is in both {seen[case.id].folder} and {case.folder}; remove one")
+        seen[case.id] = case
+    return [seen[name] for name in sorted(seen)]
+
+
+def find_case(folder: Path | str, edition: str = "auto") -> Case:
+    """The one case in `folder`; raises `CaseError` when there are several."""
+    cases = find_cases(folder, edition)
+    if len(cases) > 1:
+        raise CaseError(f"{folder}: holds {len(cases)} cases ({cases[0].id}, {cases[1].id}, ...); name one of them")
+    return cases[0]
+
+
+def stem(path: Path) -> str | None:
+    """A NIfTI file's name without its ending; None for other files and for macOS's `._` companions."""
+    for ending in ENDINGS:
+        if path.name.endswith(ending) and not path.name.startswith("."):
+            return path.name.removesuffix(ending)
+    return None
+
+
+def _find_brats(root: Path, edition: str) -> Iterator[Case]:
+    namings = [EDITIONS[edition]] if edition != "auto" else [EDITIONS["brats2020"], EDITIONS["brats2023"]]
+    roles = {
+        f"{naming.separator}{suffix}": (role, naming)
+        for naming in namings
+        for role, suffix in [*naming.suffixes.items(), ("seg", "seg")]
+    }
+    found: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    editions: dict[tuple[Path, str], Edition] = {}
+    masks: dict[Path, list[Path]] = defaultdict(list)
+    for path in sorted(root.rglob("*.nii*")):
+        name = stem(path)
+        if name is None or not path.is_file():
+            continue
+        ending = next((ending for ending in roles if name.lower().endswith(ending)), None)
+        if ending is None:
+            masks[path.parent].append(path)
+            continue
+        role, naming = roles[ending]
+        key = (path.parent, name[: -len(ending)])
+        found[key][role].append(path)
+        editions[key] = naming
+    for (folder, name), files in found.items():
+        if set(files) == {"seg"}:
+            continue  # a folder of masks, such as predictions, is no case
+        if "seg" not in files:
+            # BraTS 2020's case 355 names its mask W39_1998.09.19_Segm.nii
+            files["seg"] = [path for path in masks[folder] if (stem(path) or "").lower().endswith("segm")][:1]
+        naming = editions[folder, name]
+        if edition == "auto" and name.startswith("BraTS2021"):
+            naming = EDITIONS["brats2021"]
+        doubles = tuple(
+            f"two files for {role}: {', '.join(map(str, paths))}" for role, paths in files.items() if paths[1:]
+        )
+        label = next(iter(files.pop("seg")), None)
+        yield Case(
+            name, naming, {role: files[role][0] for role in naming.suffixes if role in files}, label, {}, doubles
+        )
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+def _find_msd(root: Path) -> list[Case]:
+    path = root / "dataset.json"
+    try:
+        content = json.loads(path.read_text())
+        names: Mapping[str, str] = content.get("modality") or content["channel_names"]
+        channels = {_MSD_MODALITIES[name.lower()]: int(index) for index, name in names.items()}
+        edition = replace(EDITIONS["msd"], classes=_msd_classes(content["labels"]))
+        entries = [(item["image"], item["label"]) for item in content.get("training", ())]
+        entries += [(item["image"] if isinstance(item, dict) else item, None) for item in content.get("test", ())]
+    except FileNotFoundError:
+        raise CaseError(f"{path}: no such file; edition msd needs it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CaseError(f"{path}: is not valid JSON ({error})") from None
+    except (KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise CaseError(f"{path}: does not describe MSD Task01 (unexpected or missing {error})") from None
+    return [
+        Case(
+            stem(root / image) or image,
+            edition,
+            dict.fromkeys(channels, root / image),
+            label and root / label,
+            channels,
+        )
+        for image, label in entries
+    ]
+
+
+def _msd_classes(table: Mapping[str, str]) -> dict[int, int]:
+    """Label value to class, from dataset.json's `labels`: {"1": "edema", ...} or turned round, as nnU-Net."""
+    named = {(int(k), v) if k.isdigit() else (int(v), k) for k, v in table.items()}
+    words = sorted(_MSD_CLASSES, key=len, reverse=True)
+    return {value: _MSD_CLASSES[next(word for word in words if word in name.lower())] for value, name in named}

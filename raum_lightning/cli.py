@@ -1,0 +1,75 @@
+"""The programs `lightning` and `raum`: one entry for all verbs, each loaded only when it is called."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from raum_lightning import __version__
+
+TRAINER_VERBS = {
+    "fit": "train a network on cases, as a YAML file says",
+    "validate": "score a checkpoint on the validation cases",
+    "test": "score a checkpoint on the held-out test cases",
+    "predict": "segment cases with a checkpoint, one NIfTI each",
+}
+# each is a module of raum_lightning.commands with configure(parser) and run(arguments) -> exit code
+TOOL_VERBS = {
+    "phantom": "write synthetic cases in BraTS 2020 layout",
+    "check": "read every case and say what is wrong with which",
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code: 0, 1 for a finding, 2 for a user's mistake."""
+    words = list(sys.argv[1:] if args is None else args)
+    verb = words[0] if words else "--help"
+    if verb in ("-h", "--help"):
+        print(_help())
+    elif verb == "--version":
+        print(f"raum {__version__}")
+    elif verb in TRAINER_VERBS or verb in TOOL_VERBS:
+        return _guarded(verb, words[1:])
+    else:
+        print(f"error: there is no verb {verb!r}\n\n{_help()}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _help() -> str:
+    lines = ["usage: raum VERB ...   (`lightning` is the same program; `raum VERB --help` explains one)", ""]
+    lines += [f"  {verb:<10} {text}" for verb, text in {**TRAINER_VERBS, **TOOL_VERBS}.items()]
+    lines += [
+        "  --version  print the version",
+        "",
+        "example: lightning fit -c experiments/unetr.yaml --data.root BraTS2020",
+    ]
+    return "\n".join(lines)
+
+
+def _guarded(verb: str, words: list[str]) -> int:
+    """Runs a verb; a `ValueError` that this package raises is the user's to mend, so its sentence is enough."""
+    try:
+        return _run(verb, words)
+    except ValueError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+        if not ours or "RAUM_TRACEBACK" in os.environ:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(verb: str, words: list[str]) -> int:
+    if verb in TRAINER_VERBS:
+        from raum_lightning.trainer import run_trainer
+
+        return run_trainer([verb, *words])
+    command = import_module(f"raum_lightning.commands.{verb}")
+    parser = argparse.ArgumentParser(prog=f"raum {verb}", description=TOOL_VERBS[verb])
+    command.configure(parser)
+    code: int = command.run(parser.parse_args(words))
+    return code

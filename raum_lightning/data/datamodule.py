@@ -1,0 +1,213 @@
+"""BraTS cases as a LightningDataModule: find, split, prepare, stream."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+import torchio as tio
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from raum_lightning.cases import Case, find_cases
+from raum_lightning.data.augment import BatchAugmentation, default_augmentation
+from raum_lightning.data.kernels import Size
+from raum_lightning.data.patches import (
+    PatchDataset,
+    PatchLoader,
+    PatchSampler,
+    ShardSampler,
+    VolumeDataset,
+    listed,
+)
+from raum_lightning.data.store import Prepared, prepare, prepared_folder
+from raum_lightning.labels import MODALITIES
+from raum_lightning.progress import progress_bar
+from raum_lightning.splits import Split, make_split, read_split
+
+
+class BratsDataModule(pl.LightningDataModule):
+    """Cases of BraTS 2020 to 2024 or MSD Task01 as batches.
+
+    Training batches are patches, validation, test and prediction batches are one whole prepared volume each:
+    `{"image": B C X Y Z float32, "label": B X Y Z class indices, "case": [ids]}` (no label where a case has none).
+
+    Args:
+        root: Folder with the cases; see `raum check` for what it finds there.
+        modalities: What the channels of the image are, in this order: of flair, t1, t1ce, t2.
+        edition: Whose label values and file names: auto, brats2020, brats2021, brats2023, brats2024 or msd. BraTS 2024
+            must be declared, as its label 4 is the resection cavity.
+        roi_size: Size of a training patch in voxels, X Y Z.
+        batch_size: Patches per batch and rank.
+        patches_per_epoch: Patches that all ranks draw together in one epoch.
+        foreground_probability: Share of patches centred on a tumour voxel; the others lie anywhere.
+        augmentation: TorchIO transforms, applied in this order; true for the defaults, false for none.
+        augment_on: Where: workers (processes of the loader) or device (the batch, on the GPU); the draws are the same.
+        folds: Parts of the cross-validation.
+        fold: The part that validates, from 0.
+        test_fraction: Share of the patients held out for testing, the same in every fold.
+        splits: JSON file with train, val and test instead; see `raum_lightning.splits.read_split`.
+        exclude: Ids of cases to leave out.
+        predict_root: Folder with the cases to predict, with or without masks; the test cases where it is not given.
+        prepared_dir: Where prepared volumes are kept.
+        num_workers: Processes that read and augment patches, per rank.
+        seed: Decides, with epoch and index, each patch and its augmentation; that of `seed_everything` where not given.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        modalities: Sequence[str] = ("flair", "t1ce", "t2"),
+        edition: str = "auto",
+        roi_size: Size = (128, 128, 128),
+        batch_size: int = 2,
+        patches_per_epoch: int = 512,
+        foreground_probability: float = 0.5,
+        augmentation: list[tio.Transform] | bool = True,
+        augment_on: Literal["workers", "device"] = "workers",
+        folds: int = 5,
+        fold: int = 0,
+        test_fraction: float = 0.1,
+        splits: Path | str | None = None,
+        exclude: Sequence[str] = (),
+        predict_root: Path | str | None = None,
+        prepared_dir: Path | str = "runs/prepared",
+        num_workers: int = 2,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not set(modalities) <= set(MODALITIES) or len(set(modalities)) < len(modalities) or not modalities:
+            raise ValueError(f"modalities={list(modalities)} must be some of {', '.join(MODALITIES)}, each once")
+        self.root = Path(root).expanduser()
+        self.modalities = tuple(modalities)
+        self.edition = edition
+        self.roi_size = roi_size
+        self.batch_size = batch_size
+        self.patches_per_epoch = patches_per_epoch
+        self.foreground_probability = foreground_probability
+        self.transform = _transform(augmentation)
+        self.batch_augmentation: BatchAugmentation | None = None
+        if augment_on == "device" and self.transform is not None:
+            self.batch_augmentation = BatchAugmentation(self.transform, roi_size=self.roi_size)
+        self.folds, self.fold, self.test_fraction = folds, fold, test_fraction
+        self.splits = Path(splits).expanduser() if splits else None
+        self.exclude = frozenset(exclude)
+        self.predict_root = Path(predict_root).expanduser() if predict_root else None
+        self.prepared_dir = Path(prepared_dir).expanduser()
+        self.num_workers = num_workers
+        self.seed = seed
+        self.split = Split([], [], [])
+        self.cases: dict[str, Case] = {}
+        self.prepared: dict[str, Prepared] = {}
+
+    def prepare_data(self) -> None:
+        """Prepares what the run needs and is not prepared yet, with a progress bar; on one rank of each node."""
+        self._select()
+        with progress_bar("preparing cases") as progress:
+            prepare(list(self.cases.values()), self.prepared_dir, self.modalities, progress=progress)
+
+    def setup(self, stage: str) -> None:
+        """Finds, splits and opens the prepared cases."""
+        self._select()
+        self.prepared = {
+            name: Prepared.open(prepared_folder(case, self.prepared_dir, self.modalities))
+            for name, case in self.cases.items()
+        }
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data's edition, background included."""
+        return max(case.edition.num_classes for case in self.cases.values())
+
+    def _select(self) -> None:
+        """Sets `cases`, those of this run by id, and `split`."""
+        if self._predicts_elsewhere:
+            self.cases = {case.id: case for case in self._find(self.predict_root)}
+            return
+        found = self._find(self.root)
+        labelled = [case for case in found if case.label]
+        if without := [case.id for case in found if not case.label]:
+            rank_zero_info(f"{len(without)} cases have no mask and are left out: {', '.join(without[:5])}")
+        if self.splits:
+            self.split = read_split(self.splits, labelled, fold=self.fold)
+        else:
+            self.split = make_split(labelled, folds=self.folds, fold=self.fold, test_fraction=self.test_fraction)
+        used = {*self.split.train, *self.split.val, *self.split.test}
+        self.cases = {case.id: case for case in labelled if case.id in used}
+
+    def _find(self, root: Path | None) -> list[Case]:
+        return [case for case in find_cases(root or self.root, self.edition) if case.id not in self.exclude]
+
+    @property
+    def _predicts_elsewhere(self) -> bool:
+        predicting = self.trainer is not None and self.trainer.predicting
+        return predicting and self.predict_root is not None
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches of patches."""
+        sampler = PatchSampler(self.patches_per_epoch, **self._ranks)
+        dataset = PatchDataset(
+            [self.prepared[name] for name in self.split.train],
+            roi_size=self.roi_size,
+            patches_per_epoch=self.patches_per_epoch,
+            foreground_probability=self.foreground_probability,
+            transform=self.transform,
+            raw=self.batch_augmentation is not None,
+            seed=self._seed,
+        )
+        collate = listed if dataset.raw else None
+        loading = self._loading(self.num_workers)
+        return PatchLoader(dataset, sampler, batch_size=self.batch_size, collate_fn=collate, **loading)
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Augments raw patches where they lie now."""
+        if self.batch_augmentation is None or "seed" not in batch:
+            return batch
+        image, label = self.batch_augmentation(batch["image"], batch["label"], batch["seed"], batch["offset"])
+        return {"image": image, "label": label, "case": batch["case"]}
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Whole volumes of the validation cases."""
+        return self._volumes(self.split.val)
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Whole volumes of the test cases."""
+        if not self.split.test:
+            raise ValueError("there are no test cases; give data.test_fraction above 0 or data.splits with a test list")
+        return self._volumes(self.split.test)
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Whole volumes of the cases in `predict_root`, else of the test cases."""
+        return self._volumes(sorted(self.prepared) if self._predicts_elsewhere else self.split.test)
+
+    def _volumes(self, names: Sequence[str]) -> DataLoader[dict[str, Any]]:
+        dataset = VolumeDataset([self.prepared[name] for name in names])
+        return DataLoader(dataset, sampler=ShardSampler(len(dataset), **self._ranks), **self._loading(1))
+
+    def _loading(self, workers: int) -> dict[str, Any]:
+        workers = min(workers, self.num_workers)
+        return {
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+    @property
+    def _seed(self) -> int:
+        # PL_GLOBAL_SEED is where Lightning's seed_everything leaves the seed for all processes of a run
+        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+
+    @property
+    def _ranks(self) -> dict[str, int]:
+        if self.trainer is None:
+            return {"num_replicas": 1, "rank": 0}
+        return {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
+
+
+def _transform(augmentation: list[tio.Transform] | bool) -> tio.Transform | None:
+    if augmentation is True:
+        return default_augmentation()
+    return tio.Compose(augmentation) if augmentation else None

@@ -1,0 +1,176 @@
+"""Augmentation as pure functions on one patch, the same on every device.
+
+An image is C X Y Z, float32; a label is C X Y Z of any type, C mostly 1. Nothing here is random: what is drawn comes
+in as numbers, or as small tensors on the CPU, so that nothing is read back from the device. No function writes into its
+arguments.
+
+Positions are in voxels from the centre of a volume, so that any part of a volume about that centre gives what the whole
+of it gives, as far as it reaches.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size: TypeAlias = tuple[int, int, int]
+Params: TypeAlias = dict[str, Tensor]
+"""One draw of a transform: small tensors on the CPU by name."""
+
+SLAB = 8
+"""Planes that are sampled at a time on a CPU, so that their indices stay in its cache."""
+
+
+def coordinates(matrix: Tensor, displacement: Tensor | None, out_size: Sequence[int], device: torch.device) -> Tensor:
+    """Where each output voxel comes from: 3 X Y Z, in voxels from the input's centre.
+
+    The output voxel u, in voxels from the output's centre, comes from A (u + d(u)) + t. `matrix` is [A | t], 3 4;
+    `displacement` holds the coefficients of d, 3 Kx Ky Kz, in voxels: see `spline`. Affine, elastic and whatever else
+    is a matrix are so composed in one sampling.
+    """
+    x, y, z = (torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2 for n in out_size)
+    points = torch.empty(3, *out_size, device=device)
+    for axis, (ax, ay, az, t) in enumerate(matrix.tolist()):
+        torch.add((ax * x[:, None] + (ay * y + t))[..., None], az * z, out=points[axis])
+    if displacement is not None:
+        # A d(u) is the spline of the coefficients A c
+        points += spline(
+            torch.einsum("ij,jabc->iabc", matrix[:, :3], displacement).to(device, non_blocking=True), out_size
+        )
+    return points
+
+
+def spline(coefficients: Tensor, out_size: Sequence[int]) -> Tensor:
+    """The uniform cubic B-spline of C Kx Ky Kz coefficients at the voxels of a volume: C X Y Z.
+
+    K - 3 cells span each axis from face to face; the first control point lies one cell before the first face, as in
+    Rueckert et al. 1999 (10.1109/42.796284) and ITK. No value exceeds the largest coefficient.
+    """
+    wx, wy, wz = (
+        _spline_basis(n, k, coefficients.device) for n, k in zip(out_size, coefficients.shape[1:], strict=True)
+    )
+    return separable(coefficients, wx, wy, wz)
+
+
+def _spline_basis(size: int, points: int, device: torch.device) -> Tensor:
+    """Weight of each control point at each voxel: size x points, rows sum to one."""
+    cell = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * ((points - 3) / size)
+    distance = (cell[:, None] - (torch.arange(points, device=device) - 1)).abs()
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    far = (2 - distance).clamp(min=0) ** 3 / 6
+    return torch.where(distance < 1, near, far)
+
+
+def separable(volume: Tensor, wx: Tensor, wy: Tensor, wz: Tensor) -> Tensor:
+    """A matrix along each axis: C A B C', by X x A, Y x B and Z x C', to C X Y Z."""
+    volume = torch.einsum("xa,iabc->ixbc", wx, volume)
+    volume = torch.einsum("yb,ixbc->ixyc", wy, volume)
+    return torch.einsum("zc,ixyc->ixyz", wz, volume)
+
+
+def sample_linear(image: Tensor, points: Tensor) -> Tensor:
+    """C X Y Z at 3 X' Y' Z' positions, trilinear, zero outside."""
+    return F.grid_sample(image[None], _grid(image, points), align_corners=False)[0]
+
+
+def sample_nearest(label: Tensor, points: Tensor) -> Tensor:
+    """C X Y Z at 3 X' Y' Z' positions, nearest neighbour, zero outside; the type stays."""
+    framed = F.pad(label, (1,) * 6)  # whatever lies outside is moved onto the frame of zeros
+    sampled = label.new_empty(len(label), *points.shape[1:])
+    slab = SLAB if label.device.type == "cpu" else points.shape[1]
+    for first in range(0, points.shape[1], slab):
+        index = _flat_index(framed, points[:, first : first + slab])
+        for source, target in zip(framed, sampled, strict=True):
+            target[first : first + slab] = source.take(index)
+    return sampled
+
+
+def _flat_index(volume: Tensor, points: Tensor) -> Tensor:
+    """Index of the nearest voxel in X Y Z flattened, of 3 X' Y' Z' positions."""
+    index = torch.zeros(points.shape[1:], dtype=torch.int32, device=points.device)
+    for axis, size in zip(points, volume.shape[1:], strict=True):
+        nearest = (axis + (size - 1) / 2).round_().clamp_(0, size - 1)
+        index.mul_(size).add_(nearest.to(torch.int32))
+    return index.long()
+
+
+def _grid(volume: Tensor, points: Tensor) -> Tensor:
+    """Positions as `grid_sample` counts them: in half sizes from the centre, the last axis first."""
+    planes = torch.empty_like(points)
+    for plane, axis in zip(planes, (-1, -2, -3), strict=True):
+        torch.mul(points[axis], 2 / volume.shape[axis], out=plane)
+    return planes.permute(1, 2, 3, 0)[None]
+
+
+def turn(volume: Tensor, permutation: Tensor, out_size: Sequence[int], offset: Sequence[float] = (0, 0, 0)) -> Tensor:
+    """Flips and quarter turns of C X Y Z, exact, zero outside.
+
+    The output's u comes from the input's `permutation` u + `offset`; a signed permutation matrix, 3 3.
+    """
+    source = permutation.abs().argmax(dim=0).tolist()
+    reverse = [axis + 1 for axis in range(3) if permutation[source[axis], axis] < 0]
+    turned = volume.permute(0, *(axis + 1 for axis in source))
+    return crop(turned, out_size, [offset[axis] for axis in source]).flip(reverse)
+
+
+def crop(volume: Tensor, size: Sequence[int], offset: Sequence[float] = (0, 0, 0)) -> Tensor:
+    """The box of `size` about the point `offset` of ... X Y Z, zero outside; as it is if that is all of it."""
+    pads: list[int] = []
+    for have, want, at in zip(volume.shape[:-4:-1], size[::-1], offset[::-1], strict=True):
+        first = math.floor((have - want) / 2 + at)
+        pads += [-first, first + want - have]
+    return F.pad(volume, pads) if any(pads) else volume
+
+
+def gamma(image: Tensor, exponents: Tensor) -> Tensor:
+    """sign(x) |x|^g with one exponent per channel, C."""
+    return torch.copysign(image.abs().pow_(_by_channel(exponents, image.device)), image)
+
+
+def scale_shift(image: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """A x + b with one `scale` and `shift` per channel, C each."""
+    return (image * _by_channel(scale, image.device)).add_(_by_channel(shift, image.device))
+
+
+def _by_channel(numbers: Tensor, device: torch.device) -> Tensor:
+    return numbers.to(device, non_blocking=True).view(-1, 1, 1, 1)
+
+
+def noise(image: Tensor, mean: float, std: float, seed: int) -> Tensor:
+    """Gaussian noise added; equal seeds give equal noise on the same kind of device, not from one kind to another."""
+    generator = torch.Generator(image.device).manual_seed(seed)
+    white = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+    return white.mul_(std).add_(mean).add_(image)
+
+
+def blur(image: Tensor, std: Sequence[float]) -> Tensor:
+    """Gaussian blur with one standard deviation per axis, in voxels; cut off at four, mirrored at the border."""
+    wx, wy, wz = (
+        _blur_matrix(n, s).to(image.device, non_blocking=True) for n, s in zip(image.shape[1:], std, strict=True)
+    )
+    return separable(image, wx, wy, wz)
+
+
+def _blur_matrix(size: int, std: float) -> Tensor:
+    """What blurs a column of `size` voxels, size x size: convolution and mirroring in one, as scipy's "reflect"."""
+    radius = int(4 * std + 0.5)
+    offsets = torch.arange(-radius, radius + 1)
+    weights = torch.exp(-0.5 * (offsets / max(std, 1e-6)) ** 2)
+    period = (torch.arange(size)[:, None] + offsets).remainder(2 * size)
+    mirrored = torch.minimum(period, 2 * size - 1 - period)
+    return torch.zeros(size, size).scatter_add_(1, mirrored, (weights / weights.sum()).expand(size, -1))
+
+
+def bias_field(image: Tensor, coefficients: Tensor) -> Tensor:
+    """X times exp of the polynomial sum c_ijk x^i y^j z^k, with x, y, z from -1 to 1; one field for all channels.
+
+    `coefficients`: I J K. Van Leemput et al. 1999 (10.1109/42.811268).
+    """
+    bases = []
+    for size, order in zip(image.shape[1:], coefficients.shape, strict=True):
+        position = torch.linspace(-1, 1, size, device=image.device)
+        bases.append(position[:, None] ** torch.arange(order, device=image.device))
+    return image * separable(coefficients.to(image.device, non_blocking=True)[None], *bases).exp_()

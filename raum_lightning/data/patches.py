@@ -1,0 +1,212 @@
+"""The stream of training patches: which patch and which augmentation is a function of (seed, epoch, index) alone.
+
+A sampler hands out keys (epoch, index), a dataset turns a key into a patch. Nothing else carries state, so that any
+number of workers and ranks draws the same patches, each once, and a resumed run goes on with the next key.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torchio as tio
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from raum_lightning.data.augment import Draw, drawable, margin
+from raum_lightning.data.kernels import Size
+from raum_lightning.data.store import Prepared
+
+Key = tuple[int, int]
+
+
+class ShardSampler(DistributedSampler[Any]):
+    """Every rank's share of `length` items, `rank, rank + num_replicas, ...`: each once, none doubled to fill up.
+
+    It is a `DistributedSampler` because that is what Lightning leaves as it is and tells the epoch.
+    """
+
+    def __init__(self, length: int, *, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(range(length), num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        self.length = length
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.length, self.num_replicas))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(range(self.rank, self.length, self.num_replicas))
+
+
+class PatchSampler(ShardSampler):
+    """A rank's keys (epoch, index) of one epoch, from the `start`-th on."""
+
+    def __init__(self, length: int, *, num_replicas: int = 1, rank: int = 0) -> None:
+        if length % num_replicas:
+            fits = length - length % num_replicas + num_replicas
+            raise ValueError(
+                f"patches_per_epoch={length} cannot be shared by {num_replicas} ranks so that each has as many; "
+                f"try {fits}"
+            )
+        super().__init__(length, num_replicas=num_replicas, rank=rank)
+        self.start = 0
+
+    def __iter__(self) -> Iterator[Key]:
+        for index in range(self.rank, self.length, self.num_replicas)[self.start :]:
+            yield self.epoch, index
+
+
+class PatchLoader(DataLoader[dict[str, Any]]):
+    """Batches of patches that can go on in the middle of an epoch.
+
+    Lightning keeps `state_dict` in its checkpoints. After `load_state_dict` the first pass over that epoch leaves out
+    the batches that were already handed out.
+    """
+
+    sampler: PatchSampler
+
+    def __init__(self, dataset: "PatchDataset", sampler: PatchSampler, *, batch_size: int, **loading: Any) -> None:
+        super().__init__(dataset, batch_size=batch_size, sampler=sampler, **loading)
+        self.batches = 0
+        self.resumed: dict[int, int] = {}
+
+    def __iter__(self) -> Any:
+        self.batches = self.resumed.pop(self.sampler.epoch, 0) % len(self)
+        self.sampler.start = self.batches * (self.batch_size or 1)
+        for batch in super().__iter__():
+            self.batches += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and how many of its batches were handed out on this rank."""
+        return {"epoch": self.sampler.epoch, "batches": self.batches}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on where `state` was taken."""
+        self.resumed = {state["epoch"]: state["batches"]}
+
+
+class VolumeDataset(Dataset[dict[str, Any]]):
+    """Whole prepared volumes: `image` C X Y Z float32, `label` X Y Z uint8 (with a mask), `case`, `spacing` in mm."""
+
+    def __init__(self, cases: Sequence[Prepared]) -> None:
+        self.cases = cases
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        case = self.cases[index]
+        image = torch.from_numpy(case.image.astype(np.float32))
+        item = {"image": image, "case": case.id, "spacing": torch.tensor(case.spacing)}
+        if case.tumour is not None:
+            item["label"] = torch.from_numpy(np.array(case.label))
+        return item
+
+
+class PatchDataset(Dataset[dict[str, Any]]):
+    """Patches of prepared cases by key (epoch, index).
+
+    Case: successive indices go through the cases in an order that is drawn anew for every pass, so that each is seen
+    equally often. Place: with `foreground_probability` centred on a tumour voxel, drawn evenly over the voxels, else
+    anywhere in the volume. Augmentation: `transform`, a TorchIO transform or None. One made of this project's
+    transforms is drawn before the volume is read, so that just what it needs is read; around the patch of any other,
+    the margin is read that its strongest draw needs.
+
+    With `raw` the patches are left as read, for `BatchAugmentation` to augment them on the device.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Prepared],
+        *,
+        roi_size: Size,
+        patches_per_epoch: int,
+        foreground_probability: float = 0.5,
+        transform: tio.Transform | None = None,
+        raw: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.cases = cases
+        self.roi_size = roi_size
+        self.patches_per_epoch = patches_per_epoch
+        self.foreground_probability = foreground_probability
+        self.transform = transform or tio.Compose([])
+        self.drawable = drawable(self.transform)
+        self.margin = (0, 0, 0) if self.drawable else margin(self.transform, self.roi_size)
+        self.raw = raw
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.patches_per_epoch
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        """`image` C X Y Z float32 and `label` X Y Z uint8, both of `roi_size`, and `case`, the id.
+
+        With `raw`: `image` float16 and `label` as read, and `seed` and `offset` for `BatchAugmentation`.
+        """
+        epoch, index = key
+        case = self.cases[self._case(epoch * self.patches_per_epoch + index)]
+        rng = np.random.default_rng((self.seed, epoch, index))
+        start = self._place(case, rng)
+        seed = int(rng.integers(2**63))
+        if not self.drawable:
+            image, label = self._transformed(case, start, seed)
+            return {"image": image, "label": label[0], "case": case.id}
+        draw = Draw.of(self.transform, channels=len(case.image), seed=seed)
+        window, offset = draw.window(start, self.roi_size, case.image.shape[1:])
+        image = torch.from_numpy(np.array(case.image[:, *window]))
+        label = torch.from_numpy(np.array(case.label[*window])[None])
+        if self.raw:
+            return {"image": image, "label": label[0], "case": case.id, "seed": seed, "offset": offset}
+        image, label = draw.apply(image, label, self.roi_size, offset)
+        return {"image": image, "label": label[0], "case": case.id}
+
+    def _case(self, position: int) -> int:
+        turn, place = divmod(position, len(self.cases))
+        return int(np.random.default_rng((self.seed, turn)).permutation(len(self.cases))[place])
+
+    def _place(self, case: Prepared, rng: np.random.Generator) -> list[int]:
+        """The patch's first voxel: inside the volume along every axis on which the volume is the larger."""
+        shape = case.image.shape[1:]
+        room = [max(0, size - roi) for size, roi in zip(shape, self.roi_size, strict=True)]
+        voxels = case.tumour_voxels()
+        if len(voxels) and rng.random() < self.foreground_probability:
+            centre = np.unravel_index(voxels[rng.integers(len(voxels))], shape)
+            wanted = [int(c) - roi // 2 for c, roi in zip(centre, self.roi_size, strict=True)]
+            start = [min(max(0, first), most) for first, most in zip(wanted, room, strict=True)]
+        else:
+            start = [int(rng.integers(most + 1)) for most in room]
+        # a volume that is smaller than the patch lies in its middle
+        gaps = [max(0, roi - size) // 2 for size, roi in zip(shape, self.roi_size, strict=True)]
+        return [first - gap for first, gap in zip(start, gaps, strict=True)]
+
+    def _transformed(self, case: Prepared, start: Sequence[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image = torch.from_numpy(read_box(case.image, start, self.roi_size, self.margin).astype(np.float32))
+        label = torch.from_numpy(read_box(case.label[None], start, self.roi_size, self.margin))
+        subject = tio.Subject(image=tio.ScalarImage(tensor=image), label=tio.LabelMap(tensor=label))
+        with torch.random.fork_rng(devices=[]):  # TorchIO draws from torch's global generator
+            torch.default_generator.manual_seed(seed)
+            subject = self.transform(subject)
+        return _centre(subject["image"].data, self.roi_size), _centre(subject["label"].data, self.roi_size)
+
+
+def listed(items: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """A batch as lists: raw patches differ in size."""
+    return {key: [item[key] for item in items] for key in items[0]}
+
+
+def read_box(
+    volume: NDArray[Any], start: Sequence[int], size: Sequence[int], margin: Sequence[int] = (0, 0, 0)
+) -> NDArray[Any]:
+    """The box of `size` voxels at `start` and `margin` voxels around it, from C X Y Z; zeros beyond the volume."""
+    wanted = [(first - m, first + n + m) for first, n, m in zip(start, size, margin, strict=True)]
+    inside = [(max(0, a), min(b, n)) for (a, b), n in zip(wanted, volume.shape[1:], strict=True)]
+    box = np.zeros((len(volume), *(b - a for a, b in wanted)), volume.dtype)
+    target = tuple(slice(a - first, max(a, b) - first) for (a, b), (first, _) in zip(inside, wanted, strict=True))
+    box[:, *target] = volume[:, *(slice(a, max(a, b)) for a, b in inside)]
+    return box
+
+
+def _centre(volume: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    starts = [(have - want) // 2 for have, want in zip(volume.shape[1:], size, strict=True)]
+    return volume[:, *(slice(start, start + n) for start, n in zip(starts, size, strict=True))].contiguous()

@@ -1,0 +1,211 @@
+"""Prepared volumes: cropped to the brain, z-scored, and laid out so that a patch is read without decoding a NIfTI.
+
+Each case becomes a folder `<id>-<fingerprint>` holding
+
+    image.npy       C X Y Z, float16: every modality z-scored over the brain, 0 outside it
+    label.npy       X Y Z, uint8 class indices (cases with a mask)
+    tumour.npy      int32 flat indices of the tumour's voxels, sorted by class (cases with a mask)
+    case.json       what is needed to go back: crop, original shape and affine, edition
+
+The fingerprint covers the source files (path, size, time of change), the modalities and the edition, so that a change
+of any of them prepares the case anew. Folders appear whole, by renaming, so that several processes may prepare the
+same cases at once and a killed one leaves nothing half done under a final name.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raum_lightning.cases import Case, CaseError
+from raum_lightning.labels import BACKGROUND
+
+# part of the fingerprint: goes up when what is stored changes
+LAYOUT = 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared case.
+
+    `start` is where the crop begins in the original array, in voxels, and `shape` and `affine` are the original's.
+    `tumour` maps a class index to its number of voxels.
+    """
+
+    folder: Path
+    id: str
+    edition: str
+    modalities: tuple[str, ...]
+    start: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    affine: tuple[tuple[float, ...], ...]
+    tumour: dict[int, int] | None
+
+    @classmethod
+    def open(cls, folder: Path) -> "Prepared":
+        """Reads `case.json`; arrays are mapped when they are asked for."""
+        content = json.loads((folder / "case.json").read_text())
+        tumour = content.pop("tumour")
+        frozen = {key: _frozen(value) for key, value in content.items()}
+        return cls(folder, tumour=tumour and {int(k): v for k, v in tumour.items()}, **frozen)
+
+    @property
+    def image(self) -> NDArray[np.float16]:
+        """C X Y Z, float16, mapped from disk."""
+        image: NDArray[np.float16] = self._map("image")
+        return image
+
+    @property
+    def label(self) -> NDArray[np.uint8]:
+        """X Y Z, class indices, mapped from disk."""
+        label: NDArray[np.uint8] = self._map("label")
+        return label
+
+    def tumour_voxels(self, index: int | None = None) -> NDArray[np.int32]:
+        """Flat indices into the crop of all tumour voxels, or of those of one class, mapped from disk."""
+        voxels: NDArray[np.int32] = self._map("tumour")
+        if index is None or self.tumour is None:
+            return voxels
+        before = sum(count for other, count in self.tumour.items() if other < index)
+        return voxels[before : before + self.tumour[index]]
+
+    @cached_property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along X, Y, Z."""
+        x, y, z = np.linalg.norm(np.asarray(self.affine)[:3, :3], axis=0).tolist()
+        return x, y, z
+
+    def uncrop(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A mask of the crop, X Y Z, back on the original grid, background around it."""
+        full = np.zeros(self.shape, labels.dtype)
+        full[tuple(slice(a, a + n) for a, n in zip(self.start, labels.shape, strict=True))] = labels
+        return full
+
+    def _map(self, name: str) -> Any:
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+
+
+def normalise(image: NDArray[np.float32], keep: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.float16], Any]:
+    """Crops to the brain and z-scores every modality over it.
+
+    `image` is C X Y Z; the brain is where any modality is not 0. `keep`, X Y Z, marks voxels that the crop must contain
+    as well (a mask that reaches beyond the brain). Returns the crop, 0 outside the brain and nowhere else, and its
+    slices along X, Y, Z.
+    """
+    brain = (image != 0).any(axis=0)
+    crop = _bounding_box(brain if keep is None else brain | keep)
+    image, brain = image[:, *crop], brain[crop]
+    out = np.zeros(image.shape, np.float16)
+    for source, target in zip(image, out, strict=True):
+        values = source[brain]
+        mean, std = values.mean(dtype=np.float64), values.std(dtype=np.float64)
+        scores = ((values - mean) / max(std, 1e-6)).astype(np.float16)
+        # exactly 0 means outside the brain: a voxel at the mean keeps the smallest normal number instead
+        scores[scores == 0] = np.finfo(np.float16).tiny
+        target[brain] = scores
+    return out, crop
+
+
+def prepare(
+    cases: Sequence[Case],
+    folder: Path,
+    modalities: Sequence[str],
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Prepares the cases that are not yet; `progress` is told (done, of).
+
+    Threads suffice: decompression and NumPy release the interpreter's lock. All cases are tried before `CaseError`
+    lists those that failed, and what was prepared stays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [case for case in cases if not prepared_folder(case, folder, modalities).exists()]
+    problems: list[str] = []
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        for done, problem in enumerate(pool.map(partial(_prepare_case, folder, modalities), missing), 1):
+            problems += [problem] if problem else []
+            if progress:
+                progress(done, len(missing))
+    if problems:
+        listed = "\n  ".join(problems)
+        raise CaseError(
+            f"{len(problems)} of {len(cases)} cases cannot be used; repair them or list their ids under data.exclude:"
+            f"\n  {listed}"
+        )
+
+
+def prepared_folder(case: Case, folder: Path, modalities: Sequence[str]) -> Path:
+    """Where `case` lies once it is prepared; raises `CaseError` when a modality is missing."""
+    sources = [(str(path.resolve()), *_stat(path)) for path in case.files(modalities)]
+    channels = [case.channels.get(modality) for modality in modalities]
+    edition = (case.edition.name, sorted(case.edition.classes.items()))
+    key = json.dumps([LAYOUT, list(modalities), edition, channels, sources])
+    return folder / f"{case.id}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def _prepare_case(folder: Path, modalities: Sequence[str], case: Case) -> str | None:
+    target = prepared_folder(case, folder, modalities)
+    if target.exists():  # meanwhile, by another process
+        return None
+    partial_folder = folder / f".{case.id}-{uuid.uuid4().hex}"
+    try:
+        image, label, affine = case.read_labelled(modalities)
+        normalised, crop = normalise(image, None if label is None else label != BACKGROUND)
+        partial_folder.mkdir()
+        np.save(partial_folder / "image.npy", normalised)
+        content = {
+            "id": case.id,
+            "edition": case.edition.name,
+            "modalities": list(modalities),
+            "start": [int(axis.start) for axis in crop],
+            "shape": image.shape[1:],
+            "affine": affine.tolist(),
+            "tumour": None if label is None else _save_label(partial_folder, label[crop]),
+        }
+        (partial_folder / "case.json").write_text(json.dumps(content))
+        partial_folder.rename(target)
+    except CaseError as error:
+        return str(error)
+    except OSError:
+        if not target.exists():  # else another process was first
+            raise
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+    return None
+
+
+def _save_label(folder: Path, label: NDArray[np.uint8]) -> dict[int, int]:
+    np.save(folder / "label.npy", np.ascontiguousarray(label))
+    flat = label.ravel()
+    voxels = np.flatnonzero(flat).astype(np.int32)
+    classes = flat[voxels]
+    np.save(folder / "tumour.npy", voxels[np.argsort(classes, kind="stable")])
+    return {int(index): int(count) for index, count in zip(*np.unique(classes, return_counts=True), strict=True)}
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    x, y, z = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    return slice(x[0], x[-1] + 1), slice(y[0], y[-1] + 1), slice(z[0], z[-1] + 1)
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise CaseError(f"{path}: no such file") from None
+    return status.st_size, status.st_mtime_ns
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,125 @@
+"""Where the numbers of a run go: a CSV file, and Weights & Biases besides."""
+
+import csv
+import os
+from collections.abc import Mapping
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lightning.pytorch import loggers
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+
+class CSVLogger(loggers.Logger):
+    """One row per logged step in `<save_dir>/metrics.csv`; a continued run continues its file.
+
+    Unlike Lightning's logger of that name it keeps the rows of a run that goes on, and takes no folder of its own.
+    """
+
+    def __init__(self, save_dir: Path | str = ".") -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """Part of no path."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Part of no path."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The folder of the file."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration has a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Appends a row; a column seen for the first time rewrites the file with it."""
+        row = {"step": step, **metrics}
+        if not self.columns and self.path.exists():
+            self.columns = next(csv.reader(self.path.open(newline="")), [])
+        if new := [name for name in row if name not in self.columns]:
+            self.columns += new
+            self._rewrite()
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    def _rewrite(self) -> None:
+        rows = list(csv.DictReader(self.path.open(newline=""))) if self.path.exists() else []
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rewritten = self.path.with_suffix(".tmp")
+        with rewritten.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        rewritten.replace(self.path)
+
+
+class WandbLogger(loggers.WandbLogger):
+    """Lightning's, with the choice between online and offline made for you.
+
+    Args:
+        project: Project on the server.
+        name: Name of the run.
+        save_dir: Folder in which `wandb/` is created.
+        id: Names the run for good: the same id continues it.
+        offline: Keep the run on disk until `wandb sync`; where not given, only when no key is configured.
+        group: Groups runs.
+        tags: Tags of the run.
+    """
+
+    def __init__(
+        self,
+        project: str = "raum",
+        *,
+        name: str | None = None,
+        save_dir: Path | str = ".",
+        id: str | None = None,
+        offline: bool | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+    ) -> None:
+        if offline is None:
+            offline = not _online()
+        if offline and os.environ.get("WANDB_MODE") != "disabled":
+            rank_zero_info(f"W&B has no key: the run stays on disk, `wandb sync {save_dir}/wandb/offline-*` sends it")
+        Path(save_dir).mkdir(parents=True, exist_ok=True)
+        # `mode` and not Lightning's `offline`, which sets a mode that wandb no longer knows
+        how: dict[str, Any] = {"mode": "offline", "resume": None} if offline else {"resume": "allow"}
+        super().__init__(project=project, name=name, save_dir=save_dir, id=id, group=group, tags=tags, **how)
+        self._wandb_init.pop("anonymous")  # wandb warns of it even where it is None
+
+    @property
+    def experiment(self) -> Any:
+        """The run; the summary of a Dice is its best value, not its last."""
+        fresh = self._experiment is None
+        run = super().experiment
+        if fresh and hasattr(run, "define_metric"):
+            for region in ("wt", "tc", "et", "mean"):
+                run.define_metric(f"val/dice_{region}", step_metric="trainer/global_step", summary="max,last")
+        return run
+
+
+def _online() -> bool:
+    """Whether the environment or a netrc file holds a key, as `wandb login` leaves it; asks no server."""
+    import wandb
+
+    if mode := os.environ.get("WANDB_MODE"):
+        return mode in ("online", "shared")
+    if "WANDB_API_KEY" in os.environ or "WANDB_IDENTITY_TOKEN_FILE" in os.environ:
+        return True
+    host = urlsplit(wandb.Settings().base_url).hostname or ""
+    try:
+        return netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (FileNotFoundError, NetrcParseError):
+        return False

@@ -1,0 +1,143 @@
+"""HD95 in mm: the robust Hausdorff distance of DeepMind's `surface-distance`, which the BraTS organisers use.
+
+Nikolov et al., arXiv:1809.04430; reference code github.com/google-deepmind/surface-distance. A surface runs through
+the corners of the voxels: wherever the eight voxels that meet at a corner are not all alike, there is a surface element
+whose area is that of the marching-cubes triangles between the eight voxel centres. The distance of an element is that
+from its corner to the nearest element of the other surface; the 95th percentile weights distances by area, and the
+larger of the two directions counts. Other definitions, such as MONAI's, take the border voxels themselves as points of
+equal weight, which differs by up to about a voxel.
+"""
+
+import math
+from functools import cache
+from itertools import permutations, product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
+
+Mask = NDArray[np.bool_]
+
+MISSED_MM = math.hypot(240, 240, 155)
+"""HD95 of a structure that only one of the masks has, by BraTS up to 2022: the diagonal of its grid, 373.12866 mm."""
+
+VOXELS_PER_POINT = 30
+"""Voxels of a distance map that cost as much as one far point searched in a tree (measured; both give the same)."""
+
+# Marching cubes knows 13 ways, up to rotation, mirroring and exchange of inside and outside, in which a surface passes
+# between eight voxels. The bits of a pattern are the voxels (0,0,0), (0,0,1), ..., (1,1,1); the rows are its triangles:
+# the area vector's absolute components, in eighths of a voxel face.
+_PATTERNS: dict[int, list[tuple[int, int, int]]] = {
+    0b00000001: [(1, 1, 1)],
+    0b00000011: [(2, 2, 0)] * 2,
+    0b00000110: [(1, 1, 1)] * 2,
+    0b00000111: [(1, 1, 1), (2, 2, 2), (4, 0, 0)],
+    0b00001111: [(4, 0, 0)] * 2,
+    0b00010110: [(1, 1, 1)] * 3,
+    0b00010111: [(1, 1, 1), (1, 1, 1), (2, 2, 2), (2, 2, 2)],
+    0b00011000: [(1, 1, 1)] * 2,
+    0b00011001: [(1, 1, 1), (0, 2, 2), (0, 2, 2)],
+    0b00011011: [(1, 1, 1), (0, 2, 2), (2, 0, 2), (3, 3, 3)],
+    0b00011110: [(1, 1, 1), (1, 1, 1), (2, 2, 2), (4, 0, 0)],
+    0b00111100: [(2, 2, 0)] * 4,
+    0b01101001: [(1, 1, 1)] * 4,
+}
+
+
+@cache
+def _triangles() -> NDArray[np.float64]:
+    """Area vectors of up to four triangles for each of the 256 patterns, 256 4 3, in voxel faces."""
+    table = np.zeros((256, 4, 3))
+    weights = 2 ** np.arange(8)[::-1].reshape(2, 2, 2)
+    for pattern, triangles in _PATTERNS.items():
+        voxels = (pattern & weights) > 0
+        for axes, steps in product(permutations(range(3)), product((1, -1), repeat=3)):
+            turned = voxels.transpose(axes)[tuple(slice(None, None, step) for step in steps)]
+            code = int(weights[turned].sum())
+            table[[code, 255 - code], : len(triangles)] = np.array(triangles)[:, axes] / 8
+    return table
+
+
+@cache
+def surfel_areas(spacing: tuple[float, float, float]) -> NDArray[np.float64]:
+    """Area in mm² of the surface between eight voxels, for each of their 256 patterns."""
+    x, y, z = spacing
+    areas: NDArray[np.float64] = np.linalg.norm(_triangles() * (y * z, x * z, x * y), axis=-1).sum(axis=-1)
+    return areas
+
+
+def bounding_box(mask: NDArray[Any]) -> tuple[slice, ...]:
+    """The smallest box that holds all that is not 0 in an array X Y Z; an empty one where everything is."""
+    extents = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    return tuple(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0) for found in extents)
+
+
+def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:
+    """The pattern of the eight voxels around each voxel corner: X Y Z to X+1 Y+1 Z+1; outside the mask is empty."""
+    bits = np.pad(mask, 1).view(np.uint8)
+    rows = bits[:, :, :-1] << np.uint8(1) | bits[:, :, 1:]
+    planes = rows[:, :-1] << np.uint8(2) | rows[:, 1:]
+    codes: NDArray[np.uint8] = planes[:-1] << np.uint8(4) | planes[1:]
+    return codes
+
+
+class Surface(NamedTuple):
+    """Where a box of voxel corners has surface elements (X Y Z), their flat indices in it, and their areas in mm²."""
+
+    border: Mask
+    elements: NDArray[np.intp]
+    areas: NDArray[np.float64]
+
+    def points(self, spacing: tuple[float, float, float]) -> NDArray[np.float64]:
+        """Positions in mm, N 3."""
+        corners = np.unravel_index(self.elements, self.border.shape)
+        return np.stack([axis * size for axis, size in zip(corners, spacing, strict=True)], axis=-1)
+
+
+def surface(mask: Mask, spacing: tuple[float, float, float]) -> Surface:
+    """The surface of a mask X Y Z, on the X+1 Y+1 Z+1 corners of its voxels."""
+    codes = neighbour_codes(mask)
+    border = (codes != 0) & (codes != 255)
+    elements = np.flatnonzero(border)
+    return Surface(border, elements, surfel_areas(spacing)[codes.flat[elements]])
+
+
+def hd95(prediction: Mask, target: Mask, spacing: tuple[float, float, float], *, missed: float = MISSED_MM) -> float:
+    """Robust Hausdorff distance (95 %) between masks X Y Z with voxels of `spacing` mm, in mm.
+
+    0 where both are empty, `missed` where exactly one is.
+    """
+    found = prediction.any(), target.any()
+    if not all(found):
+        return missed if any(found) else 0.0
+    box = bounding_box(prediction | target)
+    guess, truth = surface(prediction[box], spacing), surface(target[box], spacing)
+    return max(
+        _percentile(_distances(guess, truth, spacing), guess.areas),
+        _percentile(_distances(truth, guess, spacing), truth.areas),
+    )
+
+
+def _distances(own: Surface, other: Surface, spacing: tuple[float, float, float]) -> NDArray[np.float64]:
+    """Distance in mm from each element to the other surface, searched only where the two do not coincide.
+
+    A tree takes microseconds a point, more the farther the surfaces lie apart; a distance map takes its time for every
+    voxel of the box. The first suits a stray component across the brain, the second the noise of an untrained network.
+    """
+    apart = np.flatnonzero(~other.border.flat[own.elements])
+    if len(apart) * VOXELS_PER_POINT > other.border.size:
+        mapped: NDArray[np.float64] = distance_transform_edt(~other.border, sampling=spacing).flat[own.elements]
+        return mapped
+    distances = np.zeros(len(own.elements))
+    distances[apart] = cKDTree(other.points(spacing), balanced_tree=False).query(own.points(spacing)[apart])[0]
+    return distances
+
+
+def _percentile(distances: NDArray[np.float64], areas: NDArray[np.float64]) -> float:
+    """The smallest distance within which 95 % of the area lies."""
+    order = np.lexsort((areas, distances))
+    weights = areas[order]
+    index = int(np.searchsorted(np.cumsum(weights) / weights.sum(), 0.95))
+    return float(distances[order[index]])

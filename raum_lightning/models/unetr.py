@@ -1,0 +1,203 @@
+"""UNETR: a Vision Transformer as the encoder of a U-Net, for volumes.
+
+Hatamizadeh et al., "UNETR: Transformers for 3D Medical Image Segmentation" (WACV 2022, arXiv:2103.10504). The official
+code is MONAI's (https://github.com/Project-MONAI/MONAI, `monai/networks/nets/unetr.py`). Where paper and code disagree:
+
+| point          | paper                        | MONAI                                   | here                           |
+|----------------|------------------------------|-----------------------------------------|--------------------------------|
+| skips from     | blocks 3, 6, 9, 12           | blocks 4, 7, 10, 12 (MONAI issue 4520)  | `taps`: the paper's by default |
+| decoder widths | 64, 128, 256, 512            | 16, 32, 64, 128                         | `feature_size` x 1, 2, 4, 8    |
+| decoder block  | convolution, BatchNorm, ReLU | residual, InstanceNorm, LeakyReLU(0.01) | MONAI's                        |
+
+With `taps=(4, 7, 10, 12)` and MONAI's weights (`raum_lightning.models.monai`) the logits are MONAI's. Unlike it, the
+patch size is free: the decoder has one level per factor of two in it. For 16, with a level being an upsampling of
+what comes from below, a concatenation with the skip and a residual block:
+
+    image --> block -----------------------> level 0 --> head --> logits
+                                                ^
+    z3 -----> up, up + block, up + block --> level 1
+                                                ^
+    z6 -----> up, up + block --------------> level 2
+                                                ^
+    z9 -----> up --------------------------> level 3
+                                                ^
+    z12 ----------------------------------------+
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raum_lightning.models.vit import ViT
+
+Norm = Callable[[int], nn.Module]
+
+
+class InstanceNorm(nn.InstanceNorm3d):
+    """Instance normalisation without weights; on the CPU by the layer-norm kernel, which is faster there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C X Y Z to the same, each channel of each case with mean 0 and variance 1."""
+        if x.device.type == "cpu":
+            return F.layer_norm(x, x.shape[2:], eps=self.eps)
+        return super().forward(x)
+
+
+class Pointwise(nn.Conv3d):
+    """A convolution with a 1^3 kernel, computed as the matrix product that it is."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C X Y Z to B D X Y Z."""
+        weight, voxels = self.weight.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2)
+        y = torch.bmm(weight, voxels) if self.bias is None else torch.baddbmm(self.bias[:, None], weight, voxels)
+        return y.view(x.shape[0], -1, *x.shape[2:])
+
+
+class ResidualBlock(nn.Module):
+    """Two 3^3 convolutions with norm and LeakyReLU, added to the input.
+
+    Where the numbers of channels differ, the input passes a 1^3 convolution and a norm before the addition.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm1 = norm(out_channels)
+        self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = norm(out_channels)
+        self.act = nn.LeakyReLU(0.01, inplace=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.shortcut = nn.Sequential(Pointwise(in_channels, out_channels, bias=False), norm(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C X Y Z to B D X Y Z."""
+        y = self.act(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        y += self.shortcut(x)
+        out: Tensor = self.act(y)
+        return out
+
+
+class Level(nn.Module):
+    """One level of the decoder: upsample the map from below, join it with the skip, convolve."""
+
+    def __init__(self, below_channels: int, channels: int, *, norm: Norm) -> None:
+        super().__init__()
+        self.up = _up(below_channels, channels)
+        self.block = ResidualBlock(2 * channels, channels, norm=norm)
+
+    def forward(self, below: Tensor, skip: Tensor) -> Tensor:
+        """B C X/2 Y/2 Z/2 from below and B D X Y Z from the skip to B D X Y Z."""
+        out: Tensor = self.block(torch.cat([self.up(below), skip], dim=1))
+        return out
+
+
+class UNETR(nn.Module):
+    """UNETR, a segmentation network for volumes of one size.
+
+    `img_size` is X, Y, Z in voxels, or one number for a cube, and fixed, since the position embedding belongs to a
+    grid: larger volumes go through a sliding window. `patch_size` is a power of two and `taps` names as many blocks
+    as it has factors of two, counted from 1, the last one being `depth`. Level l of the decoder has
+    `feature_size` x 2^l channels. `norm` is the decoder's: "instance" (without weights, as MONAI's), "batch" or
+    "group" (8 groups). `dropout` acts on tokens and attention, in training only. Raises `ValueError` for sizes that
+    do not fit each other, and for an image of another size.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        out_channels: int = 4,
+        img_size: Sequence[int] | int = (128, 128, 128),
+        patch_size: int = 16,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_dim: int = 3072,
+        taps: Sequence[int] = (3, 6, 9, 12),
+        feature_size: int = 16,
+        norm: Literal["instance", "batch", "group"] = "instance",
+        qkv_bias: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.img_size = (img_size,) * 3 if isinstance(img_size, int) else tuple(img_size)
+        if len(self.img_size) != 3:
+            raise ValueError(f"img_size={self.img_size} has {len(self.img_size)} numbers but a volume has 3 axes")
+        levels = _levels(patch_size, taps)
+        self.vit = ViT(
+            in_channels=in_channels,
+            img_size=self.img_size,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_dim=mlp_dim,
+            taps=taps,
+            qkv_bias=qkv_bias,
+            dropout=dropout,
+        )
+        make_norm = _norm(norm, feature_size)
+        widths = [feature_size * 2**level for level in range(levels)] + [embed_dim]
+        self.skips = nn.ModuleList([ResidualBlock(in_channels, feature_size, norm=make_norm)])
+        for level in range(1, levels):
+            self.skips.append(_skip(embed_dim, widths[level], ups=levels - level, norm=make_norm))
+        self.levels = nn.ModuleList(Level(widths[i + 1], widths[i], norm=make_norm) for i in range(levels))
+        self.head = Pointwise(feature_size, out_channels, bias=True)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """An image, B C X Y Z with C = `in_channels`, to logits, B D X Y Z with D = `out_channels`."""
+        if image.shape[1:] != (self.in_channels, *self.img_size):
+            needed = f"in_channels={self.in_channels} and img_size={self.img_size}"
+            raise ValueError(f"image of shape {tuple(image.shape)} does not fit {needed}: crop, pad or slide a window")
+        sources: list[Tensor] = [image, *self.vit(image)]
+        x = sources.pop()
+        for level in reversed(range(len(self.levels))):
+            x = self.levels[level](x, self.skips[level](sources[level]))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def _levels(patch_size: int, taps: Sequence[int]) -> int:
+    """How often the resolution doubles between tokens and voxels."""
+    if patch_size < 2 or patch_size & (patch_size - 1):
+        raise ValueError(f"patch_size={patch_size} is not a power of two from 2 on; try 16")
+    levels = patch_size.bit_length() - 1
+    if len(taps) != levels:
+        raise ValueError(f"taps={tuple(taps)} names {len(taps)} blocks but patch_size={patch_size} needs {levels}")
+    return levels
+
+
+def _norm(name: str, feature_size: int) -> Norm:
+    norms: dict[str, Norm] = {
+        "instance": InstanceNorm,
+        "batch": nn.BatchNorm3d,
+        "group": partial(nn.GroupNorm, 8),
+    }
+    if name not in norms:
+        raise ValueError(f"norm={name!r} is none of {', '.join(norms)}")
+    if name == "group" and feature_size % 8:
+        raise ValueError(f"feature_size={feature_size} is not divisible by the 8 groups of norm='group'")
+    return norms[name]
+
+
+def _up(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.ConvTranspose3d(in_channels, out_channels, kernel_size=2, stride=2, bias=False)
+
+
+def _skip(embed_dim: int, channels: int, *, ups: int, norm: Norm) -> nn.Sequential:
+    """From tokens' map to a decoder level: a bare upsampling, then upsamplings each followed by a residual block."""
+    steps = [
+        nn.Sequential(_up(channels, channels), ResidualBlock(channels, channels, norm=norm)) for _ in range(ups - 1)
+    ]
+    return nn.Sequential(_up(embed_dim, channels), *steps)

@@ -1,0 +1,182 @@
+"""Training, validation and prediction of a segmentation network as a LightningModule."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from raum_lightning.inference import has_signal, segment, sliding_window
+from raum_lightning.labels import REGIONS, classify, to_regions
+from raum_lightning.losses import DiceCELoss
+from raum_lightning.metrics import SegmentationMetrics
+from raum_lightning.schedule import warmup_cosine
+
+Batch = dict[str, Any]
+
+
+class SegmentationModule(pl.LightningModule):
+    """A network, its loss and its optimiser; scores whole volumes by sliding window.
+
+    Batches are those of `BratsDataModule`. Training logs `train/loss` and a pseudo-Dice, that of the patches seen;
+    `val/` and `test/` metrics are means over cases on whole volumes, each case once.
+
+    Args:
+        network: Maps images B C X Y Z to logits B K X Y Z: one channel per class, or WT, TC, ET for regions.
+        loss: Called with logits and class indices B X Y Z; `DiceCELoss()` where not given.
+        mode: What the channels of the logits are: classes under a softmax, or regions under sigmoids; what the loss
+            says (`loss.mode`) where not given.
+        roi_size: Window of the sliding window in voxels; the network's `img_size` where not given.
+        overlap: Shared fraction of adjacent windows, in [0, 1).
+        sw_batch_size: Windows per forward pass.
+        flips: Mirrored readings averaged at test and prediction: 1, 2, 4 or 8.
+        metrics: What is computed per case; see `raum_lightning.metrics`.
+        lr: Learning rate of AdamW after the warm-up.
+        weight_decay: Weight decay of AdamW.
+        warmup_steps: Optimiser steps of linear warm-up; a cosine down to 0 at the last step of the run follows.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module | None = None,
+        *,
+        mode: Literal["labels", "regions"] | None = None,
+        roi_size: tuple[int, int, int] | None = None,
+        overlap: float = 0.5,
+        sw_batch_size: int = 1,
+        flips: int = 1,
+        metrics: Sequence[str] = ("dice", "precision", "recall"),
+        lr: float = 1e-4,
+        weight_decay: float = 1e-5,
+        warmup_steps: int = 500,
+    ) -> None:
+        super().__init__()
+        # under LightningCLI these are class paths and arguments, from which `load_from_checkpoint` builds it again
+        self.save_hyperparameters(ignore=["network", "loss"], logger=False)
+        self.network = network
+        self.loss = loss or DiceCELoss()
+        said = getattr(self.loss, "mode", None)
+        if mode and said and mode != said:
+            raise ValueError(f"module.mode is {mode} but the loss is for {said}; give one of them")
+        self.mode: str = mode or said or "labels"
+        self.windows = _windows(network, roi_size, overlap, sw_batch_size)
+        self.flips = flips
+        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self.case_scores: dict[str, dict[str, float]] = {}
+        self.val_loss = MeanMetric()
+        self.val_metrics = SegmentationMetrics(metrics)
+        self.test_metrics = SegmentationMetrics(metrics)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Images B C X Y Z of the network's size to logits B K X Y Z."""
+        logits: torch.Tensor = self.network(image)
+        return logits
+
+    def check_data(self, data: Any) -> None:
+        """Raises `ValueError` where network and data (a `BratsDataModule`) do not fit together."""
+        channels = getattr(self.network, "in_channels", len(data.modalities))
+        if channels != len(data.modalities):
+            raise ValueError(
+                f"the network has in_channels={channels} but data.modalities are {len(data.modalities)}: "
+                f"{', '.join(data.modalities)}"
+            )
+        size = getattr(self.network, "img_size", data.roi_size)
+        if tuple(size) != tuple(data.roi_size):
+            raise ValueError(f"the network has img_size={list(size)} but data.roi_size={list(data.roi_size)}")
+
+    def setup(self, stage: str) -> None:
+        """Checks that network and data fit together."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or stage == "predict":
+            return
+        self.check_data(data)
+        needed = len(REGIONS) if self.mode == "regions" else data.num_classes
+        outputs = getattr(self.network, "out_channels", needed)
+        if outputs != needed:
+            raise ValueError(f"the network has out_channels={outputs} but {self.mode} of this data need {needed}")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """The loss of a batch of patches."""
+        logits = self(batch["image"])
+        loss: torch.Tensor = self.loss(logits, batch["label"])
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
+        trainer: Any = self.trainer
+        if self.global_step % trainer.log_every_n_steps == 0:
+            dice = pseudo_dice(logits.detach(), batch["label"], self.mode)
+            self.log("train/pseudo_dice", dice, batch_size=len(logits))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Scores one whole volume."""
+        image, label = batch["image"], batch["label"]
+        logits = sliding_window(image, self.network, **self.windows)
+        self.val_loss.update(self.loss(logits, label))
+        prediction = classify(logits, self.mode) * has_signal(image)
+        self._update(self.val_metrics, prediction, batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts the mean loss at nothing, on ranks without a case of their own too."""
+        self.val_loss.reset()
+        self.val_loss.update(0.0, weight=0.0)
+
+    def on_validation_epoch_end(self) -> None:
+        """Means over the cases of all ranks."""
+        self._log_metrics("val", self.val_metrics)
+        self.log("val/loss", self.val_loss.compute(), sync_dist=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Scores one whole volume, with `flips`."""
+        self._update(self.test_metrics, self.predict_step(batch, batch_idx), batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Means over the cases of all ranks."""
+        self._log_metrics("test", self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Class indices B X Y Z, uint8, of whole volumes."""
+        return segment(batch["image"], self.network, mode=self.mode, flips=self.flips, **self.windows)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, warm-up and cosine, stepped after every optimiser step."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError("the learning rate needs to know the run's end: set trainer.max_steps or max_epochs")
+        factor = partial(warmup_cosine, warmup_steps=self.warmup_steps, total_steps=int(steps))
+        scheduler = {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "lr"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _update(self, metrics: SegmentationMetrics, prediction: torch.Tensor, batch: Batch) -> None:
+        rows = zip(batch["case"], batch["spacing"].tolist(), prediction, batch["label"], strict=True)
+        for case, spacing, labels, target in rows:
+            metrics.update(labels, target, case=case, spacing=tuple(spacing))
+
+    def _log_metrics(self, stage: str, metrics: SegmentationMetrics) -> None:
+        means = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
+        self.log_dict(means, sync_dist=True)  # the same on every rank already; this tells Lightning so
+        self.case_scores = metrics.per_case()
+        metrics.reset()
+
+
+def pseudo_dice(logits: torch.Tensor, labels: torch.Tensor, mode: str) -> torch.Tensor:
+    """Mean Dice of WT, TC and ET over the patches of a batch taken together; a scalar on their device.
+
+    Called pseudo, as nnU-Net does, because patches are no cases: not comparable with the Dice of whole volumes.
+    """
+    prediction, target = to_regions(classify(logits, mode)), to_regions(labels)
+    axes = (0, 2, 3, 4)
+    both = (prediction & target).sum(axes)
+    either = prediction.sum(axes) + target.sum(axes)
+    return torch.where(either > 0, 2 * both / either, 1.0).mean()
+
+
+def _windows(network: nn.Module, roi_size: Sequence[int] | None, overlap: float, batch_size: int) -> dict[str, Any]:
+    size = roi_size or getattr(network, "img_size", None)
+    if size is None:
+        raise ValueError(f"{type(network).__name__} has no img_size: give the window as module.roi_size")
+    return {"roi_size": tuple(size), "overlap": overlap, "batch_size": batch_size}

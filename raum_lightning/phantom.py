@@ -1,0 +1,249 @@
+"""Synthetic BraTS cases: a head with a glioma-like tumour in four contrasts, and its mask, from a seed.
+
+Thresholds are made to fail: cysts, swollen ventricles and spots in the white matter are as bright on FLAIR and T2 as
+edema, vessels, sinus and choroid plexus as bright on T1ce as the enhancing rim, and every contrast has a bias field
+and a scale of its own. What tells them apart is form, place and the other contrasts.
+"""
+
+import gzip
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from raum_lightning.labels import EDITIONS, MODALITIES
+from raum_lightning.phantom_anatomy import Brain, Field, Sampling, build_brain, cover, union
+from raum_lightning.phantom_lesions import Lesions, Noise, grow_cysts, grow_lesions
+
+VERSION = 1  # of the generator: raise it whenever the same seed gives other voxels
+MIN_SIZE = 32
+SIGNATURE = "raum phantom"
+
+# Mean intensities in the order of MODALITIES, where white matter on T1 is 1.
+MATERIALS: dict[str, tuple[float, float, float, float]] = {
+    #             FLAIR   T1   T1ce   T2
+    "csf": (0.35, 0.38, 0.36, 2.20),
+    "grey": (1.05, 0.76, 0.78, 1.15),
+    "white": (0.87, 1.00, 1.00, 0.85),
+    "nuclei": (1.00, 0.86, 0.88, 1.00),
+    "spots": (1.50, 0.93, 0.94, 1.15),
+    "vessels": (0.75, 0.85, 1.70, 0.50),
+    "choroid": (1.35, 0.80, 1.50, 1.40),
+    "cysts": (1.60, 0.42, 0.42, 2.10),
+    "edema": (1.55, 0.76, 0.78, 1.50),
+    "necrosis": (1.05, 0.55, 0.52, 1.75),
+    "enhancing": (1.40, 0.74, 1.45, 1.35),
+}
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One case: `images` int16 by modality, 0 outside the brain and positive inside, `labels` class indices, X Y Z.
+
+    `affine` maps voxels to mm as in BraTS. `recipe` is all that the case follows from, in words.
+    """
+
+    images: dict[str, NDArray[np.int16]]
+    labels: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+    recipe: str
+
+
+def _recipe(*, seed: int, index: int, shape: tuple[int, int, int]) -> str:
+    """All that a case follows from, short enough for the 80 bytes of a NIfTI description."""
+    if min(shape) < MIN_SIZE:
+        raise ValueError(f"shape {shape} is too small for a head: give at least {MIN_SIZE} voxels along each axis")
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative: give 0 or more")
+    return f"{SIGNATURE} {VERSION}, shape {'x'.join(map(str, shape))}, seed {seed}, case {index}"
+
+
+def phantom_case(*, seed: int, index: int, shape: tuple[int, int, int] = (240, 240, 155)) -> Phantom:
+    """Case `index` of a seed, the same bits whatever else is made. A smaller shape is the same head, sampled coarsely.
+
+    Raises `ValueError` for a shape below 32 voxels or a negative seed.
+    """
+    recipe = _recipe(seed=seed, index=index, shape=shape)
+    rng = np.random.default_rng([seed, index])
+    (grain,) = rng.spawn(1)
+    sampling = Sampling(shape)
+    brain = build_brain(sampling, rng)
+
+    def noise(spacing: float) -> Field:
+        return sampling.noise(rng, spacing)[brain.mask]
+
+    cysts = grow_cysts(brain, rng)
+    lesions = grow_lesions(brain, union(brain.ventricles, cysts), noise, rng)
+    images = _paint(_layers(brain, cysts, lesions, noise, rng, sampling.voxel), _materials(rng), brain.depth.size)
+    tumour = cover(lesions.whole, 3)
+    intensities = {
+        name: _acquire(image * (1 + 0.1 * tumour * noise(9.0)), noise(75.0), rng.uniform(200, 700), grain)
+        for name, image in zip(MODALITIES, images, strict=True)
+    }
+
+    def embed(values: NDArray[Any]) -> NDArray[Any]:
+        canvas = np.zeros(shape, values.dtype)
+        canvas[sampling.box][brain.mask] = values
+        return canvas
+
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    affine[1, 3] = shape[1] - 1
+    return Phantom(
+        images={name: embed(values) for name, values in intensities.items()},
+        labels=embed(lesions.labels()),
+        affine=affine,
+        recipe=recipe,
+    )
+
+
+def _materials(rng: np.random.Generator) -> dict[str, list[float]]:
+    """This case's intensities: a little off the table, the ventricles anywhere from dark to bright on FLAIR."""
+    materials = {name: np.multiply(row, rng.uniform(0.94, 1.06, len(row))).tolist() for name, row in MATERIALS.items()}
+    dark, bright = materials["csf"][0], materials["cysts"][0]
+    unsuppressed = rng.uniform(0, 1) if rng.random() < 0.6 else 0.0
+    materials["ventricles"] = [dark + unsuppressed**2 * (bright - dark), *materials["csf"][1:]]
+    materials["edema"][0] *= rng.uniform(0.9, 1.1)
+    return materials
+
+
+def _layers(
+    brain: Brain, cysts: Field, lesions: Lesions, noise: Noise, rng: np.random.Generator, voxel: float
+) -> Iterator[tuple[str, Field]]:
+    """Materials to be laid over the fluid that fills the skull, in order, with the part of each voxel they take."""
+    yield "grey", cover(1.0 - brain.cortex, voxel)
+    yield "white", cover(4.2 - brain.cortex, 2 * voxel)
+    yield "nuclei", cover(brain.nuclei, 2 * voxel)
+    yield "spots", cover(_spots(brain, noise, rng), 3)
+    yield "vessels", cover(_vessels(brain, noise(16.0)), voxel)
+    yield "cysts", cover(cysts, voxel)
+    yield "ventricles", cover(brain.ventricles, voxel)
+    yield "choroid", cover(np.maximum(brain.choroid, brain.ventricles), voxel)
+    yield "edema", cover(lesions.whole, 3)
+    yield "necrosis", cover(lesions.core, voxel)
+    if lesions.enhancing:
+        yield "enhancing", cover(np.maximum(lesions.core, -lesions.necrosis), voxel)
+
+
+def _spots(brain: Brain, noise: Noise, rng: np.random.Generator) -> Field:
+    """Bright spots in the deep white matter, and caps around the ventricles."""
+    scattered = 5 * (rng.uniform(1.8, 3.0) - noise(7.0))
+    caps = brain.ventricles - rng.uniform(-1, 4) + 1.5 * noise(12.0)
+    return np.maximum(union(scattered, caps), 8 - brain.cortex)
+
+
+def _vessels(brain: Brain, noise: Field) -> Field:
+    """Tubes along the bottom of sulci, where two noise fields vanish at once, and the sagittal sinus."""
+    x, y, z = brain.points
+    upper = np.maximum(-z, 20 - y - z)  # above and behind
+    sinus = np.maximum(np.hypot(x, np.maximum(brain.depth - 2, 0)) - 3, upper)
+    return union(np.hypot(brain.fold, 12 * np.abs(noise)) - 1.3, sinus)
+
+
+def _paint(layers: Iterator[tuple[str, Field]], materials: dict[str, list[float]], count: int) -> list[Field]:
+    """Images in the order of MODALITIES, without bias and noise."""
+    images = [np.full(count, value, np.float32) for value in materials["csf"]]
+    for name, part in layers:
+        for image, value in zip(images, materials[name], strict=True):
+            image += part * (value - image)
+    return images
+
+
+def _acquire(image: Field, bias: Field, scale: float, grain: np.random.Generator) -> NDArray[np.int16]:
+    """What a scanner makes of an image: a bias field, noise, and positive integers in a scale of its own."""
+    noisy = image * np.exp(0.16 * bias) + 0.035 * grain.standard_normal(image.size, np.float32)
+    counts: NDArray[np.int16] = np.rint(noisy * scale).clip(min=1).astype(np.int16)
+    return counts
+
+
+def write_phantoms(
+    root: Path,
+    *,
+    cases: int,
+    seed: int = 0,
+    shape: tuple[int, int, int] = (240, 240, 155),
+    workers: int | None = None,
+    progress: bool = True,
+) -> int:
+    """Write the first `cases` cases of a seed to `root` in BraTS 2020 layout; returns how many were not there already.
+
+    Intact cases of the same seed and shape are kept, other phantoms at their place replaced. Raises `ValueError` where
+    `root` holds anything but phantoms, or phantoms of another seed or shape that would stay among the new ones.
+    """
+    if cases < 1:
+        raise ValueError(f"{cases} cases asked for: give 1 or more")
+    recipes = [_recipe(seed=seed, index=index, shape=shape) for index in range(cases)]
+    _refuse_mixture(root, recipes)
+    root.mkdir(parents=True, exist_ok=True)
+
+    def write(index: int) -> bool:
+        name = _case_name(index)
+        if all(_description(root / name / file, whole=True) == recipes[index] for file in _file_names(name).values()):
+            return False
+        write_case(phantom_case(seed=seed, index=index, shape=shape), root / name, name)
+        return True
+
+    # threads do: nearly all the time goes into NumPy and zlib, which release the interpreter's lock
+    with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8)) as pool:
+        return sum(track(pool.map(write, range(cases)), "phantoms", cases, transient=True, disable=not progress))
+
+
+def write_case(phantom: Phantom, folder: Path, case_id: str) -> None:
+    """Write the five files of a case; `folder` is replaced as a whole once they are complete."""
+    volumes = {**phantom.images, "seg": EDITIONS["brats2020"].decode(phantom.labels)}
+    with tempfile.TemporaryDirectory(prefix=f".{case_id}-", dir=folder.parent) as temporary:
+        complete = Path(temporary) / case_id
+        complete.mkdir()
+        for name, file in _file_names(case_id).items():
+            image = nib.Nifti1Image(volumes[name], phantom.affine)
+            image.set_sform(phantom.affine, code="scanner")
+            image.set_qform(phantom.affine, code="scanner")
+            image.header.set_xyzt_units("mm")
+            image.header["descrip"] = phantom.recipe
+            nib.save(image, complete / file)
+        if folder.exists():
+            shutil.rmtree(folder)
+        complete.replace(folder)
+
+
+def _case_name(index: int) -> str:
+    return f"BraTS20_Training_{index + 1:03d}"
+
+
+def _file_names(case_id: str) -> dict[str, str]:
+    return {name: f"{case_id}_{name}.nii.gz" for name in (*MODALITIES, "seg")}
+
+
+def _description(path: Path, *, whole: bool = False) -> str | None:
+    """What a NIfTI-1 file says of itself; None where it cannot be read, with `whole` to its end and checksum."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            header = file.read(-1 if whole else 348)
+    except (OSError, EOFError, zlib.error):
+        return None
+    if len(header) < 348:
+        return None
+    return header[148:228].rstrip(b"\0").decode("latin-1")
+
+
+def _refuse_mixture(root: Path, recipes: list[str]) -> None:
+    """Raise `ValueError` where `root` holds images that are not ours, or would hold phantoms of two kinds."""
+    replaced = {_case_name(index) for index in range(len(recipes))}
+    kind = recipes[0].rpartition(",")[0]
+    for path in sorted([*root.glob("*.nii*"), *root.glob("*/*.nii*")]):
+        found = _description(path)
+        if found is not None and not found.startswith(SIGNATURE):
+            raise ValueError(f"{path} is not a phantom: give a folder of its own to phantoms")
+        if found is not None and path.parent.name not in replaced and found.rpartition(",")[0] != kind:
+            raise ValueError(
+                f"{path.parent} is a {found} and would stay among others: delete it or give another folder"
+            )

@@ -1,0 +1,214 @@
+"""The verbs `fit`, `validate`, `test` and `predict`: LightningCLI with folders, loggers and callbacks decided."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, _InstantiatorFn
+from lightning.pytorch.utilities import rank_zero_info
+
+from raum_lightning.callbacks.predictions import PredictionWriter
+from raum_lightning.callbacks.progress import ProgressBar, RunSummary
+from raum_lightning.callbacks.tables import CaseTable
+from raum_lightning.data.datamodule import BratsDataModule
+from raum_lightning.module import SegmentationModule
+from raum_lightning.run import CHECKPOINTS, RunError, RunOptions, find_checkpoint, new_id, run_of
+
+WARNINGS = (
+    # volumes are read from a memory map in milliseconds; the training loader has the workers it was given
+    r"The '(val|test|predict|train)_dataloader' does not have many workers",
+    # short runs are meant to be short
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+    # of Lightning itself: https://github.com/Lightning-AI/pytorch-lightning/issues/21340
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+TRAINER_DEFAULTS = {
+    "logger": {"class_path": "raum_lightning.loggers.CSVLogger"},
+    "log_every_n_steps": 10,
+    "num_sanity_val_steps": 0,
+    # `RunSummary` says what matters of it
+    "enable_model_summary": False,
+}
+
+
+def run_trainer(args: Sequence[str]) -> int:
+    """Runs one verb; returns the exit code."""
+    for pattern in WARNINGS:
+        warnings.filterwarnings("ignore", pattern)
+    # Lightning advertises its other products once a run
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    RaumCLI(
+        SegmentationModule,
+        BratsDataModule,
+        save_config_callback=SaveConfig,
+        seed_everything_default=0,
+        trainer_defaults=TRAINER_DEFAULTS,
+        auto_configure_optimizers=False,
+        args=with_bases(args),
+    )
+    return 0
+
+
+def with_bases(args: Sequence[str]) -> list[str]:
+    """Puts before each `-c FILE` the file that it names as its `base`, and that one's before it.
+
+    Files given later win, key by key, so that an experiment states only what it does otherwise than its base.
+    """
+    words: list[str] = []
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-c", "--config") and rest:
+            files = _bases(Path(rest.pop(0)))
+        elif word.startswith("--config="):
+            files = _bases(Path(word.removeprefix("--config=")))
+        else:
+            words.append(word)
+            continue
+        words += [part for file in files for part in ("--config", str(file))]
+    return words
+
+
+def _bases(file: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    if file in above:
+        raise RunError(f"{file}: is its own base, by way of {', '.join(map(str, above))}")
+    try:
+        content = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise RunError(f"{file}: no such file, named {f'as base by {above[-1]}' if above else 'with -c'}") from None
+    except yaml.YAMLError as error:
+        raise RunError(f"{file}: is not valid YAML ({error})") from None
+    base = content.get("base") if isinstance(content, dict) else None
+    return [*(_bases(file.parent / base, (*above, file)) if base else []), file]
+
+
+class RaumCLI(LightningCLI):
+    """LightningCLI whose network and loss stand under `module`, with one folder per run."""
+
+    run_dir: Path
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The keys `run` and `base`."""
+        parser.add_class_arguments(RunOptions, "run")
+        parser.add_argument("--base", type=str, default=None, help="configuration that this one adds to, beside it")
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """As the parent's, with `module` for `model`."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+        parser.add_lightning_class_args(SegmentationModule, "module")
+        parser.add_lightning_class_args(BratsDataModule, "data")
+
+    def _add_instantiators(self) -> None:
+        self.parser.add_instantiator(_InstantiatorFn(cli=self, key="module"), SegmentationModule, subclasses=False)
+        self.parser.add_instantiator(_InstantiatorFn(cli=self, key="data"), BratsDataModule, subclasses=False)
+
+    def _parse_ckpt_path(self) -> None:
+        """The YAML and the command line decide; the parent lets the checkpoint's hyperparameters override them."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """As the parent's, which warns of arguments that are not the command line's."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Decides the run's folder and the checkpoint, and tells them to trainer and loggers."""
+        config = self.config[self.subcommand]
+        files = [Path(str(file)) for file in config.get("config") or []]
+        experiment = config.run.experiment or (files[-1].stem if files else "unnamed")
+        folder = Path(config.run.root) / experiment
+        if self.subcommand == "fit":
+            given = Path(config.ckpt_path) if config.ckpt_path else None
+            self.run_dir = run_of(given) if given and not config.run.id else folder / (config.run.id or new_id())
+        else:
+            if config.ckpt_path in (None, "best", "last"):
+                config.ckpt_path = str(find_checkpoint(folder, config.ckpt_path))
+                rank_zero_info(f"checkpoint: {config.ckpt_path}")
+            self.run_dir = run_of(Path(config.ckpt_path))
+        if config.ckpt_path and not Path(config.ckpt_path).is_file():
+            raise RunError(f"{config.ckpt_path}: no such checkpoint; --ckpt_path names a file")
+        # what is saved and logged is the whole configuration: it needs neither its bases nor its files
+        config.base = config.config = None
+        config.run.experiment = self.run_dir.parent.name
+        config.run.id = self.run_dir.name
+        config.trainer.default_root_dir = str(self.run_dir)
+        for logger in _loggers(config.trainer.logger):
+            self._place(logger)
+
+    def _place(self, logger: Any) -> None:
+        name, init = logger.class_path.rsplit(".", 1)[-1], logger.init_args
+        if name == "CSVLogger":
+            init.save_dir = str(self.verb_dir)
+        elif name == "WandbLogger":
+            init.save_dir = str(self.run_dir)
+            init.group = init.group or self.run_dir.parent.name
+            init.name = init.name or f"{self.run_dir.parent.name}/{self.run_dir.name}"
+            init.id = init.id or f"{self.run_dir.parent.name}-{self.run_dir.name}"
+
+    @property
+    def verb_dir(self) -> Path:
+        """Where the verb writes: the run's folder for `fit`, one in it for the others."""
+        return self.run_dir if self.subcommand == "fit" else self.run_dir / str(self.subcommand)
+
+    def instantiate_classes(self) -> None:
+        """Instantiates and checks that network and data fit, before any case is prepared."""
+        self.config_init = self.parser.instantiate_classes(self.config)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "module")
+        self.model.check_data(self.datamodule)
+        self.trainer = self.instantiate_trainer()
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        ours: list[Callback] = [
+            RunSummary(self.run_dir),
+            CaseTable(self.verb_dir),
+            PredictionWriter(self.run_dir / "predictions"),
+        ]
+        if config.get("enable_progress_bar") is not False:
+            ours.append(ProgressBar())
+        if self.subcommand == "fit":
+            best: dict[str, Any] = {
+                "monitor": "val/dice_mean",
+                "mode": "max",
+                "save_last": True,
+                "enable_version_counter": False,
+            }
+            ours.append(ModelCheckpoint(self.run_dir / CHECKPOINTS, "best", **best))
+            if config.get("logger"):
+                ours.append(LearningRateMonitor("step"))
+        return super()._instantiate_trainer(config, [*ours, *callbacks])
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False  # they are written as they come
+        return kwargs
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the run's `config.yaml` and `splits.json` when it trains, and tells the loggers the configuration."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
+
+    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """On rank 0, once."""
+        if stage != "fit":
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False)
+        (folder / "config.yaml").write_text(text)
+        trainer.datamodule.split.save(folder / "splits.json")  # type: ignore[attr-defined]
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
+
+
+def _loggers(value: Any) -> list[Any]:
+    if value in (None, True, False):
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,121 @@
+"""Lesion-wise scores on cases built by hand, each with its arithmetic, and against a plain reading of the rules."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from raum_lightning.metrics.lesions import match_lesions
+from raum_lightning.metrics.surface import Mask, hd95
+
+ISOTROPIC = (1.0, 1.0, 1.0)
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+def draw(*boxes: Box) -> Mask:
+    mask = np.zeros((48, 24, 24), bool)
+    for box in boxes:
+        mask[tuple(slice(*extent) for extent in box)] = True
+    return mask
+
+
+CUBE = ((4, 8), (4, 8), (4, 8))  # 64 voxels
+FAR = ((36, 40), (16, 20), (16, 20))  # 64 voxels, out of reach
+SPECK = ((42, 43), (2, 3), (2, 3))  # 1 voxel, out of reach
+FIFTY = ((20, 25), (4, 9), (14, 16))  # 5 * 5 * 2 = 50 voxels
+ONE_MORE = ((25, 26), (4, 5), (14, 15))  # touches it: 51
+SIX_APART = ((14, 18), (4, 8), (4, 8))  # both grow by 3 towards each other: no gap is left between it and the cube
+SEVEN_APART = ((15, 19), (4, 8), (4, 8))  # one voxel is left
+BAR = ((4, 19), (4, 8), (4, 8))  # from the cube to the end of SEVEN_APART: 15 * 16 = 240 voxels
+NEAR = ((10, 14), (4, 8), (4, 8))  # no voxel in common with the cube, but with the dilated one
+
+CASES = {
+    "perfect": (draw(CUBE, FAR), draw(CUBE, FAR), 1, 0),
+    "both empty": (draw(), draw(), 1, 0),
+    # two missed lesions
+    "empty prediction": (draw(), draw(CUBE, FAR), 0, 374),
+    # two false positives
+    "empty reference": (draw(CUBE, SPECK), draw(), 0, 374),
+    # (1 + 0) / 2 and (0 + 374) / 2
+    "one missed lesion": (draw(CUBE), draw(CUBE, FAR), 1 / 2, 187),
+    # the same, from one false component
+    "one false positive": (draw(CUBE, FAR), draw(CUBE), 1 / 2, 187),
+    # however small: (1 + 0 + 0) / 3 and (0 + 374 + 374) / 3
+    "false positive of one voxel": (draw(CUBE, FAR, SPECK), draw(CUBE), 1 / 3, 748 / 3),
+    # one missed and one false: (1 + 0 + 0) / 3
+    "missed and false": (draw(CUBE, SPECK), draw(CUBE, FAR), 1 / 3, 748 / 3),
+    # 50 voxels do not count, missed or found
+    "50 voxels missed": (draw(CUBE), draw(CUBE, FIFTY), 1, 0),
+    "50 voxels found": (draw(CUBE, FIFTY), draw(CUBE, FIFTY), 1, 0),
+    "only 50 voxels, missed": (draw(), draw(FIFTY), 1, 0),
+    "only 50 voxels, beside a false positive": (draw(FAR), draw(FIFTY), 0, 374),
+    "51 voxels missed": (draw(CUBE), draw(CUBE, FIFTY, ONE_MORE), 1 / 2, 187),
+    # one lesion of 128 voxels of which 64 are found: 2 * 64 / (128 + 64). The far end of the missed cube is 10 mm from
+    # the found one and holds 9 + 12 * sqrt(1/2) / 2 + 4 * sqrt(3) / 8, more than 5 % of the area
+    "two lesions merged by dilation": (draw(CUBE), draw(CUBE, SIX_APART), 2 / 3, 10),
+    # two lesions, one found and one missed
+    "two lesions a voxel too far to merge": (draw(CUBE), draw(CUBE, SEVEN_APART), 1 / 2, 187),
+    # the bar is the prediction for either lesion: 2 * 64 / (64 + 240) twice; its far end is 11 mm from each cube
+    "one component over two lesions": (draw(BAR), draw(CUBE, SEVEN_APART), 128 / 304, 11),
+    # two components are one prediction: 2 * 64 / (64 + 128); the far end of the second is 6 mm away
+    "two components for one lesion": (draw(CUBE, NEAR), draw(CUBE), 2 / 3, 6),
+    # found, although nothing overlaps: Dice 0, but the distance of cubes shifted by 6 mm, and no false positive
+    "beside the lesion": (draw(NEAR), draw(CUBE), 0, 6),
+}
+
+
+@pytest.mark.parametrize(("prediction", "target", "dice", "distance"), CASES.values(), ids=CASES.keys())
+def test_cases_built_by_hand(prediction: Mask, target: Mask, dice: float, distance: float) -> None:
+    lesions = match_lesions(prediction, target, ISOTROPIC)
+    assert lesions.dice() == pytest.approx(dice)
+    assert lesions.hd95() == pytest.approx(distance)
+
+
+def test_small_is_meant_in_mm() -> None:
+    # 64 voxels of 0.78125 mm³ are 50 mm³
+    assert match_lesions(draw(), draw(CUBE), (1.0, 1.0, 0.78125)).dice() == 1
+    assert match_lesions(draw(), draw(CUBE), (1.0, 1.0, 0.79)).dice() == 0
+
+
+def test_distance_is_in_mm() -> None:
+    # 10 voxels of 2 mm, see above
+    assert match_lesions(draw(CUBE), draw(CUBE, SIX_APART), (2.0, 1.0, 1.0)).hd95() == pytest.approx(20)
+
+
+def plain_reading(prediction: Mask, target: Mask) -> tuple[float, float]:
+    """The rules as they are told, on the whole grid, one lesion after the other."""
+    around, any_neighbour = ndimage.generate_binary_structure(3, 2), np.ones((3, 3, 3))
+    components, found = ndimage.label(prediction, any_neighbour)
+    groups, lesions = ndimage.label(ndimage.binary_dilation(target, around, iterations=3), any_neighbour)
+    matched: set[int] = set()
+    dices, distances = [], []
+    for lesion in range(1, lesions + 1):
+        truth = target & (groups == lesion)
+        reach = ndimage.binary_dilation(truth, around, iterations=3)
+        touched = set(components[reach & prediction].tolist())
+        matched |= touched
+        guess = np.isin(components, list(touched))
+        if truth.sum() > 50:
+            dices.append(2 * (guess & truth).sum() / (guess.sum() + truth.sum()))
+            distances.append(hd95(guess, truth, ISOTROPIC, missed=374))
+    false = found - len(matched)
+    if not dices and not false:
+        return 1, 0
+    return sum(dices) / (len(dices) + false), (sum(distances) + 374 * false) / (len(dices) + false)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> Mask:
+    mask = np.zeros((30, 20, 10), bool)
+    for _ in range(draw(st.integers(0, 5))):
+        low = [draw(st.integers(0, size - 1)) for size in mask.shape]
+        mask[tuple(slice(start, start + draw(st.integers(1, 6))) for start in low)] = True
+    return mask
+
+
+@settings(max_examples=60, deadline=None)
+@given(prediction=boxes(), target=boxes())
+def test_equals_a_plain_reading_of_the_rules(prediction: Mask, target: Mask) -> None:
+    lesions = match_lesions(prediction, target, ISOTROPIC)
+    assert (lesions.dice(), lesions.hd95()) == pytest.approx(plain_reading(prediction, target))
