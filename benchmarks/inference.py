@@ -3,6 +3,10 @@
     python benchmarks/inference.py                                   # a small convolutional network, seconds
     python benchmarks/inference.py --network unetr --roi 128 128 128 # minutes on a CPU
 
+The weights are random. The small network's labels depend on a voxel's neighbourhood alone; a UNETR's also on where the
+windows lie, through its position embedding and instance norm, and the two methods place them differently: read its
+equal labels with trained weights only. That both blend equal windows equally is for the tests to show.
+
 Run it on an otherwise idle machine. Each round measures all rows in turn; the seconds are the fastest round's.
 """
 

@@ -4,22 +4,23 @@
     python benchmarks/loss.py --device cuda --batch 4
 
 Run it on an otherwise idle machine: where the threads wait for a core, both losses measure the scheduler. The two take
-turns; milliseconds are medians. Memory is what one forward and backward pass adds at its peak to libraries and inputs,
-the logits' gradient included, each loss in a process of its own: on the CPU the resident set as Linux counts it, on a
-GPU the allocator's count.
+turns; milliseconds are medians. Memory is what torch's allocator holds at the peak of one forward and backward pass
+beyond the inputs, the logits' gradient included.
 """
 
 import argparse
-import multiprocessing
+import json
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from monai.losses.dice import DiceCELoss as MonaiDiceCELoss
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from raum_lightning.losses import DiceCELoss
 
@@ -58,31 +59,22 @@ def milliseconds(loss: Loss, logits: Tensor, labels: Tensor, device: str) -> tup
     return 1e3 * (between - started), 1e3 * (time.perf_counter() - started)
 
 
-def kibibytes(key: str) -> int:
-    """`VmRSS`, resident now, or `VmHWM`, at most since `clear_refs` was written."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith(key))
-
-
-def peak_mebibytes(name: str, options: argparse.Namespace) -> float:
-    torch.set_num_threads(options.threads)
-    loss = build(name)
-    milliseconds(loss, *batch(8, options), options.device)
-    logits, labels = batch(options.size, options)
-    if options.device == "cpu":
-        Path("/proc/self/clear_refs").write_text("5")
-        resident = kibibytes("VmRSS")
-        milliseconds(loss, logits, labels, options.device)
-        return (kibibytes("VmHWM") - resident) / 2**10
-    torch.cuda.reset_peak_memory_stats()
-    allocated = torch.cuda.memory_allocated()
-    milliseconds(loss, logits, labels, options.device)
-    return (torch.cuda.max_memory_allocated() - allocated) / 2**20
-
-
-def memory(name: str, options: argparse.Namespace) -> float:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(peak_mebibytes, name, options).result()
+def peak_mebibytes(loss: Loss, logits: Tensor, labels: Tensor, device: str) -> float:
+    logits.grad = None
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
+        milliseconds(loss, logits, labels, device)
+        return (torch.cuda.max_memory_allocated() - allocated) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        milliseconds(loss, logits, labels, device)
+    with TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = [event for event in json.loads(trace.read_text())["traceEvents"] if event["name"] == "[memory]"]
+    events.sort(key=lambda event: event["ts"])
+    peak: int = max(accumulate(event["args"]["Bytes"] for event in events))
+    return peak / 2**20
 
 
 def main() -> None:
@@ -112,7 +104,7 @@ def main() -> None:
     rows = {
         "forward, ms": [statistics.median(forward for forward, _ in times[name]) for name in losses],
         "forward + backward, ms": [statistics.median(both for _, both in times[name]) for name in losses],
-        "peak memory, MiB": [memory(name, options) for name in losses],
+        "peak memory, MiB": [peak_mebibytes(loss, logits, labels, options.device) for loss in losses.values()],
     }
     for row, (ours, theirs) in rows.items():
         print(f"{row:24}{ours:10.1f}{theirs:10.1f}{theirs / ours:8.2f}")

@@ -8,9 +8,9 @@ backward, without optimiser.
 """
 
 import argparse
-from copy import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from copy import copy
 from statistics import median
 from time import perf_counter
 

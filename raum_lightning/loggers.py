@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 from collections.abc import Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -108,6 +109,12 @@ class WandbLogger(loggers.WandbLogger):
             for region in ("wt", "tc", "et", "mean"):
                 run.define_metric(f"val/dice_{region}", step_metric="trainer/global_step", summary="max,last")
         return run
+
+
+def finish_wandb() -> None:
+    """Ends the process's W&B run if there is one, so that the next starts its own."""
+    if wandb := sys.modules.get("wandb"):
+        wandb.finish()
 
 
 def _online() -> bool:

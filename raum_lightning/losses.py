@@ -21,9 +21,9 @@ from raum_lightning.labels import CLASSES, REGIONS, to_regions
 
 Mode = Literal["labels", "regions"]
 
-# Voxels of a chunk over the whole batch: on a CPU its temporaries stay in the cache, on an accelerator they are small
-# beside the logits.
-_CPU_CHUNK, _ACCELERATOR_CHUNK = 2**16, 2**20
+# On a CPU a chunk has this many voxels, over the whole batch, and its temporaries stay in the cache. On an accelerator
+# there are this many chunks, which keeps the temporaries below the gradient and the launches few.
+_CPU_CHUNK, _ACCELERATOR_CHUNKS = 2**17, 16
 
 
 class DiceCELoss(nn.Module):
@@ -126,7 +126,7 @@ def _chunks(logits: Tensor, labels: Tensor, mode: Mode) -> Iterator[tuple[slice,
     """Which voxels, their logits in at least float32, and their reference in the same dtype; both B C voxels."""
     channels, voxels = logits.shape[1], labels[0].numel()
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    size = max(1, (_CPU_CHUNK if logits.is_cpu else _ACCELERATOR_CHUNK) // len(logits))
+    size = max(1, _CPU_CHUNK // len(logits) if logits.is_cpu else voxels // _ACCELERATOR_CHUNKS)
     if torch.compiler.is_compiling():
         size = voxels  # the loop would be unrolled
     for start in range(0, voxels, size):

@@ -1,5 +1,6 @@
 """Training, validation and prediction of a segmentation network as a LightningModule."""
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -56,7 +57,7 @@ class SegmentationModule(pl.LightningModule):
         warmup_steps: int = 500,
     ) -> None:
         super().__init__()
-        # under LightningCLI these are class paths and arguments, from which `load_from_checkpoint` builds it again
+        # the command line adds how network and loss were made, so that `load_from_checkpoint` needs no arguments
         self.save_hyperparameters(ignore=["network", "loss"], logger=False)
         self.network = network
         self.loss = loss or DiceCELoss()
@@ -71,6 +72,15 @@ class SegmentationModule(pl.LightningModule):
         self.val_loss = MeanMetric()
         self.val_metrics = SegmentationMetrics(metrics)
         self.test_metrics = SegmentationMetrics(metrics)
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> "SegmentationModule":
+        """Lightning's: the module as it was saved, weights included, from a file that `fit` wrote."""
+        with warnings.catch_warnings():
+            # Lightning still calls the parser's method by its old name
+            warnings.filterwarnings("ignore", r"(?s).*``instantiate_classes`` was deprecated")
+            module: SegmentationModule = super().load_from_checkpoint(*args, **kwargs)
+        return module
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Images B C X Y Z of the network's size to logits B K X Y Z."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raum_lightning.labels import BACKGROUND, ED, ET, NCR
-from raum_lightning.phantom_anatomy import HEAD, Brain, Field, ellipsoid, union
+from raum_lightning.phantom_anatomy import HEAD, Brain, Field, cover, ellipsoid, union
 
 Noise = Callable[[float], Field]
 
@@ -29,21 +29,24 @@ class Lesions:
 
 
 def grow_lesions(brain: Brain, fluid: Field, noise: Noise, rng: np.random.Generator) -> Lesions:
-    """One to three lesions in tissue: a lumpy core, a rim of varying thickness, and edema that spares the cortex."""
+    """One to three lesions in tissue: a lumpy core with a rim of varying thickness, and edema.
+
+    Edema effaces sulci, but at its border spares the cortex.
+    """
     lumps, flakes, fingers = noise(17.0), noise(7.0), noise(20.0)
     enhancing, count = bool(rng.random() < 0.75), 1 if rng.random() < 0.65 else int(rng.integers(2, 4))
     cores, necroses, edemas = [], [], []
     for number in range(count):
-        radius = rng.uniform(11, 24) if number == 0 else rng.uniform(5, 10)
-        rim, margin = rng.uniform(3.5, 7), rng.uniform(8, 20)
-        centre = _place(brain, 0.7 * radius, rng)
+        radius = rng.uniform(15, 26) if number == 0 else rng.uniform(7, 12)
+        rim, margin = rng.uniform(4.5, 8), rng.uniform(5, 14)
+        centre = _place(brain, 0.5 * radius, rng)
         distance = _stretched(brain.points - brain.points[:, [centre]], rng)
-        core = distance - radius + 0.25 * radius * (lumps - lumps[centre]) + 0.7 * flakes
+        core = distance - radius + 0.17 * radius * (lumps - lumps[centre]) + 0.7 * flakes
         cores.append(core)
         necroses.append(np.maximum(core, core + rim * (1 + 0.4 * flakes)))
-        edemas.append(distance - (radius + margin) + 0.35 * (0.5 * radius + margin) * (fingers - fingers[centre]))
+        edemas.append(distance - (radius + margin) + 0.2 * (0.5 * radius + margin) * (fingers - fingers[centre]))
     core = np.maximum(union(*cores), -fluid)
-    edema = reduce(np.maximum, [union(*edemas), -fluid, 3.5 - brain.cortex])
+    edema = reduce(np.maximum, [union(*edemas) + 4 * cover(brain.cortex - 4, 3), -fluid, 1 - brain.depth])
     return Lesions(
         whole=union(core, edema),
         core=core,
@@ -62,7 +65,7 @@ def _stretched(offset: Field, rng: np.random.Generator) -> Field:
 
 
 def _place(brain: Brain, room: float, rng: np.random.Generator) -> int:
-    """A voxel at a random place in the cerebrum with about `room` mm to the surface, to the ventricles and to the hindbrain."""
+    """A voxel somewhere in the cerebrum with about `room` mm to the surface, the ventricles and the hindbrain."""
     wish = (rng.uniform(-0.8, 0.8, (3, 1)) * np.reshape(HEAD, (3, 1))).astype(np.float32)
     missing = np.maximum(room - union(brain.depth, brain.ventricles, brain.hindbrain), 0)
     away = np.square(brain.points - wish).sum(0)
@@ -72,6 +75,6 @@ def _place(brain: Brain, room: float, rng: np.random.Generator) -> int:
 def grow_cysts(brain: Brain, rng: np.random.Generator) -> Field:
     """One to five smooth cysts."""
     count = rng.integers(1, 6)
-    radii = rng.uniform(6, 16, (count, 1)) * rng.uniform(0.8, 1.2, (count, 3))
+    radii = rng.uniform(8, 18, (count, 1)) * rng.uniform(0.8, 1.2, (count, 3))
     centres = [brain.points[:, _place(brain, float(r.max()), rng)] for r in radii]
     return union(*(ellipsoid(brain.points, c, r) for c, r in zip(centres, radii, strict=True)))

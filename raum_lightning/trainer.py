@@ -9,13 +9,14 @@ from typing import Any
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, _InstantiatorFn
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning.callbacks.predictions import PredictionWriter
 from raum_lightning.callbacks.progress import ProgressBar, RunSummary
 from raum_lightning.callbacks.tables import CaseTable
 from raum_lightning.data.datamodule import BratsDataModule
+from raum_lightning.loggers import finish_wandb
 from raum_lightning.module import SegmentationModule
 from raum_lightning.run import CHECKPOINTS, RunError, RunOptions, find_checkpoint, new_id, run_of
 
@@ -24,9 +25,12 @@ WARNINGS = (
     r"The '(val|test|predict|train)_dataloader' does not have many workers",
     # short runs are meant to be short
     r"The number of training batches \(\d+\) is smaller than the logging interval",
+    # a run too short to be validated has no best checkpoint; `RunSummary` says so
+    r"`ModelCheckpoint\(monitor='val/dice_mean'\)` could not find the monitored key",
     # of Lightning itself: https://github.com/Lightning-AI/pytorch-lightning/issues/21340
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
+INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 TRAINER_DEFAULTS = {
     "logger": {"class_path": "raum_lightning.loggers.CSVLogger"},
     "log_every_n_steps": 10,
@@ -42,15 +46,21 @@ def run_trainer(args: Sequence[str]) -> int:
         warnings.filterwarnings("ignore", pattern)
     # Lightning advertises its other products once a run
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
-    RaumCLI(
-        SegmentationModule,
-        BratsDataModule,
-        save_config_callback=SaveConfig,
-        seed_everything_default=0,
-        trainer_defaults=TRAINER_DEFAULTS,
-        auto_configure_optimizers=False,
-        args=with_bases(args),
-    )
+    exact = {"allow_abbrev": False}  # a mistyped key is an error, not an abbreviation
+    try:
+        RaumCLI(
+            SegmentationModule,
+            BratsDataModule,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs=exact | dict.fromkeys(RaumCLI.subcommands(), exact),
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=with_bases(args),
+        )
+    finally:
+        finish_wandb()
     return 0
 
 
@@ -104,10 +114,6 @@ class RaumCLI(LightningCLI):
         parser.add_lightning_class_args(SegmentationModule, "module")
         parser.add_lightning_class_args(BratsDataModule, "data")
 
-    def _add_instantiators(self) -> None:
-        self.parser.add_instantiator(_InstantiatorFn(cli=self, key="module"), SegmentationModule, subclasses=False)
-        self.parser.add_instantiator(_InstantiatorFn(cli=self, key="data"), BratsDataModule, subclasses=False)
-
     def _parse_ckpt_path(self) -> None:
         """The YAML and the command line decide; the parent lets the checkpoint's hyperparameters override them."""
 
@@ -156,10 +162,13 @@ class RaumCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Instantiates and checks that network and data fit, before any case is prepared."""
-        self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "module")
         self.model.check_data(self.datamodule)
+        # class paths and arguments, from which Lightning's `load_from_checkpoint` makes the module again
+        recipe = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False))
+        self.model.save_hyperparameters(recipe["module"] | {"_instantiator": INSTANTIATOR}, logger=False)
         self.trainer = self.instantiate_trainer()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -170,16 +179,16 @@ class RaumCLI(LightningCLI):
         ]
         if config.get("enable_progress_bar") is not False:
             ours.append(ProgressBar())
-        if self.subcommand == "fit":
-            best: dict[str, Any] = {
-                "monitor": "val/dice_mean",
-                "mode": "max",
-                "save_last": True,
-                "enable_version_counter": False,
-            }
-            ours.append(ModelCheckpoint(self.run_dir / CHECKPOINTS, "best", **best))
-            if config.get("logger"):
-                ours.append(LearningRateMonitor("step"))
+        # for the other verbs too: they restore its state with the checkpoint
+        best: dict[str, Any] = {
+            "monitor": "val/dice_mean",
+            "mode": "max",
+            "save_last": True,
+            "enable_version_counter": False,
+        }
+        ours.append(ModelCheckpoint(self.run_dir / CHECKPOINTS, "best", **best))
+        if self.subcommand == "fit" and config.get("logger"):
+            ours.append(LearningRateMonitor("step"))
         return super()._instantiate_trainer(config, [*ours, *callbacks])
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -201,7 +210,7 @@ class SaveConfig(SaveConfigCallback):
             return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_unset=False)
         (folder / "config.yaml").write_text(text)
         trainer.datamodule.split.save(folder / "splits.json")  # type: ignore[attr-defined]
         for logger in trainer.loggers:

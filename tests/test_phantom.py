@@ -46,9 +46,10 @@ def test_a_smaller_shape_is_the_same_head(phantoms: list[Phantom]) -> None:
     for index in (0, 1, 2):
         fine = phantom_case(seed=3, index=index, shape=(128, 128, 104))
         coarse = phantoms[index]
-        for mask, reference in ((fine.images["t1"] > 0, coarse.images["t1"] > 0), (whole(fine), whole(coarse))):
+        brains, tumours = ((p.images["t1"] > 0 for p in (fine, coarse)), (whole(p) for p in (fine, coarse)))
+        for (mask, reference), least in ((brains, 0.98), (tumours, 0.75)):
             pooled = mask.reshape(64, 2, 64, 2, 52, 2).mean((1, 3, 5)) > 0.5
-            assert 2 * (pooled & reference).sum() / (pooled.sum() + reference.sum()) > 0.9
+            assert 2 * (pooled & reference).sum() / (pooled.sum() + reference.sum()) > least
 
 
 def test_images_are_skull_stripped_integers(phantoms: list[Phantom]) -> None:
@@ -136,7 +137,7 @@ def test_no_threshold_on_one_contrast_finds_the_tumour(phantoms: list[Phantom]) 
     enhancing = [p for p in phantoms if (p.labels == ET).any()]
     for name in MODALITIES:
         assert best_threshold(phantoms, name, REGIONS["TC"]) < 0.4
-        assert best_threshold(enhancing, name, REGIONS["ET"]) < 0.4
+        assert best_threshold(enhancing, name, REGIONS["ET"]) < 0.5
 
 
 def test_files_are_those_of_brats_2020(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from rich.console import Console
 
 
@@ -16,7 +16,9 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Losses and the step of the run."""
-        metrics = {"step": f"{trainer.global_step}/{trainer.max_steps}"} if trainer.max_steps > 0 else {}
+        metrics: dict[str, Any] = (
+            {"step": f"{trainer.global_step}/{trainer.max_steps}"} if trainer.max_steps > 0 else {}
+        )
         metrics |= super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
@@ -35,19 +37,20 @@ class RunSummary(pl.Callback):
         """One line each for network, data and steps, on rank 0."""
         if not trainer.is_global_zero:
             return
-        network, data = pl_module.network, trainer.datamodule  # type: ignore[attr-defined]
-        parameters = sum(weight.numel() for weight in network.parameters()) / 1e6
+        module: Any = pl_module
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        parameters = sum(weight.numel() for weight in module.network.parameters()) / 1e6
         split = data.split
         batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        console = Console(highlight=False)
+        console = Console(highlight=False, soft_wrap=True)
         console.print(f"run      {self.folder}")
-        console.print(f"network  {type(network).__name__}, {parameters:.2f} M parameters, {trainer.precision}")
+        console.print(f"network  {type(module.network).__name__}, {parameters:.2f} M parameters, {trainer.precision}")
         console.print(
             f"cases    {len(split.train)} train, {len(split.val)} val, {len(split.test)} test, from {data.root}"
         )
         console.print(
             f"batch    {batch} patches a step ({data.batch_size} per rank, {trainer.world_size} ranks, "
-            f"{trainer.accumulate_grad_batches} accumulated); lr {pl_module.lr:g} is not scaled by it"
+            f"{trainer.accumulate_grad_batches} accumulated); lr {module.lr:g} is not scaled by it"
         )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -55,6 +58,7 @@ class RunSummary(pl.Callback):
         checkpoint = trainer.checkpoint_callback
         if not trainer.is_global_zero or checkpoint is None:
             return
-        score, path = checkpoint.best_model_score, checkpoint.best_model_path  # type: ignore[attr-defined]
+        assert isinstance(checkpoint, ModelCheckpoint)
+        score, path = checkpoint.best_model_score, checkpoint.best_model_path
         said = f"best mean Dice on validation {float(score):.3f}, {path}" if score is not None else "was not validated"
         Console(highlight=False, soft_wrap=True).print(f"run {self.folder} {said}")

@@ -91,7 +91,7 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     for name in names:
         group, _, region = name.rpartition("dice_")
         mean = fmean(row[name] for row in scores.values())
-        heading = " ".join(part for part in (group.strip("/_"), region if region == "mean" else region.upper()) if part)
+        heading = f"{group.strip('/_')}\n{region if region == 'mean' else region.upper()}"
         drawn.add_column(heading, f"{mean:.3f}", justify="right")
     for case, row in scores.items():
         drawn.add_row(case, *(f"{row[name]:.3f}" for name in names))

@@ -1,0 +1,161 @@
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchio as tio
+
+from raum_lightning.cases import find_cases
+from raum_lightning.data.augment import BatchAugmentation, default_augmentation
+from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler, ShardSampler, listed, read_box
+from raum_lightning.data.store import Prepared, prepare, prepared_folder
+from raum_lightning.labels import BACKGROUND
+
+MODALITIES = ("flair", "t1ce", "t2")
+ROI = (16, 12, 20)
+
+
+@pytest.fixture
+def cases(brats: Path, tmp_path: Path) -> list[Prepared]:
+    found = find_cases(brats)
+    prepare(found, tmp_path / "prepared", MODALITIES)
+    return [Prepared.open(prepared_folder(case, tmp_path / "prepared", MODALITIES)) for case in found]
+
+
+def dataset(cases: list[Prepared], **options: Any) -> PatchDataset:
+    defaults = {"roi_size": ROI, "patches_per_epoch": 12, "transform": default_augmentation(), "seed": 3}
+    return PatchDataset(cases, **defaults | options)
+
+
+def loader(cases: list[Prepared], *, workers: int = 0, ranks: int = 1, rank: int = 0, **options: Any) -> PatchLoader:
+    patches = dataset(cases, **options)
+    sampler = PatchSampler(len(patches), num_replicas=ranks, rank=rank)
+    collate = listed if patches.raw else None
+    return PatchLoader(patches, sampler, batch_size=2, num_workers=workers, collate_fn=collate)
+
+
+def epochs(patches: PatchLoader, count: int = 2) -> list[torch.Tensor]:
+    out = []
+    for epoch in range(count):
+        patches.sampler.set_epoch(epoch)
+        out += [torch.cat([batch["image"], batch["label"][:, None]], dim=1) for batch in patches]
+    return out
+
+
+@pytest.mark.parametrize("transform", [default_augmentation(), tio.RandomAffine(degrees=20)], ids=["ours", "torchio"])
+def test_any_number_of_workers_draws_the_same(cases: list[Prepared], transform: tio.Transform) -> None:
+    reference = epochs(loader(cases, transform=transform))
+    assert len({tuple(batch.flatten()[:500].tolist()) for batch in reference}) == len(reference)
+    for workers in (1, 2):
+        for ours, theirs in zip(epochs(loader(cases, transform=transform, workers=workers)), reference, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_ranks_share_what_one_process_draws(cases: list[Prepared]) -> None:
+    whole = epochs(loader(cases), 1)
+    shares = [epochs(loader(cases, ranks=2, rank=rank), 1) for rank in range(2)]
+    interleaved = torch.stack([torch.cat(shares[0]), torch.cat(shares[1])], dim=1).flatten(0, 1)
+    assert torch.equal(interleaved, torch.cat(whole))
+
+
+def test_an_epoch_that_ranks_cannot_share_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"patches_per_epoch=10 cannot be shared by 4 ranks .* try 12"):
+        PatchSampler(10, num_replicas=4)
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 8])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_volumes_are_shared_without_doubles(length: int, ranks: int) -> None:
+    shares = [ShardSampler(length, num_replicas=ranks, rank=rank) for rank in range(ranks)]
+    assert sorted(index for share in shares for index in share) == list(range(length))
+    assert [len(share) for share in shares] == [len(list(share)) for share in shares]
+
+
+def test_every_case_is_drawn_equally_often_in_changing_order(cases: list[Prepared]) -> None:
+    patches = dataset(cases, transform=None)
+    drawn = [patches[epoch, index]["case"] for epoch in range(3) for index in range(12)]
+    assert set(Counter(drawn).values()) == {6}
+    turns = [tuple(drawn[first : first + 6]) for first in range(0, 36, 6)]
+    assert len(set(turns)) > 1 and all(len(set(turn)) == 6 for turn in turns)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_share_of_patches_centred_on_tumour(cases: list[Prepared], probability: float) -> None:
+    patches = dataset(cases, transform=None, roi_size=(1, 1, 1), foreground_probability=probability)
+    hits = sum(int(patches[0, index]["label"].item() != BACKGROUND) for index in range(400))
+    brain = np.mean([len(case.tumour_voxels()) / case.label.size for case in cases])
+    expected = probability + (1 - probability) * brain
+    # five standard deviations of a binomial
+    assert abs(hits / 400 - expected) <= 5 * (expected * (1 - expected) / 400) ** 0.5 + 1e-9
+
+
+def test_a_patch_is_cut_from_its_volume(cases: list[Prepared]) -> None:
+    patches = dataset(cases, transform=None)
+    by_id = {case.id: case for case in cases}
+    for index in range(12):
+        item = patches[0, index]
+        case = by_id[item["case"]]
+        assert item["image"].shape == (3, *ROI) and item["image"].dtype == torch.float32
+        windows = np.lib.stride_tricks.sliding_window_view(np.asarray(case.label), ROI)
+        assert (windows == item["label"].numpy()).all(axis=(3, 4, 5)).any()
+
+
+def test_a_volume_smaller_than_the_patch_lies_in_its_middle(cases: list[Prepared]) -> None:
+    item = dataset(cases, roi_size=(60, 50, 40), transform=None)[0, 0]
+    case = next(case for case in cases if case.id == item["case"])
+    inside = item["label"][12:48, 9:41, 6:34]  # crops are 36 x 32 x 28
+    np.testing.assert_array_equal(inside, case.label)
+    assert item["label"].sum() == inside.sum()
+    assert item["image"][:, :12].abs().sum() == 0
+
+
+def test_raw_patches_augmented_later_are_the_workers_patches(cases: list[Prepared]) -> None:
+    transform = default_augmentation()
+    later = BatchAugmentation(transform, roi_size=ROI)
+    pairs = zip(loader(cases, transform=transform), loader(cases, transform=transform, raw=True), strict=True)
+    for batch, raw in pairs:
+        image, label = later(raw["image"], raw["label"], raw["seed"], raw["offset"])
+        assert torch.equal(image, batch["image"]) and torch.equal(label, batch["label"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("seen", [0, 1, 3, 5])
+def test_goes_on_in_the_middle_of_an_epoch(cases: list[Prepared], seen: int, workers: int) -> None:
+    reference = loader(cases)
+    reference.sampler.set_epoch(1)
+    batches = [batch["image"] for batch in reference]
+
+    interrupted = loader(cases, workers=workers)
+    interrupted.sampler.set_epoch(1)
+    for count, _ in enumerate(interrupted, 1):
+        if count >= seen:
+            break
+    state = interrupted.state_dict() if seen else {"epoch": 1, "batches": 0}
+
+    resumed = loader(cases, workers=workers)
+    resumed.load_state_dict(state)
+    resumed.sampler.set_epoch(1)
+    rest = [batch["image"] for batch in resumed]
+    assert len(rest) == len(batches) - seen
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(rest, batches[seen:], strict=True))
+    resumed.sampler.set_epoch(2)
+    assert len(list(resumed)) == len(batches)
+
+
+def test_the_globally_seeded_generator_is_left_alone(cases: list[Prepared]) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    for transform in (default_augmentation(), tio.RandomNoise()):
+        dataset(cases, transform=transform)[0, 0]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_read_box_beyond_the_volume() -> None:
+    volume = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2) + 1
+    box = read_box(volume, (-1, 1, 0), (2, 2, 2), (0, 0, 1))
+    assert box.shape == (1, 2, 2, 4)
+    np.testing.assert_array_equal(box[0, 1, 0], [0, 3, 4, 0])
+    assert box.sum() == 7
+    assert read_box(volume, (5, 5, 5), (2, 2, 2)).sum() == 0

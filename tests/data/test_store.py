@@ -1,0 +1,113 @@
+import os
+import threading
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import AFFINE, SHAPE, tiny_volumes
+
+from raum_lightning.cases import CaseError, find_cases
+from raum_lightning.data.store import Prepared, normalise, prepare, prepared_folder
+from raum_lightning.labels import ED, ET, NCR
+
+MODALITIES = ("flair", "t1ce")
+
+
+def opened(root: Path, folder: Path) -> list[Prepared]:
+    return [Prepared.open(prepared_folder(case, folder, MODALITIES)) for case in find_cases(root)]
+
+
+def test_z_scores_over_the_brain_and_exactly_0_outside() -> None:
+    image = np.zeros((2, 6, 6, 6), np.float32)
+    image[0, 1:5, 2:4, 3] = np.arange(8).reshape(4, 2) + 1  # mean 4.5, std sqrt(5.25)
+    image[1, 1:5, 2:4, 3] = 10
+    image[1, 1, 2, 3] = 18  # mean 11, std sqrt(7)
+    out, crop = normalise(image)
+    assert crop == (slice(1, 5), slice(2, 4), slice(3, 4))
+    np.testing.assert_allclose(out[0, :, :, 0].ravel(), (np.arange(8) - 3.5) / 5.25**0.5, rtol=1e-3)
+    np.testing.assert_allclose(out[1, 0, :, 0], [7 / 7**0.5, -1 / 7**0.5], rtol=1e-3)
+
+
+def test_a_brain_voxel_at_the_mean_is_not_taken_for_background() -> None:
+    image = np.zeros((1, 3, 1, 1), np.float32)
+    image[0, :, 0, 0] = [1, 2, 3]
+    assert (normalise(image)[0] != 0).all()
+
+
+def test_what_is_kept_of_a_case(brats: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "prepared"
+    prepare(find_cases(brats), folder, MODALITIES)
+    for number, case in enumerate(opened(brats, folder), 1):
+        images, labels = tiny_volumes(number)
+        inside = tuple(slice(2, n - 2) for n in SHAPE)
+        assert (case.start, case.shape, case.edition) == ((2, 2, 2), SHAPE, "brats2020")
+        np.testing.assert_array_equal(case.affine, AFFINE)
+        np.testing.assert_array_equal(case.label, labels[inside])
+        np.testing.assert_array_equal(case.uncrop(np.array(case.label)), labels)
+        raw = images["t1ce"][inside].astype(np.float64)
+        np.testing.assert_allclose(case.image[1], (raw - raw.mean()) / raw.std(), atol=4e-3)
+        assert case.image.dtype == np.float16
+        assert case.spacing == (1, 1, 1)
+        for index in (NCR, ED, ET):
+            np.testing.assert_array_equal(case.tumour_voxels(index), np.flatnonzero(case.label == index))
+        assert len(case.tumour_voxels()) == np.count_nonzero(labels)
+
+
+def test_a_mask_beyond_the_brain_is_kept_whole(brats: Path, tmp_path: Path) -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[0, 10, 10] = 2
+    case = find_cases(brats)[0]
+    assert case.label
+    nib.save(nib.Nifti1Image(mask, AFFINE), case.label)
+    prepare([case], tmp_path / "prepared", MODALITIES)
+    prepared = Prepared.open(prepared_folder(case, tmp_path / "prepared", MODALITIES))
+    assert prepared.tumour == {ED: 1}
+    np.testing.assert_array_equal(prepared.uncrop(np.array(prepared.label)) == ED, mask == 2)
+
+
+def test_prepared_once_and_anew_when_source_or_settings_change(brats: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "prepared"
+    cases = find_cases(brats)
+    done: list[tuple[int, int]] = []
+    for _ in range(2):
+        prepare(cases, folder, MODALITIES, progress=lambda *step: done.append(step))
+    assert done == [(n, 6) for n in range(1, 7)]
+
+    path = cases[0].images["flair"]
+    os.utime(path, ns=(1, 1))
+    prepare(cases, folder, MODALITIES, progress=lambda *step: done.append(step))
+    assert done[6:] == [(1, 1)]
+    prepare(cases, folder, ("flair",), progress=lambda *step: done.append(step))
+    assert len(done[7:]) == 6
+
+
+def test_bad_cases_are_listed_and_good_ones_kept(brats: Path, tmp_path: Path) -> None:
+    cases = find_cases(brats)
+    cases[1].images["flair"].write_bytes(b"damaged")
+    with pytest.raises(CaseError, match="1 of 6 cases cannot be used") as raised:
+        prepare(cases, tmp_path / "prepared", MODALITIES)
+    assert str(cases[1].images["flair"]) in str(raised.value)
+    assert sorted(path.name[:-13] for path in (tmp_path / "prepared").iterdir()) == sorted(
+        case.id for case in cases if case is not cases[1]
+    )
+
+
+def test_several_at_once_do_not_disturb_each_other(brats: Path, tmp_path: Path) -> None:
+    cases, folder = find_cases(brats), tmp_path / "prepared"
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            prepare(cases, folder, MODALITIES, workers=2)
+        except BaseException as error:  # reported by the assertion below
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(list(folder.iterdir())) == len(cases)
+    assert [case.tumour for case in opened(brats, folder)]
