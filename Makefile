@@ -17,7 +17,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 fit: $(VENV)/ready ## train a small UNETR on synthetic cases, score it on held-out ones, segment one
-	$(BIN)/raum phantom $(CASES) --cases 24 --shape 96 96 80
+	$(BIN)/raum phantom $(CASES) --cases 40 --shape 96 96 80
 	$(BIN)/lightning fit -c experiments/phantom.yaml
 	$(BIN)/lightning predict -c experiments/phantom.yaml --trainer.limit_predict_batches 1
 	$(BIN)/lightning test -c experiments/phantom.yaml

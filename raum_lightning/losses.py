@@ -124,16 +124,17 @@ _sums: Callable[[Tensor, Tensor, Mode], tuple[Tensor, Tensor]] = _Sums.apply
 
 def _chunks(logits: Tensor, labels: Tensor, mode: Mode) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Which voxels, their logits in at least float32, and their reference in the same dtype; both B C voxels."""
-    channels, voxels = logits.shape[1], labels[0].numel()
+    logits, labels = logits.flatten(2), labels.flatten(1)
+    channels, voxels = logits.shape[1:]
     dtype = torch.promote_types(logits.dtype, torch.float32)
     size = max(1, _CPU_CHUNK // len(logits) if logits.is_cpu else voxels // _ACCELERATOR_CHUNKS)
     if torch.compiler.is_compiling():
         size = voxels  # the loop would be unrolled
     for start in range(0, voxels, size):
         here = slice(start, start + size)
-        indices = labels.flatten(1)[:, here]
+        indices = labels[:, here]
         reference = to_regions(indices).to(dtype) if mode == "regions" else _one_hot(indices, channels, dtype)
-        yield here, logits.flatten(2)[:, :, here].to(dtype), reference
+        yield here, logits[:, :, here].to(dtype), reference
 
 
 def _one_hot(indices: Tensor, channels: int, dtype: torch.dtype) -> Tensor:

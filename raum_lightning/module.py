@@ -78,7 +78,7 @@ class SegmentationModule(pl.LightningModule):
         """Lightning's: the module as it was saved, weights included, from a file that `fit` wrote."""
         with warnings.catch_warnings():
             # Lightning still calls the parser's method by its old name
-            warnings.filterwarnings("ignore", r"(?s).*``instantiate_classes`` was deprecated")
+            warnings.filterwarnings("ignore", r"\s*(By default only one Jsonarg|``instantiate_classes``)")
             module: SegmentationModule = super().load_from_checkpoint(*args, **kwargs)
         return module
 

@@ -34,7 +34,7 @@ def grow_lesions(brain: Brain, fluid: Field, noise: Noise, rng: np.random.Genera
     Edema effaces sulci, but at its border spares the cortex.
     """
     lumps, flakes, fingers = noise(17.0), noise(7.0), noise(20.0)
-    enhancing, count = bool(rng.random() < 0.75), 1 if rng.random() < 0.65 else int(rng.integers(2, 4))
+    enhancing, count = bool(rng.random() < 0.82), 1 if rng.random() < 0.65 else int(rng.integers(2, 4))
     cores, necroses, edemas = [], [], []
     for number in range(count):
         radius = rng.uniform(15, 26) if number == 0 else rng.uniform(7, 12)

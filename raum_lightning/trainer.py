@@ -193,6 +193,8 @@ class RaumCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand in ("validate", "test"):
+            kwargs["verbose"] = False  # `CaseTable` prints the scores
         if subcommand == "predict":
             kwargs["return_predictions"] = False  # they are written as they come
         return kwargs

@@ -119,9 +119,9 @@ def test_the_same_yaml_validates_tests_and_predicts(
         rows = list(csv.DictReader((run / verb / "cases.csv").open()))
         assert [row["case"] for row in rows] == split[part]
         assert {"dice_wt", "dice_tc", "dice_et", "dice_mean", "precision_wt", "recall_et"} <= set(rows[0])
-    assert "threshold/dice_wt" in rows[0]
+    assert "flair/dice_wt" in rows[0]
     shown = capsys.readouterr().out
-    assert "Dice on whole volumes" in shown and "threshold" in shown
+    assert "Dice on whole volumes" in shown and "brighter than a threshold" in shown
     for case in split["test"]:
         source = nib.load(trained / f"runs/phantom-cases/{case}/{case}_flair.nii.gz")
         mask = nib.load(run / "predictions" / f"{case}.nii.gz")

@@ -222,11 +222,6 @@ def test_any_memory_layout(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(value_and_gradient(DiceCELoss(), other, labels), expected, rtol=0, atol=1e-14)
 
 
-def test_no_gradient_is_kept_for_logits_without_one() -> None:
-    logits, labels = random_case(1, 4, 3, 3, 3)
-    assert not DiceCELoss()(logits.detach(), labels).requires_grad
-
-
 @pytest.mark.parametrize(("mode", "channels"), [("labels", 4), ("regions", 3)])
 def test_compiles(mode: losses.Mode, channels: int) -> None:
     logits, labels = random_case(2, channels, 4, 3, 2)

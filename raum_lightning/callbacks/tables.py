@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +17,7 @@ from raum_lightning.data.store import Prepared
 from raum_lightning.labels import REGIONS, in_classes
 
 RULE = "Dice by the rules of BraTS up to 2022: 1 where reference and prediction are empty, 0 where one of them is."
+BASELINE = "flair: voxels brighter than a threshold on FLAIR, the best one on the training cases for each region."
 
 Scores = dict[str, dict[str, float]]
 
@@ -61,8 +63,8 @@ class FlairThreshold(pl.Callback):
         best = np.mean(training, axis=0).argmax(axis=1)
         for name, row in scores.items():
             dice = threshold_dice(data.prepared[name], channel)[range(len(REGIONS)), best]
-            named = {f"threshold/dice_{key.lower()}": float(value) for key, value in zip(REGIONS, dice, strict=True)}
-            row |= named | {"threshold/dice_mean": float(dice.mean())}
+            named = {f"flair/dice_{key.lower()}": float(value) for key, value in zip(REGIONS, dice, strict=True)}
+            row |= named | {"flair/dice_mean": float(dice.mean())}
 
 
 def threshold_dice(case: Prepared, channel: int) -> NDArray[np.float64]:
@@ -86,8 +88,12 @@ def _above(values: NDArray[np.float32], edges: NDArray[np.float64]) -> NDArray[n
 def table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Cases as rows, Dice as columns, the mean as the last row."""
     names = [name for name in next(iter(scores.values())) if "dice_" in name and not name.startswith("lesion")]
-    drawn = Table("case", title="Dice on whole volumes", caption=RULE, show_footer=True)
-    drawn.columns[0].footer = "mean"
+    drawn = Table(
+        "case", title="Dice on whole volumes", caption=RULE, show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    drawn.columns[0].footer, drawn.columns[0].no_wrap = "mean", True
+    if any(name.startswith("flair/") for name in names):
+        drawn.caption = f"{RULE}\n{BASELINE}"
     for name in names:
         group, _, region = name.rpartition("dice_")
         mean = fmean(row[name] for row in scores.values())

@@ -3,11 +3,12 @@
 Hatamizadeh et al., "UNETR: Transformers for 3D Medical Image Segmentation" (WACV 2022, arXiv:2103.10504). The official
 code is MONAI's (https://github.com/Project-MONAI/MONAI, `monai/networks/nets/unetr.py`). Where paper and code disagree:
 
-|                | paper                        | MONAI                                   | here                        |
-|----------------|------------------------------|-----------------------------------------|-----------------------------|
-| skips from     | blocks 3, 6, 9, 12           | blocks 4, 7, 10, 12 (MONAI issue 4520)  | `taps`, the paper's         |
-| decoder widths | 64, 128, 256, 512            | 16, 32, 64, 128                         | `feature_size` x 1, 2, 4, 8 |
-| decoder block  | convolution, BatchNorm, ReLU | residual, InstanceNorm, LeakyReLU(0.01) | MONAI's                     |
+|                | paper                   | MONAI                            | here                           |
+|----------------|-------------------------|----------------------------------|--------------------------------|
+| skips from     | blocks 3, 6, 9, 12      | blocks 4, 7, 10, 12 (MONAI#4520) | `taps`, by default the paper's |
+| decoder widths | 64, 128, 256, 512       | 16, 32, 64, 128                  | `feature_size` x 1, 2, 4, 8    |
+| decoder block  | convolution, norm, ReLU | residual, LeakyReLU(0.01)        | MONAI's                        |
+| decoder norm   | batch                   | instance                         | `norm`, by default MONAI's     |
 
 With `taps=(4, 7, 10, 12)` and MONAI's weights (`raum_lightning.models.monai`) the logits are MONAI's. Unlike it, the
 patch size is free: the decoder has one level per factor of two in it. For 16, with a level being an upsampling of

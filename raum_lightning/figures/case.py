@@ -1,0 +1,243 @@
+"""One case on one page: modalities, masks, classes and errors as columns, the three planes as rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raum_lightning.cases import Case
+from raum_lightning.figures.paint import CLASS_COLOURS, ERROR_COLOURS, ERROR_NAMES, errors, grey, overlay
+from raum_lightning.figures.planes import PLANES, Plane, Point, Turn, bounding_box, centre, most
+from raum_lightning.labels import CLASSES, ED, ET, MODALITIES, NCR
+from raum_lightning.metrics import score
+
+Labels = NDArray[np.uint8]
+
+TITLES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
+# what a class is best judged on
+BEST_ON = {ED: "flair", ET: "t1ce", NCR: "t1ce"}
+MARGIN = 6.0  # mm of black around the head, for the letters
+
+# inches
+COLUMN, LEFT, TOP, BOTTOM, GAP = 1.9, 0.85, 0.78, 0.62, 0.04
+
+
+class FigureError(ValueError):
+    """A picture that cannot be drawn or written as asked."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is drawn: modalities X Y Z by name, their affine (voxels to mm), and masks of class indices X Y Z."""
+
+    id: str
+    images: Mapping[str, NDArray[np.float32]]
+    affine: NDArray[np.float64]
+    reference: Labels | None = None
+    prediction: Labels | None = None
+
+    @classmethod
+    def read(cls, case: Case, prediction: Path | None = None, modalities: Sequence[str] = MODALITIES) -> "Scan":
+        """A case with those of `modalities` it has, and a prediction in the label values of its edition.
+
+        Raises `CaseError` for files that cannot be read or do not lie on one grid.
+        """
+        names = [modality for modality in modalities if modality in case.images]
+        image, reference, affine = case.read_labelled(names)
+        predicted = replace(case, label=prediction).read_labelled(names[:1])[1] if prediction else None
+        return cls(case.id, dict(zip(names, image, strict=True)), affine, reference, predicted)
+
+    @cached_property
+    def turn(self) -> Turn:
+        """How its arrays are turned upright."""
+        return Turn.of(self.affine, next(iter(self.images.values())).shape)
+
+    @property
+    def brain(self) -> NDArray[np.bool_]:
+        """Where any modality is not 0, X Y Z."""
+        inside: NDArray[np.bool_] = np.logical_or.reduce([image != 0 for image in self.images.values()])
+        return inside
+
+    @property
+    def masks(self) -> dict[str, Labels]:
+        """Reference and prediction, as far as there are."""
+        named = {"reference": self.reference, "prediction": self.prediction}
+        return {name: mask for name, mask in named.items() if mask is not None}
+
+    @property
+    def middle(self) -> Point:
+        """Voxel X, Y, Z where the slices hold most tumour, of the reference if it has any, or the brain's centre."""
+        for mask in self.masks.values():
+            if mask.any():
+                return most(mask)
+        return centre(self.brain)
+
+    @property
+    def classes(self) -> list[int]:
+        """NCR, ED and ET, and the resection cavity where a mask has it."""
+        return [index for index in CLASS_COLOURS if index <= ET or any((mask == index).any() for mask in self.masks.values())]
+
+    def millilitres(self, mask: NDArray[np.bool_]) -> float:
+        """The volume of a mask X Y Z."""
+        return float(np.count_nonzero(mask) * np.abs(np.linalg.det(self.affine[:3, :3])) / 1000)
+
+
+class Panel(NamedTuple):
+    """A column of the figure: a turned grey volume, and codes upon it in `colours`."""
+
+    title: str
+    background: NDArray[np.uint8]
+    codes: Labels
+    colours: Mapping[int, str]
+
+    def paint(self, plane: Plane, index: int) -> NDArray[np.uint8]:
+        """One slice as RGB."""
+        return overlay(plane.cut(self.background, index), plane.cut(self.codes, index), self.colours)
+
+
+def panels(scan: Scan, *, isolate: bool = True) -> Iterator[Panel]:
+    """The columns: each modality, each mask, where they disagree, and with `isolate` each class by itself.
+
+    With both masks a class is shown in its colour where they agree on it, and in the colours of errors where not.
+    """
+    greys = {modality: grey(scan.turn(image)) for modality, image in scan.images.items()}
+    masks = {name: scan.turn(mask) for name, mask in scan.masks.items()}
+    nothing = np.zeros(scan.turn.shape, np.uint8)
+    for modality, background in greys.items():
+        yield Panel(TITLES[modality], background, nothing, CLASS_COLOURS)
+
+    def on(index: int) -> NDArray[np.uint8]:
+        return greys.get(BEST_ON.get(index, "t1ce"), next(iter(greys.values())))
+
+    for name, mask in masks.items():
+        yield Panel(name, on(ED), mask, CLASS_COLOURS)
+    if len(masks) == 2:
+        yield Panel("disagreement", on(ED), errors(*masks.values()), ERROR_COLOURS)
+    for index in scan.classes if isolate and masks else ():
+        alone = [np.where(mask == index, mask, 0) for mask in masks.values()]
+        if len(alone) == 1:
+            yield Panel(CLASSES[index], on(index), alone[0], CLASS_COLOURS)
+        else:
+            colours = ERROR_COLOURS | {1: CLASS_COLOURS[index]}
+            yield Panel(CLASSES[index], on(index), errors(alone[0], alone[1]), colours)
+
+
+def draw(scan: Scan, *, point: Sequence[int] | None = None, isolate: bool = True) -> Any:
+    """A matplotlib `Figure` of the slices through voxel `point` (X, Y, Z of the file), else through most tumour.
+
+    All panels have the same scale, whatever the size of a voxel. Raises `FigureError` for a point outside the volume.
+    """
+    from matplotlib.figure import Figure
+
+    at = scan.turn.voxel(_checked(scan, point) if point else scan.middle)
+    content = np.logical_or.reduce([scan.brain, *(mask > 0 for mask in scan.masks.values())])
+    box = bounding_box(scan.turn(content), scan.turn.spacing, MARGIN)
+    spans = [(part.stop - part.start) * mm for part, mm in zip(box, scan.turn.spacing, strict=True)]
+    columns = list(panels(scan, isolate=isolate))
+    inches = COLUMN / max(spans[0], spans[1])
+    heights = [spans[plane.across[1]] * inches for plane in PLANES]
+    width = LEFT + len(columns) * (COLUMN + GAP)
+    height = TOP + sum(heights) + 2 * GAP + BOTTOM
+    figure = Figure((width, height), facecolor="black")
+    top = height - TOP
+    for plane, tall in zip(PLANES, heights, strict=True):
+        top -= tall
+        wide = spans[plane.across[0]] * inches
+        for number, panel in enumerate(columns):
+            left = LEFT + number * (COLUMN + GAP) + (COLUMN - wide) / 2
+            axes = figure.add_axes((left / width, top / height, wide / width, tall / height))
+            _show(axes, panel, plane, at, box, spans)
+        _write(figure, 0.1, top + tall / 2, _where(scan.turn, plane, at), va="center")
+        top -= GAP
+    for number, panel in enumerate(columns):
+        middle = LEFT + number * (COLUMN + GAP) + COLUMN / 2
+        _write(figure, middle, height - TOP + 0.06, panel.title, ha="center", size=10, weight="bold")
+    _write(figure, 0.1, height - 0.1, scan.id, va="top", size=12, weight="bold")
+    _write(figure, 0.1, height - 0.33, summary(scan), va="top", size=9, color="#b8bcc2")
+    _legend(figure, scan)
+    return figure
+
+
+def summary(scan: Scan) -> str:
+    """The Dice of the regions where there are two masks, else what there is to see."""
+    if scan.reference is not None and scan.prediction is not None:
+        scores = score(
+            torch.from_numpy(scan.prediction), torch.from_numpy(scan.reference), metrics=["dice"], spacing=(1, 1, 1)
+        )
+        return "Dice  " + "   ".join(f"{region} {scores[f'dice_{region.lower()}']:.3f}" for region in ("WT", "TC", "ET"))
+    return " and ".join(scan.masks) or "no mask"
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure in the format that the ending of `path` names; raises `FigureError` for one there is not."""
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise FigureError(f"{path}: pictures cannot be written as {path.suffix or 'no ending'!r}; try .png, .pdf or .svg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, facecolor=figure.get_facecolor())
+
+
+def _checked(scan: Scan, point: Sequence[int]) -> Sequence[int]:
+    shape = next(iter(scan.images.values())).shape
+    if any(not 0 <= index < size for index, size in zip(point, shape, strict=True)):
+        raise FigureError(f"voxel {tuple(point)} lies outside the volume of {shape} voxels, which count from 0")
+    return point
+
+
+def _where(turn: Turn, plane: Plane, at: Point) -> str:
+    axis, index = turn.index(plane, at)
+    return f"{plane.name}\n{turn.position(plane, at)}\n{axis} = {index}"
+
+
+def _show(axes: Any, panel: Panel, plane: Plane, at: Point, box: Sequence[slice], spans: Sequence[float]) -> None:
+    column, row = plane.across
+    wide, tall = spans[column], spans[row]
+    image = panel.paint(plane, at[plane.axis])[box[row], box[column]]
+    axes.imshow(image, extent=(0, wide, tall, 0), interpolation="antialiased")
+    axes.axis("off")
+    style = {"color": "#9aa0a6", "size": 6.5, "transform": axes.transAxes}
+    for letter, x, y, ha, va in (
+        (plane.left, 0.01, 0.5, "left", "center"),
+        (plane.right, 0.99, 0.5, "right", "center"),
+        (plane.top, 0.5, 0.99, "center", "top"),
+        (plane.bottom, 0.5, 0.01, "center", "bottom"),
+    ):
+        axes.text(x, y, letter, ha=ha, va=va, **style)
+
+
+def _write(figure: Any, x: float, y: float, text: str, *, color: str = "#e8eaed", size: float = 8, **how: Any) -> None:
+    """Text at inches from the figure's lower left corner."""
+    width, height = figure.get_size_inches()
+    figure.text(x / width, y / height, text, color=color, size=size, **how)
+
+
+def _legend(figure: Any, scan: Scan) -> None:
+    from matplotlib.patches import Patch
+
+    def entries(codes: Mapping[int, str], colours: Mapping[int, str], masks: Mapping[str, Labels]) -> list[Patch]:
+        patches = []
+        for code, name in codes.items():
+            amounts = [f"{scan.millilitres(mask == code):.1f}" for mask in masks.values()]
+            patches.append(Patch(color=colours[code], label=f"{name}  {' / '.join(amounts)} ml"))
+        return patches
+
+    drawn = entries({index: CLASSES[index] for index in scan.classes}, CLASS_COLOURS, scan.masks)
+    if scan.reference is not None and scan.prediction is not None:
+        disagreement = {"": errors(scan.reference, scan.prediction)}
+        drawn += entries(ERROR_NAMES, ERROR_COLOURS, disagreement)
+    if scan.masks:
+        figure.legend(
+            handles=drawn,
+            loc="lower left",
+            ncols=len(drawn),
+            frameon=False,
+            labelcolor="#e8eaed",
+            fontsize=9,
+            handlelength=1,
+            handleheight=1,
+        )

@@ -1,0 +1,123 @@
+"""Which way is up: axial, coronal and sagittal slices as a radiologist hangs them.
+
+The patient's right is on the viewer's left, anterior or superior is at the top, and a sagittal slice looks to the left.
+All three follow from one turn of the volume, after which its axes run right to left, anterior to posterior and superior
+to inferior: a slice along any of them, transposed, has its rows from top to bottom and its columns from left to right.
+World coordinates are NIfTI's: mm that grow towards the patient's right, anterior and superior.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+Point = tuple[int, int, int]
+
+
+class Plane(NamedTuple):
+    """A family of parallel slices: across which axis of the turned volume, and what lies at the edges of one."""
+
+    name: str
+    axis: int
+    left: str
+    right: str
+    top: str
+    bottom: str
+
+    @property
+    def across(self) -> tuple[int, int]:
+        """The axes of the turned volume along which columns and rows run."""
+        column, row = (axis for axis in range(3) if axis != self.axis)
+        return column, row
+
+    def cut(self, volume: NDArray[Scalar], index: int) -> NDArray[Scalar]:
+        """One slice, rows from top to bottom and columns from left to right, of a turned volume."""
+        return volume.take(index, axis=self.axis).T
+
+
+AXIAL = Plane("axial", 2, "R", "L", "A", "P")
+CORONAL = Plane("coronal", 1, "R", "L", "S", "I")
+SAGITTAL = Plane("sagittal", 0, "A", "P", "S", "I")
+PLANES = (AXIAL, CORONAL, SAGITTAL)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How an array X Y Z is turned: the order of its axes, and which of them are then reversed.
+
+    `affine` takes the turned array's voxels to mm.
+    """
+
+    axes: tuple[int, ...]
+    reverse: tuple[bool, ...]
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, affine: NDArray[np.float64], shape: Sequence[int]) -> "Turn":
+        """The turn for arrays of `shape` on a grid with `affine`; an oblique one is taken for its nearest neighbour."""
+        cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        axes = max(permutations(range(3)), key=lambda order: np.abs(cosines[range(3), order]).sum())
+        reverse = tuple(bool(cosines[world, axis] > 0) for world, axis in enumerate(axes))
+        back = np.zeros((4, 4))
+        back[3, 3] = 1
+        for world, (axis, reversed_) in enumerate(zip(axes, reverse, strict=True)):
+            back[axis, world] = -1 if reversed_ else 1
+            back[axis, 3] = shape[axis] - 1 if reversed_ else 0
+        return cls(axes, reverse, tuple(shape[axis] for axis in axes), affine @ back)
+
+    def __call__(self, volume: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The turned view of an array X Y Z."""
+        steps = tuple(slice(None, None, -1 if reversed_ else 1) for reversed_ in self.reverse)
+        return volume.transpose(self.axes)[steps]
+
+    def voxel(self, point: Sequence[int]) -> Point:
+        """Where voxel X, Y, Z of the array lies in the turned one."""
+        i, j, k = (
+            size - 1 - point[axis] if reversed_ else point[axis]
+            for axis, reversed_, size in zip(self.axes, self.reverse, self.shape, strict=True)
+        )
+        return i, j, k
+
+    def index(self, plane: Plane, point: Point) -> tuple[str, int]:
+        """Which of the array's axes, i, j or k, `plane` cuts, and at which index at a turned `point`."""
+        place = self.shape[plane.axis] - 1 - point[plane.axis] if self.reverse[plane.axis] else point[plane.axis]
+        return "ijk"[self.axes[plane.axis]], place
+
+    def position(self, plane: Plane, point: Point) -> str:
+        """Where the slice through a turned `point` lies, as on a workstation: "S 52 mm", "L 3.5 mm"."""
+        mm = round(float((self.affine @ (*point, 1))[plane.axis]), 1)
+        letter = ("RL", "AP", "SI")[plane.axis][mm < 0]
+        return f"{letter} {abs(mm):g} mm"
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Size of a voxel in mm along the turned axes."""
+        return tuple(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
+
+
+def most(mask: NDArray[Any]) -> Point:
+    """Along each axis the slice that holds the most of what is not 0 in X Y Z."""
+    counts = (np.count_nonzero(mask, axis=axes) for axes in ((1, 2), (0, 2), (0, 1)))
+    i, j, k = (int(count.argmax()) for count in counts)
+    return i, j, k
+
+
+def centre(mask: NDArray[Any]) -> Point:
+    """The voxel nearest to the middle of what is not 0 in X Y Z."""
+    i, j, k = (round(float(np.mean(places))) for places in np.nonzero(mask))
+    return i, j, k
+
+
+def bounding_box(mask: NDArray[Any], spacing: Sequence[float], margin: float) -> tuple[slice, slice, slice]:
+    """The box around what is not 0 in X Y Z and `margin` mm around it, within the volume."""
+    slices = []
+    for axis, (size, millimetres) in enumerate(zip(mask.shape, spacing, strict=True)):
+        hits = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        extra = round(margin / millimetres)
+        slices.append(slice(max(0, hits[0] - extra), min(size, hits[-1] + 1 + extra)))
+    return slices[0], slices[1], slices[2]

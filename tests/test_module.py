@@ -1,0 +1,139 @@
+"""The module through the trainer: what it optimises, how it scores, and that any network fits in."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import write_brats, write_msd
+
+from raum_lightning import UNETR, BratsDataModule, SegmentationModule
+from raum_lightning.cli import main
+from raum_lightning.labels import EDITIONS, REGIONS, in_classes
+from raum_lightning.losses import DiceCELoss
+from raum_lightning.module import pseudo_dice
+from raum_lightning.schedule import warmup_cosine
+
+DEBUG = str(Path(__file__).parent.parent / "experiments/debug.yaml")
+
+
+def tiny_unetr(**options: Any) -> UNETR:
+    shape = {"img_size": (32, 32, 32), "embed_dim": 24, "depth": 4, "num_heads": 2, "mlp_dim": 48, "taps": (1, 2, 3, 4)}
+    return UNETR(**shape | {"feature_size": 4} | options)
+
+
+def trainer(folder: Path, **options: Any) -> pl.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return pl.Trainer(default_root_dir=folder, enable_checkpointing=False, **quiet | options)
+
+
+def data(root: Path, folder: Path, **options: Any) -> BratsDataModule:
+    tiny = {"roi_size": (32, 32, 32), "patches_per_epoch": 8, "num_workers": 0, "prepared_dir": folder / "prepared"}
+    return BratsDataModule(root, **tiny | options)
+
+
+def test_learns_one_case_by_heart(brats: Path, tmp_path: Path) -> None:
+    pl.seed_everything(0)
+    (tmp_path / "splits.json").write_text('{"train": ["%s"], "val": ["%s"]}' % (("BraTS20_Training_001",) * 2))
+    cases = data(brats, tmp_path, splits=tmp_path / "splits.json", augmentation=False, batch_size=2)
+    module = SegmentationModule(tiny_unetr(feature_size=8), lr=5e-3, warmup_steps=5)
+    trainer(tmp_path, max_steps=60, limit_val_batches=0).fit(module, datamodule=cases)
+    (scores,) = trainer(tmp_path).validate(module, datamodule=cases, verbose=False)
+    assert scores["val/dice_wt"] > 0.9
+    assert scores["val/dice_mean"] > 0.8
+
+
+def test_the_learning_rate_steps_with_the_optimiser(brats: Path, tmp_path: Path) -> None:
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: torch.optim.Optimizer) -> None:
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    module = SegmentationModule(tiny_unetr(), lr=1e-2, warmup_steps=2)
+    fit = trainer(tmp_path, max_steps=6, limit_val_batches=0, callbacks=[Watch()])
+    fit.fit(module, datamodule=data(brats, tmp_path, batch_size=2))
+    assert rates == [1e-2 * warmup_cosine(step, warmup_steps=2, total_steps=6) for step in range(6)]
+
+
+@pytest.mark.parametrize("mode", ["labels", "regions"])
+def test_scores_are_those_of_the_written_masks(
+    brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["-c", DEBUG, "--data.root", str(brats), "--trainer.logger", "false", "--run.id", "x"]
+    words += ["--module.network.init_args.out_channels", "3" if mode == "regions" else "4"]
+    words += ["--module.loss.init_args.mode", mode, "--data.test_fraction", "0.4"]
+    assert main(["fit", *words, "--trainer.max_steps", "8", "--module.lr", "0.01"]) == 0
+    for verb in ("test", "predict"):
+        assert main([verb, *words]) == 0
+    rows = list(csv.DictReader((tmp_path / "runs/debug/x/test/cases.csv").open()))
+    assert len(rows) == 2
+    edition = EDITIONS["brats2020"]
+    for row in rows:
+        masks = tmp_path / f"runs/debug/x/predictions/{row['case']}.nii.gz", next(brats.glob(f"{row['case']}/*_seg*"))
+        prediction, target = (edition.encode(np.asarray(nib.load(path).dataobj)) for path in masks)
+        for region, classes in REGIONS.items():
+            a, b = in_classes(prediction, classes), in_classes(target, classes)
+            assert float(row[f"dice_{region.lower()}"]) == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_a_network_of_another_library_trains_from_yaml_alone(
+    brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "segresnet.yaml").write_text(
+        f"base: {DEBUG}\n"
+        "module:\n"
+        "  network:\n"
+        "    class_path: monai.networks.nets.SegResNet\n"
+        "    init_args: {in_channels: 3, out_channels: 4, init_filters: 4}\n"
+        "  roi_size: [32, 32, 32]\n"
+    )
+    words = ["-c", "segresnet.yaml", "--data.root", str(brats), "--trainer.logger", "false"]
+    assert main(["fit", *words, "--trainer.max_steps", "2"]) == 0
+    assert main(["test", *words]) == 0
+
+
+@pytest.mark.parametrize(("channels", "works"), [(4, False), (5, True)])
+def test_the_resection_cavity_is_a_class_of_its_own(tmp_path: Path, channels: int, works: bool) -> None:
+    for number in range(3):
+        write_brats(tmp_path / "cases", f"BraTS-GLI-0000{number}-100", EDITIONS["brats2024"], seed=number)
+    cases = data(tmp_path / "cases", tmp_path, edition="brats2024")
+    module = SegmentationModule(tiny_unetr(out_channels=channels))
+    fit = trainer(tmp_path, max_steps=1)
+    if works:
+        fit.fit(module, datamodule=cases)
+    else:
+        with pytest.raises(ValueError, match="out_channels=4 but labels of this data need 5"):
+            fit.fit(module, datamodule=cases)
+
+
+def test_msd_cases_train_and_come_back_on_their_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_msd(tmp_path / "Task01", 4)
+    monkeypatch.chdir(tmp_path)
+    words = ["-c", DEBUG, "--data.root", "Task01", "--trainer.logger", "false", "--run.id", "x"]
+    assert main(["fit", *words, "--trainer.max_steps", "1"]) == 0
+    assert main(["predict", *words, "--data.predict_root", "Task01"]) == 0
+    written = sorted((tmp_path / "runs/debug/x/predictions").glob("*.nii.gz"))
+    assert [path.name for path in written] == [f"BRATS_{n}.nii.gz" for n in ("001", "002", "003", "004", "900")]
+    mask = nib.load(written[0])
+    assert mask.shape == (40, 36, 32) and set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2, 3}
+
+
+def test_loss_and_module_must_agree_on_what_channels_mean() -> None:
+    with pytest.raises(ValueError, match=r"module\.mode is labels but the loss is for regions"):
+        SegmentationModule(tiny_unetr(out_channels=3), DiceCELoss(mode="regions"), mode="labels")
+
+
+def test_pseudo_dice_counts_the_batch_as_one() -> None:
+    labels = torch.tensor([[1, 2, 0, 0], [3, 0, 0, 0]]).view(2, 4, 1, 1)
+    logits = torch.nn.functional.one_hot(torch.tensor([[1, 0, 0, 0], [3, 3, 0, 0]]), 4).float()
+    # WT: 2*2/(3+3); TC: 2*2/(3+2); ET: 2*1/(2+1)
+    expected = (4 / 6 + 4 / 5 + 2 / 3) / 3
+    value = pseudo_dice(logits.permute(0, 2, 1)[..., None, None], labels, "labels")
+    assert value.item() == pytest.approx(expected)
