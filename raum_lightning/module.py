@@ -121,13 +121,14 @@ class SegmentationModule(pl.LightningModule):
             self.log("train/pseudo_dice", dice, batch_size=len(logits))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Scores one whole volume."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Scores one whole volume; its class indices, B X Y Z uint8, are for the callbacks."""
         image, label = batch["image"], batch["label"]
         logits = sliding_window(image, self.network, **self.windows)
         self.val_loss.update(self.loss(logits, label))
         prediction = classify(logits, self.mode) * has_signal(image)
         self._update(self.val_metrics, prediction, batch)
+        return prediction
 
     def on_validation_epoch_start(self) -> None:
         """Starts the mean loss at nothing, on ranks without a case of their own too."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,22 +34,23 @@ def grow_lesions(brain: Brain, fluid: Field, noise: Noise, rng: np.random.Genera
     """
     lumps, flakes, fingers = noise(17.0), noise(7.0), noise(20.0)
     enhancing, count = bool(rng.random() < 0.82), 1 if rng.random() < 0.65 else int(rng.integers(2, 4))
+    tissue = -union(fluid, brain.depth)
     cores, necroses, edemas = [], [], []
     for number in range(count):
         radius = rng.uniform(15, 26) if number == 0 else rng.uniform(7, 12)
         rim, margin = rng.uniform(4.5, 8), rng.uniform(5, 14)
         centre = _place(brain, 0.5 * radius, rng)
         distance = _stretched(brain.points - brain.points[:, [centre]], rng)
-        core = distance - radius + 0.17 * radius * (lumps - lumps[centre]) + 0.7 * flakes
+        lumpy = distance - radius + 0.17 * radius * (lumps - lumps[centre]) + 0.7 * flakes
+        core = np.maximum(lumpy, tissue)
         cores.append(core)
         necroses.append(np.maximum(core, core + rim * (1 + 0.4 * flakes)))
         edemas.append(distance - (radius + margin) + 0.2 * (0.5 * radius + margin) * (fingers - fingers[centre]))
-    core = np.maximum(union(*cores), -fluid)
-    edema = reduce(np.maximum, [union(*edemas) + 4 * cover(brain.cortex - 4, 3), -fluid, 1 - brain.depth])
+    core, edema = union(*cores), union(*edemas) + 4 * cover(brain.cortex - 4, 3)
     return Lesions(
-        whole=union(core, edema),
+        whole=union(core, np.maximum(edema, tissue)),
         core=core,
-        necrosis=np.maximum(union(*necroses), -fluid),
+        necrosis=union(*necroses),
         enhancing=enhancing,
     )
 

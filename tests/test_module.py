@@ -40,11 +40,11 @@ def test_learns_one_case_by_heart(brats: Path, tmp_path: Path) -> None:
     pl.seed_everything(0)
     (tmp_path / "splits.json").write_text('{"train": ["%s"], "val": ["%s"]}' % (("BraTS20_Training_001",) * 2))
     cases = data(brats, tmp_path, splits=tmp_path / "splits.json", augmentation=False, batch_size=2)
-    module = SegmentationModule(tiny_unetr(feature_size=8), lr=5e-3, warmup_steps=5)
+    module = SegmentationModule(tiny_unetr(feature_size=8), lr=1e-2, warmup_steps=5)
     trainer(tmp_path, max_steps=60, limit_val_batches=0).fit(module, datamodule=cases)
     (scores,) = trainer(tmp_path).validate(module, datamodule=cases, verbose=False)
     assert scores["val/dice_wt"] > 0.9
-    assert scores["val/dice_mean"] > 0.8
+    assert scores["val/dice_mean"] > 0.9
 
 
 def test_the_learning_rate_steps_with_the_optimiser(brats: Path, tmp_path: Path) -> None:

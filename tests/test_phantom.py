@@ -68,7 +68,7 @@ def test_tumours_come_in_all_sizes_with_and_without_enhancement(phantoms: list[P
     volumes = np.array([np.bincount(p.labels.ravel(), minlength=4)[1:] for p in phantoms]) * MM3
     assert (volumes[:, ED - 1] > 0).all()
     assert ((volumes[:, NCR - 1] + volumes[:, ET - 1]) > 0).all()
-    assert 0.1 < (volumes[:, ET - 1] == 0).mean() < 0.4
+    assert 0.03 < (volumes[:, ET - 1] == 0).mean() < 0.4
     total = volumes.sum(1)
     assert total.min() > 3e3 and total.max() < 4e5
     assert total.max() > 4 * total.min()
@@ -95,7 +95,7 @@ def test_rim_lies_around_necrosis_and_core_inside_the_brain() -> None:
             continue
         nested += 1
         shell = ndimage.binary_dilation(necrosis) & ~necrosis
-        assert enhancing[shell].mean() > 0.6
+        assert enhancing[shell].mean() > 0.65
         assert (
             ndimage.distance_transform_edt(labels > 0)[necrosis].mean()
             > ndimage.distance_transform_edt(labels > 0)[labels == ED].mean()

@@ -23,6 +23,9 @@ Key = tuple[int, int]
 class ShardSampler(DistributedSampler[Any]):
     """Every rank's share of `length` items, `rank, rank + num_replicas, ...`: each once, none doubled to fill up.
 
+    Only where there are fewer items than ranks is one given twice, as Lightning leaves a rank without any out of the
+    loop in which the others wait for its metrics; `SegmentationMetrics` counts each case once by its id.
+
     It is a `DistributedSampler` because that is what Lightning leaves as it is and tells the epoch.
     """
 
@@ -30,11 +33,16 @@ class ShardSampler(DistributedSampler[Any]):
         super().__init__(range(length), num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
         self.length = length
 
+    @property
+    def share(self) -> range:
+        """This rank's items."""
+        return range(self.rank % max(1, self.length), self.length, self.num_replicas)
+
     def __len__(self) -> int:
-        return len(range(self.rank, self.length, self.num_replicas))
+        return len(self.share)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(range(self.rank, self.length, self.num_replicas))
+        return iter(self.share)
 
 
 class PatchSampler(ShardSampler):
@@ -51,7 +59,7 @@ class PatchSampler(ShardSampler):
         self.start = 0
 
     def __iter__(self) -> Iterator[Key]:
-        for index in range(self.rank, self.length, self.num_replicas)[self.start :]:
+        for index in self.share[self.start :]:
             yield self.epoch, index
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from raum_lightning.cases import Case
 from raum_lightning.figures.paint import CLASS_COLOURS, ERROR_COLOURS, ERROR_NAMES, errors, grey, overlay
 from raum_lightning.figures.planes import PLANES, Plane, Point, Turn, bounding_box, centre, most
-from raum_lightning.labels import CLASSES, ED, ET, MODALITIES, NCR
+from raum_lightning.labels import CLASSES, ED, ET, MODALITIES, NCR, REGIONS
 from raum_lightning.metrics import score
 
 Labels = NDArray[np.uint8]
@@ -24,7 +24,7 @@ BEST_ON = {ED: "flair", ET: "t1ce", NCR: "t1ce"}
 MARGIN = 6.0  # mm of black around the head, for the letters
 
 # inches
-COLUMN, LEFT, TOP, BOTTOM, GAP = 1.9, 0.85, 0.78, 0.62, 0.04
+COLUMN, LEFT, TOP, BOTTOM, GAP = 1.9, 0.95, 0.82, 0.45, 0.1
 
 
 class FigureError(ValueError):
@@ -80,7 +80,11 @@ class Scan:
     @property
     def classes(self) -> list[int]:
         """NCR, ED and ET, and the resection cavity where a mask has it."""
-        return [index for index in CLASS_COLOURS if index <= ET or any((mask == index).any() for mask in self.masks.values())]
+        return [
+            index
+            for index in CLASS_COLOURS
+            if index <= ET or any((mask == index).any() for mask in self.masks.values())
+        ]
 
     def millilitres(self, mask: NDArray[np.bool_]) -> float:
         """The volume of a mask X Y Z."""
@@ -117,7 +121,7 @@ def panels(scan: Scan, *, isolate: bool = True) -> Iterator[Panel]:
     for name, mask in masks.items():
         yield Panel(name, on(ED), mask, CLASS_COLOURS)
     if len(masks) == 2:
-        yield Panel("disagreement", on(ED), errors(*masks.values()), ERROR_COLOURS)
+        yield Panel("disagreement", on(ED) // 2, errors(*masks.values()), ERROR_COLOURS)
     for index in scan.classes if isolate and masks else ():
         alone = [np.where(mask == index, mask, 0) for mask in masks.values()]
         if len(alone) == 1:
@@ -141,7 +145,7 @@ def draw(scan: Scan, *, point: Sequence[int] | None = None, isolate: bool = True
     columns = list(panels(scan, isolate=isolate))
     inches = COLUMN / max(spans[0], spans[1])
     heights = [spans[plane.across[1]] * inches for plane in PLANES]
-    width = LEFT + len(columns) * (COLUMN + GAP)
+    width = LEFT + len(columns) * COLUMN
     height = TOP + sum(heights) + 2 * GAP + BOTTOM
     figure = Figure((width, height), facecolor="black")
     top = height - TOP
@@ -149,35 +153,38 @@ def draw(scan: Scan, *, point: Sequence[int] | None = None, isolate: bool = True
         top -= tall
         wide = spans[plane.across[0]] * inches
         for number, panel in enumerate(columns):
-            left = LEFT + number * (COLUMN + GAP) + (COLUMN - wide) / 2
+            left = LEFT + number * COLUMN + (COLUMN - wide) / 2
             axes = figure.add_axes((left / width, top / height, wide / width, tall / height))
             _show(axes, panel, plane, at, box, spans)
         _write(figure, 0.1, top + tall / 2, _where(scan.turn, plane, at), va="center")
         top -= GAP
     for number, panel in enumerate(columns):
-        middle = LEFT + number * (COLUMN + GAP) + COLUMN / 2
+        middle = LEFT + number * COLUMN + COLUMN / 2
         _write(figure, middle, height - TOP + 0.06, panel.title, ha="center", size=10, weight="bold")
     _write(figure, 0.1, height - 0.1, scan.id, va="top", size=12, weight="bold")
     _write(figure, 0.1, height - 0.33, summary(scan), va="top", size=9, color="#b8bcc2")
     _legend(figure, scan)
+    _scale_bar(figure, 50 * inches)
     return figure
 
 
 def summary(scan: Scan) -> str:
-    """The Dice of the regions where there are two masks, else what there is to see."""
+    """The Dice of the regions where there are two masks, else what is drawn."""
     if scan.reference is not None and scan.prediction is not None:
-        scores = score(
-            torch.from_numpy(scan.prediction), torch.from_numpy(scan.reference), metrics=["dice"], spacing=(1, 1, 1)
-        )
-        return "Dice  " + "   ".join(f"{region} {scores[f'dice_{region.lower()}']:.3f}" for region in ("WT", "TC", "ET"))
-    return " and ".join(scan.masks) or "no mask"
+        masks = (torch.from_numpy(mask) for mask in (scan.prediction, scan.reference))
+        dice = score(*masks, metrics=["dice"], spacing=scan.turn.spacing)
+        return "Dice   " + "   ".join(f"{region} {dice[f'dice_{region.lower()}']:.3f}" for region in REGIONS)
+    tumour = "   ".join(f"tumour {scan.millilitres(mask > 0):.1f} ml, {name}" for name, mask in scan.masks.items())
+    return tumour or "no mask"
 
 
 def save(figure: Any, path: Path) -> None:
     """Writes a figure in the format that the ending of `path` names; raises `FigureError` for one there is not."""
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in known:
-        raise FigureError(f"{path}: pictures cannot be written as {path.suffix or 'no ending'!r}; try .png, .pdf or .svg")
+        raise FigureError(
+            f"{path}: pictures cannot be written as {path.suffix or 'no ending'!r}; try .png, .pdf or .svg"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, facecolor=figure.get_facecolor())
 
@@ -191,7 +198,7 @@ def _checked(scan: Scan, point: Sequence[int]) -> Sequence[int]:
 
 def _where(turn: Turn, plane: Plane, at: Point) -> str:
     axis, index = turn.index(plane, at)
-    return f"{plane.name}\n{turn.position(plane, at)}\n{axis} = {index}"
+    return f"{plane.name}\n{'xyz'[plane.axis]} = {turn.position(plane, at):.4g} mm\n{axis} = {index}"
 
 
 def _show(axes: Any, panel: Panel, plane: Plane, at: Point, box: Sequence[slice], spans: Sequence[float]) -> None:
@@ -200,7 +207,7 @@ def _show(axes: Any, panel: Panel, plane: Plane, at: Point, box: Sequence[slice]
     image = panel.paint(plane, at[plane.axis])[box[row], box[column]]
     axes.imshow(image, extent=(0, wide, tall, 0), interpolation="antialiased")
     axes.axis("off")
-    style = {"color": "#9aa0a6", "size": 6.5, "transform": axes.transAxes}
+    style = {"color": "#b8bcc2", "size": 7, "transform": axes.transAxes}
     for letter, x, y, ha, va in (
         (plane.left, 0.01, 0.5, "left", "center"),
         (plane.right, 0.99, 0.5, "right", "center"),
@@ -222,8 +229,8 @@ def _legend(figure: Any, scan: Scan) -> None:
     def entries(codes: Mapping[int, str], colours: Mapping[int, str], masks: Mapping[str, Labels]) -> list[Patch]:
         patches = []
         for code, name in codes.items():
-            amounts = [f"{scan.millilitres(mask == code):.1f}" for mask in masks.values()]
-            patches.append(Patch(color=colours[code], label=f"{name}  {' / '.join(amounts)} ml"))
+            amounts = [f"{scan.millilitres(mask == code):.1f} ml" for mask in masks.values()]
+            patches.append(Patch(color=colours[code], label=f"{name}  {', predicted '.join(amounts)}"))
         return patches
 
     drawn = entries({index: CLASSES[index] for index in scan.classes}, CLASS_COLOURS, scan.masks)
@@ -241,3 +248,11 @@ def _legend(figure: Any, scan: Scan) -> None:
             handlelength=1,
             handleheight=1,
         )
+
+
+def _scale_bar(figure: Any, length: float) -> None:
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes(((width - length - 0.2) / width, 0.2 / height, length / width, 0.06 / height))
+    axes.axis("off")
+    axes.plot((0, 0, 1, 1), (1, 0, 0, 1), color="#e8eaed", linewidth=1)
+    _write(figure, width - length - 0.3, 0.2, "5 cm", ha="right")

@@ -12,7 +12,7 @@ from raum_lightning.labels import BACKGROUND, ED, ET, NCR, RC
 CLASS_COLOURS = {NCR: "#f0417f", ED: "#23b5a5", ET: "#ffd84d", RC: "#8f7bff"}
 
 AGREED, FALSE_POSITIVE, FALSE_NEGATIVE, CONFUSED = range(1, 5)
-ERROR_COLOURS = {AGREED: "#c8ccd0", FALSE_POSITIVE: "#ff7a2f", FALSE_NEGATIVE: "#3d9bff", CONFUSED: "#c77dff"}
+ERROR_COLOURS = {AGREED: "#7d8590", FALSE_POSITIVE: "#ff7a2f", FALSE_NEGATIVE: "#3d9bff", CONFUSED: "#c77dff"}
 ERROR_NAMES = {
     AGREED: "agree",
     FALSE_POSITIVE: "false positive",
@@ -50,7 +50,7 @@ def errors(reference: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArr
 
 
 def overlay(
-    background: NDArray[np.uint8], codes: NDArray[np.uint8], colours: Mapping[int, str], *, opacity: float = 0.4
+    background: NDArray[np.uint8], codes: NDArray[np.uint8], colours: Mapping[int, str], *, opacity: float = 0.5
 ) -> NDArray[np.uint8]:
     """Each code above 0 in its colour (`#rrggbb`) on grey values, both of any one 2-D shape; RGB in a third axis.
 

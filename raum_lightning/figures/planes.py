@@ -88,11 +88,9 @@ class Turn:
         place = self.shape[plane.axis] - 1 - point[plane.axis] if self.reverse[plane.axis] else point[plane.axis]
         return "ijk"[self.axes[plane.axis]], place
 
-    def position(self, plane: Plane, point: Point) -> str:
-        """Where the slice through a turned `point` lies, as on a workstation: "S 52 mm", "L 3.5 mm"."""
-        mm = round(float((self.affine @ (*point, 1))[plane.axis]), 1)
-        letter = ("RL", "AP", "SI")[plane.axis][mm < 0]
-        return f"{letter} {abs(mm):g} mm"
+    def position(self, plane: Plane, point: Point) -> float:
+        """Where `plane` through a turned `point` lies on the world axis that it cuts: x, y or z in mm."""
+        return float((self.affine @ (*point, 1))[plane.axis])
 
     @property
     def spacing(self) -> tuple[float, ...]:

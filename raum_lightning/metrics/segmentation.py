@@ -155,10 +155,16 @@ class SegmentationMetrics(Metric):
         self.add_state("lines", default=[], dist_reduce_fx="cat")
 
     def update(
-        self, prediction: torch.Tensor, target: torch.Tensor, *, case: str, spacing: Sequence[float] = (1.0, 1.0, 1.0)
+        self,
+        prediction: torch.Tensor,
+        target: torch.Tensor,
+        *,
+        case: str,
+        spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        **more: float,
     ) -> None:
-        """Score one case: class indices X Y Z, with voxels of `spacing` mm."""
-        scores = score(prediction, target, metrics=self.metrics, spacing=spacing, classes=self.classes)
+        """Score one case: class indices X Y Z, with voxels of `spacing` mm; `more` are values to average beside."""
+        scores = score(prediction, target, metrics=self.metrics, spacing=spacing, classes=self.classes) | more
         line = bytearray(json.dumps([case, scores]) + "\n", "ascii")
         assert isinstance(self.lines, list)
         self.lines.append(torch.frombuffer(line, dtype=torch.uint8).to(self.device))

@@ -69,8 +69,11 @@ def test_an_epoch_that_ranks_cannot_share_is_refused() -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_volumes_are_shared_without_doubles(length: int, ranks: int) -> None:
     shares = [ShardSampler(length, num_replicas=ranks, rank=rank) for rank in range(ranks)]
-    assert sorted(index for share in shares for index in share) == list(range(length))
+    dealt = [index for share in shares[:length] for index in share]
+    assert sorted(dealt) == list(range(length))
     assert [len(share) for share in shares] == [len(list(share)) for share in shares]
+    # Lightning leaves a rank without a batch out of the validation loop, where the others wait for it
+    assert all(len(share) == (length > 0) for share in shares[length:])
 
 
 def test_every_case_is_drawn_equally_often_in_changing_order(cases: list[Prepared]) -> None:
