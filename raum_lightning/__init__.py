@@ -12,8 +12,9 @@ _PUBLIC = {
     "SegmentationModule": "module",
     "BratsDataModule": "data.datamodule",
     "SegmentationMetrics": "metrics",
+    "load": "segmenter",
 }
-__all__ = ["UNETR", "BratsDataModule", "DiceCELoss", "SegmentationMetrics", "SegmentationModule", "__version__"]
+__all__ = ["UNETR", "BratsDataModule", "DiceCELoss", "SegmentationMetrics", "SegmentationModule", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from raum_lightning.labels import BACKGROUND, ED, EDITIONS, ET, NCR, Edition, LabelError
 
 ENDINGS = (".nii.gz", ".nii")
+# begins the description in the header of the masks that this project writes
+SIGNATURE = "raum"
 
 # how dataset.json of MSD Task01 spells the modalities, and words by which it names the classes; the longer word of two
 # that match decides ("non-enhancing" before "enhancing")
@@ -174,24 +177,59 @@ def read_nifti(path: Path, channel: int | None = None) -> Volume:
     return Volume(path, data, np.asarray(file.affine, dtype=np.float64))
 
 
-def write_mask(path: Path, labels: NDArray[np.uint8], case: Case, modality: str) -> None:
+def write_mask(path: Path, labels: NDArray[np.uint8], case: Case, modality: str, remark: str = "") -> None:
     """Writes class indices X Y Z in the label values of the case's edition, with geometry and header of `modality`.
 
-    The file appears whole or not at all.
+    The header's description notes the edition and a `remark`, which `read_remark` returns. The file appears whole or
+    not at all.
     """
-    reference = nib.load(case.images[modality])
-    header = reference.header.copy()
-    header.set_data_dtype(np.uint8)
+    description = f"{SIGNATURE} {case.edition.name} {remark}".rstrip()
+    write_like(path, case.edition.decode(labels), case.images[modality], description)
+
+
+def write_like(path: Path, array: NDArray[Any], reference: Path, description: str) -> None:
+    """Writes X Y Z, or X Y Z C, with geometry and header of the file `reference`; whole or not at all."""
+    source = nib.load(reference)
+    header = source.header.copy()
+    header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    image = nib.Nifti1Image(case.edition.decode(labels), None, header)
+    header["descrip"] = description
+    image = nib.Nifti1Image(array, None, header)
     # both transforms of the header with their codes: readers differ in which of them they prefer
-    image.set_sform(*reference.get_sform(coded=True))
-    image.set_qform(*reference.get_qform(coded=True))
+    image.set_sform(*source.get_sform(coded=True))
+    image.set_qform(*source.get_qform(coded=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}-{path.name}")
     nib.save(image, partial)
     partial.replace(path)
+
+
+def read_remark(path: Path) -> tuple[str, str] | None:
+    """The edition and the remark that `write_mask` noted in a file; None for files of others, or where there is none."""
+    try:
+        words = nib.load(path).header["descrip"].item().decode("ascii", "replace").split()
+    except (ImageFileError, OSError, EOFError, ValueError, KeyError, zlib.error):
+        return None
+    if len(words) < 2 or words[0] != SIGNATURE or words[1] not in EDITIONS:
+        return None
+    return words[1], " ".join(words[2:])
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what writers that were killed left half written in `folder`."""
+    for path in folder.glob(".*-*.nii*"):
+        writer = path.name[1:].partition("-")[0]
+        if writer.isdigit() and not _alive(int(writer)):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return process != os.getpid()
 
 
 def find_cases(root: Path | str, edition: str = "auto") -> list[Case]:

@@ -20,6 +20,8 @@ TRAINER_VERBS = {
 TOOL_VERBS = {
     "phantom": "write synthetic cases in BraTS 2020 layout",
     "check": "read every case and say what is wrong with which",
+    "segment": "segment one case with a checkpoint, onto its own grid",
+    "evaluate": "score a folder of segmentations against references",
     "view": "draw a case, its mask and a prediction",
     "report": "make one page of a run: curves, scores, pictures, configuration",
 }

@@ -90,7 +90,7 @@ class Edition:
         """Label values on disk to class indices; raises `LabelError` naming every value the edition does not have."""
         values = np.unique(mask[mask != BACKGROUND])
         if unknown := [float(v) for v in values if float(v) not in self.classes]:
-            listed = ", ".join(f"{v:g}" for v in unknown)
+            listed = ", ".join(f"{v:g}" for v in unknown[:5]) + (", ..." if unknown[5:] else "")
             hint = ""
             if self.name == "brats2023" and unknown == [4.0]:
                 hint = "; 4 is the resection cavity of BraTS 2024: declare it with edition: brats2024"
@@ -101,7 +101,9 @@ class Edition:
         return table.take(mask.astype(np.uint8))
 
     def decode(self, labels: NDArray[Any]) -> NDArray[np.uint8]:
-        """Class indices to the edition's label values on disk."""
+        """Class indices to the edition's label values on disk; raises `LabelError` for a class that has none."""
+        if (highest := int(labels.max(initial=0))) >= self.num_classes:
+            raise LabelError(f"{self.name} has no label for {CLASSES[highest]}")
         table = np.zeros(len(CLASSES), np.uint8)
         for value, index in self.classes.items():
             table[index] = value

@@ -3,7 +3,7 @@
 import csv
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
@@ -47,16 +47,30 @@ class CSVLogger(loggers.Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Appends a row; a column seen for the first time rewrites the file with it."""
         row = {"step": step, **metrics}
-        if not self.columns and self.path.exists():
-            self.columns = next(csv.reader(self.path.open(newline="")), [])
-        if new := [name for name in row if name not in self.columns]:
-            self.columns += new
-            self._rewrite()
+        if not self.columns or any(name not in self.columns for name in row):
+            rows = self._read()
+            self.columns = list(dict.fromkeys([*self.columns, *row]))
+            self._write(rows)
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
-    def _rewrite(self) -> None:
-        rows = list(csv.DictReader(self.path.open(newline=""))) if self.path.exists() else []
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Drops the rows from `step` on: a run killed after its last checkpoint takes these steps again."""
+        if self.path.exists():
+            self._write([row for row in self._read() if int(row["step"]) < step])
+
+    def _read(self) -> list[dict[str, str]]:
+        """The rows of the file, without one that a killed process left half written."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if None not in row.values()]
+        self.columns = self.columns or list(reader.fieldnames or [])
+        return rows
+
+    def _write(self, rows: Iterable[Mapping[str, str]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rewritten = self.path.with_suffix(".tmp")
         with rewritten.open("w", newline="") as file:

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
 
-from raum_lightning.inference import has_signal, segment, sliding_window
+from raum_lightning.compiling import compile_network, in_batches_of
+from raum_lightning.inference import Network, has_signal, segment, sliding_window
 from raum_lightning.labels import REGIONS, classify, to_regions
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.metrics import SegmentationMetrics
@@ -39,6 +40,7 @@ class SegmentationModule(pl.LightningModule):
         lr: Learning rate of AdamW after the warm-up.
         weight_decay: Weight decay of AdamW.
         warmup_steps: Optimiser steps of linear warm-up; a cosine down to 0 at the last step of the run follows.
+        compile: The trainer's verbs run the network under `torch.compile`: minutes at the start, less for each step.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class SegmentationModule(pl.LightningModule):
         lr: float = 1e-4,
         weight_decay: float = 1e-5,
         warmup_steps: int = 500,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         # the command line adds how network and loss were made, so that `load_from_checkpoint` needs no arguments
@@ -68,8 +71,8 @@ class SegmentationModule(pl.LightningModule):
         self.windows = _windows(network, roi_size, overlap, sw_batch_size)
         self.flips = flips
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self.compiles = compile
         self.case_scores: dict[str, dict[str, float]] = {}
-        self.val_loss = MeanMetric()
         self.val_metrics = SegmentationMetrics(metrics)
         self.test_metrics = SegmentationMetrics(metrics)
 
@@ -100,7 +103,9 @@ class SegmentationModule(pl.LightningModule):
             raise ValueError(f"the network has img_size={list(size)} but data.roi_size={list(data.roi_size)}")
 
     def setup(self, stage: str) -> None:
-        """Checks that network and data fit together."""
+        """Checks that network and data fit together, and compiles the network where asked to."""
+        if self.compiles:
+            compile_network(self.network, report=rank_zero_info)
         data = getattr(self.trainer, "datamodule", None)
         if data is None or stage == "predict":
             return
@@ -114,31 +119,24 @@ class SegmentationModule(pl.LightningModule):
         """The loss of a batch of patches."""
         logits = self(batch["image"])
         loss: torch.Tensor = self.loss(logits, batch["label"])
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(logits))
         trainer: Any = self.trainer
         if self.global_step % trainer.log_every_n_steps == 0:
             dice = pseudo_dice(logits.detach(), batch["label"], self.mode)
-            self.log("train/pseudo_dice", dice, batch_size=len(logits))
+            self.log("train/pseudo_dice", dice, sync_dist=True, batch_size=len(logits))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Scores one whole volume; its class indices, B X Y Z uint8, are for the callbacks."""
         image, label = batch["image"], batch["label"]
-        logits = sliding_window(image, self.network, **self.windows)
-        self.val_loss.update(self.loss(logits, label))
+        logits = sliding_window(image, self._window_network, **self.windows)
         prediction = classify(logits, self.mode) * has_signal(image)
-        self._update(self.val_metrics, prediction, batch)
+        self._update(self.val_metrics, prediction, batch, loss=self.loss(logits, label).item())
         return prediction
-
-    def on_validation_epoch_start(self) -> None:
-        """Starts the mean loss at nothing, on ranks without a case of their own too."""
-        self.val_loss.reset()
-        self.val_loss.update(0.0, weight=0.0)
 
     def on_validation_epoch_end(self) -> None:
         """Means over the cases of all ranks."""
         self._log_metrics("val", self.val_metrics)
-        self.log("val/loss", self.val_loss.compute(), sync_dist=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores one whole volume, with `flips`."""
@@ -150,7 +148,13 @@ class SegmentationModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Class indices B X Y Z, uint8, of whole volumes."""
-        return segment(batch["image"], self.network, mode=self.mode, flips=self.flips, **self.windows)
+        return segment(batch["image"], self._window_network, mode=self.mode, flips=self.flips, **self.windows)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds, as `case`, what `raum_lightning.load` needs to know of the cases that trained."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            checkpoint["case"] = data.described
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up and cosine, stepped after every optimiser step."""
@@ -162,10 +166,14 @@ class SegmentationModule(pl.LightningModule):
         scheduler = {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "lr"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def _update(self, metrics: SegmentationMetrics, prediction: torch.Tensor, batch: Batch) -> None:
+    @property
+    def _window_network(self) -> Network:
+        return in_batches_of(self.windows["batch_size"], self.network) if self.compiles else self.network
+
+    def _update(self, metrics: SegmentationMetrics, prediction: torch.Tensor, batch: Batch, **more: float) -> None:
         rows = zip(batch["case"], batch["spacing"].tolist(), prediction, batch["label"], strict=True)
         for case, spacing, labels, target in rows:
-            metrics.update(labels, target, case=case, spacing=tuple(spacing))
+            metrics.update(labels, target, case=case, spacing=tuple(spacing), **more)
 
     def _log_metrics(self, stage: str, metrics: SegmentationMetrics) -> None:
         means = {f"{stage}/{name}": value for name, value in metrics.compute().items()}

@@ -3,7 +3,7 @@
 config.yaml          everything the run was given, and `-c` for running it again
 splits.json          the cases that train, validate and test
 metrics.csv          losses, learning rate and Dice by step
-checkpoints/         best.ckpt (mean Dice of WT, TC, ET) and last.ckpt
+checkpoints/         best.ckpt (mean Dice of WT, TC, ET), last.ckpt and the one before it, previous.ckpt
 wandb/               offline runs and W&B's own files
 validate/ test/      numbers and tables of the other verbs
 predictions/         segmentations
@@ -34,6 +34,11 @@ class RunOptions:
     root: Path = Path("runs")
     experiment: str | None = None
     id: str | None = None
+
+
+def restarts() -> bool:
+    """Whether this process is of a kind that is started anew with the same name: a SLURM job, torchrun's workers."""
+    return "SLURM_JOB_ID" in os.environ or os.environ.get("TORCHELASTIC_RUN_ID", "none") != "none"
 
 
 def new_id() -> str:

@@ -1,6 +1,7 @@
 """The verbs `fit`, `validate`, `test` and `predict`: LightningCLI with folders, loggers and callbacks decided."""
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +13,16 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
+from raum_lightning.callbacks.checkpoint import Continuation, Provenance
 from raum_lightning.callbacks.predictions import PredictionWriter
+from raum_lightning.callbacks.preemption import SaveOnSignal
 from raum_lightning.callbacks.progress import ProgressBar, RunSummary
 from raum_lightning.callbacks.tables import CaseTable
+from raum_lightning.checkpoints import LAST, VerifiedCheckpointIO, newest_sound
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.loggers import finish_wandb
 from raum_lightning.module import SegmentationModule
-from raum_lightning.run import CHECKPOINTS, RunError, RunOptions, find_checkpoint, new_id, run_of
+from raum_lightning.run import CHECKPOINTS, RunError, RunOptions, find_checkpoint, new_id, restarts, run_of
 
 WARNINGS = (
     # volumes are read from a memory map in milliseconds; the training loader has the workers it was given
@@ -27,6 +31,10 @@ WARNINGS = (
     r"The number of training batches \(\d+\) is smaller than the logging interval",
     # a run too short to be validated has no best checkpoint; `RunSummary` says so
     r"`ModelCheckpoint\(monitor='val/dice_mean'\)` could not find the monitored key",
+    # a run that goes on writes where it wrote before
+    r"Checkpoint directory .* exists and is not empty",
+    # every case is segmented already; `PredictionWriter` says so
+    r"Total length of `DataLoader` across ranks is zero",
     # of Lightning itself: https://github.com/Lightning-AI/pytorch-lightning/issues/21340
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
@@ -44,6 +52,8 @@ def run_trainer(args: Sequence[str]) -> int:
     """Runs one verb; returns the exit code."""
     for pattern in WARNINGS:
         warnings.filterwarnings("ignore", pattern)
+    if "SLURM_JOB_ID" not in os.environ:  # a login node, or a workstation with SLURM's tools
+        warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
     # Lightning advertises its other products once a run
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     exact = {"allow_abbrev": False}  # a mistyped key is an error, not an abbreviation
@@ -101,6 +111,8 @@ class RaumCLI(LightningCLI):
     """LightningCLI whose network and loss stand under `module`, with one folder per run."""
 
     run_dir: Path
+    start: Path | None
+    """The checkpoint to go on from."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The keys `run` and `base`."""
@@ -128,22 +140,35 @@ class RaumCLI(LightningCLI):
         experiment = config.run.experiment or (files[-1].stem if files else "unnamed")
         folder = Path(config.run.root) / experiment
         if self.subcommand == "fit":
-            given = Path(config.ckpt_path) if config.ckpt_path else None
-            self.run_dir = run_of(given) if given and not config.run.id else folder / (config.run.id or new_id())
+            self._find_run(config, folder)
         else:
             if config.ckpt_path in (None, "best", "last"):
                 config.ckpt_path = str(find_checkpoint(folder, config.ckpt_path))
                 rank_zero_info(f"checkpoint: {config.ckpt_path}")
-            self.run_dir = run_of(Path(config.ckpt_path))
-        if config.ckpt_path and not Path(config.ckpt_path).is_file():
-            raise RunError(f"{config.ckpt_path}: no such checkpoint; --ckpt_path names a file")
+            self.start = Path(config.ckpt_path)
+            self.run_dir = run_of(self.start)
+        if self.start and not self.start.is_file():
+            raise RunError(f"{self.start}: no such checkpoint; --ckpt_path names a file")
         # what is saved and logged is the whole configuration: it needs neither its bases nor its files
         config.base = config.config = None
         config.run.experiment = self.run_dir.parent.name
         config.run.id = self.run_dir.name
         config.trainer.default_root_dir = str(self.run_dir)
-        for logger in _loggers(config.trainer.logger):
+        for logger in _listed(config.trainer.logger):
             self._place(logger)
+
+    def _find_run(self, config: Any, folder: Path) -> None:
+        """Where to train and what to go on from: a file, "auto" (what this run has saved, if it has) or nothing."""
+        if config.ckpt_path is None and restarts():
+            config.ckpt_path = "auto"
+        given = Path(config.ckpt_path) if config.ckpt_path not in (None, "auto") else None
+        self.run_dir = run_of(given) if given and not config.run.id else folder / (config.run.id or new_id())
+        checkpoints = self.run_dir / CHECKPOINTS
+        self.start = newest_sound(checkpoints) if config.ckpt_path == "auto" else given
+        if config.ckpt_path is None and any(checkpoints.glob("*.ckpt")):
+            raise RunError(
+                f"{self.run_dir} holds a trained run; continue it with --ckpt_path auto or give another --run.id"
+            )
 
     def _place(self, logger: Any) -> None:
         name, init = logger.class_path.rsplit(".", 1)[-1], logger.init_args
@@ -167,7 +192,8 @@ class RaumCLI(LightningCLI):
         self.model = self._get(self.config_init, "module")
         self.model.check_data(self.datamodule)
         # class paths and arguments, from which Lightning's `load_from_checkpoint` makes the module again
-        recipe = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False))
+        self.text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
+        recipe = yaml.safe_load(self.text)
         self.model.save_hyperparameters(recipe["module"] | {"_instantiator": INSTANTIATOR}, logger=False)
         self.trainer = self.instantiate_trainer()
 
@@ -187,12 +213,15 @@ class RaumCLI(LightningCLI):
             "enable_version_counter": False,
         }
         ours.append(ModelCheckpoint(self.run_dir / CHECKPOINTS, "best", **best))
-        if self.subcommand == "fit" and config.get("logger"):
-            ours.append(LearningRateMonitor("step"))
+        if self.subcommand == "fit":
+            ours += [Provenance(self.text), Continuation(), SaveOnSignal(self.run_dir / CHECKPOINTS / LAST)]
+            if config.get("logger"):
+                ours.append(LearningRateMonitor("step"))
+        config["plugins"] = [*_listed(config.get("plugins")), VerifiedCheckpointIO()]
         return super()._instantiate_trainer(config, [*ours, *callbacks])
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"ckpt_path": self.start}
         if subcommand in ("validate", "test"):
             kwargs["verbose"] = False  # `CaseTable` prints the scores
         if subcommand == "predict":
@@ -219,7 +248,7 @@ class SaveConfig(SaveConfigCallback):
             logger.log_hyperparams(yaml.safe_load(text))
 
 
-def _loggers(value: Any) -> list[Any]:
+def _listed(value: Any) -> list[Any]:
     if value in (None, True, False):
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -41,7 +42,7 @@ class CaseTable(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The same for `validate`; within `fit` the curves say it."""
-        if trainer.validating:
+        if trainer.state.fn == TrainerFn.VALIDATING:
             self.on_test_end(trainer, pl_module)
 
 

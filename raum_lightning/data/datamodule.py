@@ -3,9 +3,11 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mode
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 import torchio as tio
 from lightning.pytorch.utilities import rank_zero_info
@@ -23,6 +25,7 @@ from raum_lightning.data.patches import (
     listed,
 )
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
+from raum_lightning.frame import axis_codes
 from raum_lightning.labels import MODALITIES
 from raum_lightning.progress import progress_bar
 from raum_lightning.splits import Split, make_split, read_split
@@ -102,6 +105,10 @@ class BratsDataModule(pl.LightningDataModule):
         self.split = Split([], [], [])
         self.cases: dict[str, Case] = {}
         self.prepared: dict[str, Prepared] = {}
+        # ids of cases that `predict_dataloader` leaves out; who writes predictions sets it
+        self.predicted: frozenset[str] = frozenset()
+        # with fewer cases than ranks some have none
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def prepare_data(self) -> None:
         """Prepares what the run needs and is not prepared yet, with a progress bar; on one rank of each node."""
@@ -121,6 +128,23 @@ class BratsDataModule(pl.LightningDataModule):
     def num_classes(self) -> int:
         """Classes of the data's edition, background included."""
         return max(case.edition.num_classes for case in self.cases.values())
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What the training cases are, in plain values: modalities, edition, axis codes, and voxel size in mm.
+
+        Edition and axis codes are those of most cases, the voxel size is their median.
+        """
+        trained = [self.prepared[name] for name in self.split.train]
+        codes = [axis_codes(np.asarray(case.affine)) for case in trained]
+        orientation = mode(codes)
+        spacing = [case.spacing for case, own in zip(trained, codes, strict=True) if own == orientation]
+        return {
+            "modalities": list(self.modalities),
+            "edition": mode(case.edition for case in trained),
+            "orientation": orientation,
+            "spacing": np.median(spacing, axis=0).tolist(),
+        }
 
     def _select(self) -> None:
         """Sets `cases`, those of this run by id, and `split`."""
@@ -180,8 +204,13 @@ class BratsDataModule(pl.LightningDataModule):
         return self._volumes(self.split.test)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Whole volumes of the cases in `predict_root`, else of the test cases."""
-        return self._volumes(sorted(self.prepared) if self._predicts_elsewhere else self.split.test)
+        """Whole volumes of `predict_cases` without those in `predicted`."""
+        return self._volumes([name for name in self.predict_cases if name not in self.predicted])
+
+    @property
+    def predict_cases(self) -> list[str]:
+        """Ids of the cases in `predict_root`, else of the test cases."""
+        return sorted(self.prepared) if self._predicts_elsewhere else self.split.test
 
     def _volumes(self, names: Sequence[str]) -> DataLoader[dict[str, Any]]:
         dataset = VolumeDataset([self.prepared[name] for name in names])

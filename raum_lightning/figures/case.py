@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from raum_lightning.cases import Case
 from raum_lightning.figures.paint import CLASS_COLOURS, ERROR_COLOURS, ERROR_NAMES, errors, grey, overlay
 from raum_lightning.figures.planes import PLANES, Plane, Point, Turn, bounding_box, centre, most
-from raum_lightning.labels import CLASSES, ED, ET, MODALITIES, NCR, REGIONS
+from raum_lightning.labels import BACKGROUND, CLASSES, ED, ET, MODALITIES, NCR, REGIONS
 from raum_lightning.metrics import score
 
 Labels = NDArray[np.uint8]
@@ -21,10 +21,10 @@ Labels = NDArray[np.uint8]
 TITLES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 # what a class is best judged on
 BEST_ON = {ED: "flair", ET: "t1ce", NCR: "t1ce"}
-MARGIN = 6.0  # mm of black around the head, for the letters
+MARGIN = 10.0  # mm of black around the head, for the letters
 
 # inches
-COLUMN, LEFT, TOP, BOTTOM, GAP = 1.9, 0.95, 0.82, 0.45, 0.1
+COLUMN, LEFT, TOP, GAP, LINE = 1.9, 0.95, 0.82, 0.1, 0.27
 
 
 class FigureError(ValueError):
@@ -80,11 +80,8 @@ class Scan:
     @property
     def classes(self) -> list[int]:
         """NCR, ED and ET, and the resection cavity where a mask has it."""
-        return [
-            index
-            for index in CLASS_COLOURS
-            if index <= ET or any((mask == index).any() for mask in self.masks.values())
-        ]
+        seen = {int(index) for mask in self.masks.values() for index in np.unique(mask)}
+        return sorted({NCR, ED, ET} | seen - {BACKGROUND})
 
     def millilitres(self, mask: NDArray[np.bool_]) -> float:
         """The volume of a mask X Y Z."""
@@ -146,7 +143,7 @@ def draw(scan: Scan, *, point: Sequence[int] | None = None, isolate: bool = True
     inches = COLUMN / max(spans[0], spans[1])
     heights = [spans[plane.across[1]] * inches for plane in PLANES]
     width = LEFT + len(columns) * COLUMN
-    height = TOP + sum(heights) + 2 * GAP + BOTTOM
+    height = TOP + sum(heights) + 3 * GAP + LINE * (len(scan.masks) + 0.3)
     figure = Figure((width, height), facecolor="black")
     top = height - TOP
     for plane, tall in zip(PLANES, heights, strict=True):
@@ -180,13 +177,11 @@ def summary(scan: Scan) -> str:
 
 def save(figure: Any, path: Path) -> None:
     """Writes a figure in the format that the ending of `path` names; raises `FigureError` for one there is not."""
-    known = figure.canvas.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in known:
-        raise FigureError(
-            f"{path}: pictures cannot be written as {path.suffix or 'no ending'!r}; try .png, .pdf or .svg"
-        )
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in figure.canvas.get_supported_filetypes():
+        raise FigureError(f"{path}: no picture can be written with the ending {ending!r}; take .png, .pdf or .svg")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, facecolor=figure.get_facecolor())
+    figure.savefig(path, dpi=150)
 
 
 def _checked(scan: Scan, point: Sequence[int]) -> Sequence[int]:
@@ -224,35 +219,40 @@ def _write(figure: Any, x: float, y: float, text: str, *, color: str = "#e8eaed"
 
 
 def _legend(figure: Any, scan: Scan) -> None:
+    classes = {CLASSES[index]: CLASS_COLOURS[index] for index in scan.classes}
+    volumes = [
+        ", predicted ".join(f"{scan.millilitres(mask == index):.1f} ml" for mask in scan.masks.values())
+        for index in scan.classes
+    ]
+    if scan.reference is not None and scan.prediction is not None:
+        codes = errors(scan.reference, scan.prediction)
+        named = {name: ERROR_COLOURS[code] for code, name in ERROR_NAMES.items()}
+        _patches(figure, 0, named, [f"{scan.millilitres(codes == code):.1f} ml" for code in ERROR_NAMES])
+    if scan.masks:
+        _patches(figure, len(scan.masks) - 1, classes, volumes)
+
+
+def _patches(figure: Any, line: int, colours: Mapping[str, str], volumes: Sequence[str]) -> None:
+    """A line of the legend, counted from the bottom."""
     from matplotlib.patches import Patch
 
-    def entries(codes: Mapping[int, str], colours: Mapping[int, str], masks: Mapping[str, Labels]) -> list[Patch]:
-        patches = []
-        for code, name in codes.items():
-            amounts = [f"{scan.millilitres(mask == code):.1f} ml" for mask in masks.values()]
-            patches.append(Patch(color=colours[code], label=f"{name}  {', predicted '.join(amounts)}"))
-        return patches
-
-    drawn = entries({index: CLASSES[index] for index in scan.classes}, CLASS_COLOURS, scan.masks)
-    if scan.reference is not None and scan.prediction is not None:
-        disagreement = {"": errors(scan.reference, scan.prediction)}
-        drawn += entries(ERROR_NAMES, ERROR_COLOURS, disagreement)
-    if scan.masks:
-        figure.legend(
-            handles=drawn,
-            loc="lower left",
-            ncols=len(drawn),
-            frameon=False,
-            labelcolor="#e8eaed",
-            fontsize=9,
-            handlelength=1,
-            handleheight=1,
-        )
+    labels = [f"{name}  {volume}" for name, volume in zip(colours, volumes, strict=True)]
+    figure.legend(
+        handles=[Patch(color=colour, label=label) for colour, label in zip(colours.values(), labels, strict=True)],
+        loc="lower left",
+        bbox_to_anchor=(0, line * LINE / figure.get_figheight()),
+        ncols=len(labels),
+        frameon=False,
+        labelcolor="#e8eaed",
+        fontsize=9,
+        handlelength=1,
+        handleheight=1,
+    )
 
 
 def _scale_bar(figure: Any, length: float) -> None:
     width, height = figure.get_size_inches()
-    axes = figure.add_axes(((width - length - 0.2) / width, 0.2 / height, length / width, 0.06 / height))
+    axes = figure.add_axes(((width - length - 0.15) / width, 1 - 0.3 / height, length / width, 0.06 / height))
     axes.axis("off")
     axes.plot((0, 0, 1, 1), (1, 0, 0, 1), color="#e8eaed", linewidth=1)
-    _write(figure, width - length - 0.3, 0.2, "5 cm", ha="right")
+    _write(figure, width - length - 0.25, height - 0.3, "5 cm", ha="right")

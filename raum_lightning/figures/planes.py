@@ -36,7 +36,8 @@ class Plane(NamedTuple):
 
     def cut(self, volume: NDArray[Scalar], index: int) -> NDArray[Scalar]:
         """One slice, rows from top to bottom and columns from left to right, of a turned volume."""
-        return volume.take(index, axis=self.axis).T
+        pixels: NDArray[Scalar] = np.moveaxis(volume, self.axis, 0)[index].T
+        return pixels
 
 
 AXIAL = Plane("axial", 2, "R", "L", "A", "P")

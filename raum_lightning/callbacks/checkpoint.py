@@ -1,0 +1,42 @@
+"""What a run needs to go on as if it had not been interrupted, besides weights, optimiser and position in the data."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import lightning.pytorch as pl
+
+from raum_lightning import __version__
+
+LIBRARIES = ("torch", "lightning", "torchio", "numpy")
+
+
+class Provenance(pl.Callback):
+    """Puts into every checkpoint the run's configuration, as YAML, and the versions of what trained it."""
+
+    def __init__(self, config: str) -> None:
+        self.config = config
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds `config` and `versions`, text only, so that `torch.load(weights_only=True)` reads them."""
+        checkpoint["config"] = self.config
+        checkpoint["versions"] = versions()
+
+
+class Continuation(pl.Callback):
+    """Lets the curves of a run that goes on begin where its checkpoint was taken, not where it was killed."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tells the loggers that have a `rewind` the step at which training starts, on rank 0."""
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if rewind := getattr(logger, "rewind", None):
+                rewind(trainer.global_step)
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python and the libraries that decide what a run computes."""
+    return {"raum_lightning": __version__, "python": platform.python_version()} | {
+        name: version(name) for name in LIBRARIES
+    }

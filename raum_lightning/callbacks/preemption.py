@@ -1,0 +1,79 @@
+"""Stops a run that is asked to, at a step's end, with a checkpoint from which it goes on exactly.
+
+Lightning saves inside the signal handler: in the middle of a step, with the other ranks elsewhere in theirs. Here a
+signal only sets a flag; ranks agree on it after every step, save together and leave before the next one.
+"""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+
+REQUEUE = signal.SIGUSR1
+STOP = signal.SIGTERM
+
+
+class Preempted(SystemExit):
+    """The run was asked to stop and can be continued."""
+
+
+class SaveOnSignal(Checkpoint):
+    """On SIGUSR1 (a SLURM job short of time) or SIGTERM (a job preempted, requeued or cancelled) saves and leaves.
+
+    SIGUSR1 within a SLURM job also asks SLURM to run the job again; what SIGTERM announces, SLURM does by itself.
+
+    A `Checkpoint` because Lightning calls these last, when other callbacks are done with the step.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.received: int | None = None
+        self.saved = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the signals over from Lightning, which gives them back itself when the run ends."""
+        self.received, self.saved = None, False
+        for signum in (REQUEUE, STOP):
+            signal.signal(signum, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.received = signum
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A step that ends an epoch is followed by its validation; the checkpoint is taken after that."""
+        self._save_if_asked(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Leaves, once the logs of the step that was saved are written."""
+        if self.saved:
+            self._leave(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves after any step but an epoch's last."""
+        if not trainer.is_last_batch:
+            self._save_if_asked(trainer)
+
+    def _save_if_asked(self, trainer: pl.Trainer) -> None:
+        if not self.saved and trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            trainer.save_checkpoint(self.checkpoint)
+            self.saved = True
+
+    def _leave(self, trainer: pl.Trainer) -> None:
+        # the others end with 0: a launcher would kill rank 0 for their sake while it still writes its logs
+        if not trainer.is_global_zero:
+            raise Preempted(0)
+        signum = self.received or STOP
+        job = os.environ.get("SLURM_JOB_ID")
+        print(f"{signal.Signals(signum).name}: saved step {trainer.global_step} in {self.checkpoint}", flush=True)
+        if job and signum == REQUEUE:
+            subprocess.run(["scontrol", "requeue", job], check=True)
+        raise Preempted(128 + signum)

@@ -1,0 +1,75 @@
+"""`raum segment`: one case from its files to a mask, with nothing but a checkpoint."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `raum segment`."""
+    add = parser.add_argument
+    add("--checkpoint", type=Path, nargs="+", required=True, metavar="CKPT", help="one of `lightning fit`, or several")
+    add("--case", type=Path, help="folder of the case, or a 4-D image that the dataset.json of MSD Task01 lists")
+    for modality in MODALITIES:
+        add(f"--{modality}", type=Path, metavar="NIFTI", help=f"{modality} of the case, instead of --case")
+    add("--out", type=Path, required=True, metavar="NIFTI", help="mask to write, on the grid of the case")
+    add("--probabilities", type=Path, metavar="NIFTI", help="write these too: X Y Z K, of each class or region")
+    add("--figure", type=Path, help="draw a picture too: .png, .pdf or .svg")
+    add("--flips", type=int, choices=(1, 2, 4, 8), help="mirrored readings to average (default: the checkpoint's)")
+    add("--overlap", type=float, help="shared fraction of adjacent windows (default: the checkpoint's)")
+    add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    add("--precision", default="auto", help="auto, 32-true or bf16-mixed (default: %(default)s)")
+    add("--edition", help="whose label values to write (default: that of the training cases)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segments, writes, says how much tumour there is, and returns 0."""
+    import time
+
+    from raum_lightning.progress import progress_bar
+    from raum_lightning.segmenter import load
+
+    source = _source(args)
+    _check_outputs(args)
+    start = time.perf_counter()
+    settings = {key: getattr(args, key) for key in ("edition", "device", "precision", "flips", "overlap")}
+    segmenter = load(args.checkpoint, **settings)
+    with progress_bar("segmenting") as progress:
+        result = segmenter.segment(source, progress=progress)
+    result.save(args.out)
+    if args.probabilities:
+        result.save_probabilities(args.probabilities)
+    seconds = time.perf_counter() - start
+    volumes = ", ".join(f"{region} {volume:.1f} ml" for region, volume in result.volumes.items())
+    print(f"{args.out}: {volumes}; labels of {result.case.edition.name}; {seconds:.1f} s on {segmenter.device}")
+    if args.figure:
+        _draw(result, args.figure)
+    return 0
+
+
+def _source(args: argparse.Namespace) -> Any:
+    files = {modality: path for modality in MODALITIES if (path := getattr(args, modality))}
+    if bool(files) == bool(args.case):
+        raise ValueError("give either the case's folder as --case or its files as --flair, --t1, --t1ce and --t2")
+    return args.case or files
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Before the work rather than after it."""
+    from raum_lightning.cases import ENDINGS, stem
+
+    for path in (args.out, args.probabilities):
+        if path and not stem(path):
+            raise ValueError(f"{path}: is no name of a NIfTI file; let it end in {' or '.join(ENDINGS)}")
+
+
+def _draw(result: Any, path: Path) -> None:
+    from raum_lightning.figures import Scan, draw, save
+
+    case = result.case
+    names = list(case.images)
+    image, affine = case.read(names)
+    save(draw(Scan(case.id, dict(zip(names, image, strict=True)), affine, prediction=result.labels)), path)
+    print(f"{path}: {case.id}")

@@ -1,0 +1,70 @@
+"""Two processes compute what one computes on the batch of both."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from ranks import EXPERIMENTS, rows, run, splits, state
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of debug.yaml in double precision: `one` process with batches of 2, two `ranks` with batches of 1.
+
+    Three validation cases: an odd number, so that the ranks do not have as many.
+    """
+    from conftest import write_brats
+    from raum_lightning.labels import EDITIONS
+
+    here = tmp_path_factory.mktemp("ddp")
+    for number in range(1, 7):
+        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
+    words = ["fit", "-c", str(EXPERIMENTS / "debug.yaml"), "--data.root", "cases"]
+    words += splits(here / "splits.json", train=[1, 2], val=[3, 4, 5], test=[6])
+    words += ["--trainer.precision", "64-true", "--trainer.max_steps", str(STEPS)]
+    assert run(here, [*words, "--run.id", "one", "--data.batch_size", "2", "--trainer.logger.init_args", "{}"]) == [0]
+    ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+    command = [sys.executable, "-m", "raum_lightning", *words, *ranks, "--run.id", "ranks", "--data.batch_size", "1"]
+    with (here / "output.txt").open("w") as output:
+        subprocess.run(command, cwd=here, stdout=output, stderr=subprocess.STDOUT, check=True, timeout=240)
+    return here
+
+
+def test_parameters_and_gradients_are_those_of_one_process(work: Path) -> None:
+    one, ranks = (state(work / "runs/debug" / name) for name in ("one", "ranks"))
+    assert one["global_step"] == ranks["global_step"] == STEPS
+    assert one["state_dict"].keys() == ranks["state_dict"].keys()
+    for name, weight in one["state_dict"].items():
+        torch.testing.assert_close(ranks["state_dict"][name], weight, rtol=1e-9, atol=1e-12)
+    # AdamW's moments are sums of the averaged gradients of all steps, and of their squares
+    moments = [content["optimizer_states"][0]["state"] for content in (one, ranks)]
+    for index, expected in moments[0].items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(moments[1][index][name], expected[name], rtol=1e-7, atol=1e-14)
+
+
+def test_metrics_are_those_of_one_process(work: Path) -> None:
+    one, ranks = (rows(work / "runs/debug" / name) for name in ("one", "ranks"))
+    names = set(one[0]) - {"train/pseudo_dice"}  # a mean over ranks of a ratio
+    assert {"train/loss", "val/loss", "val/dice_wt", "val/dice_mean", "lr"} <= names
+    assert len(one) == len(ranks)
+    for ours, theirs in zip(ranks, one, strict=True):
+        for name in names:
+            assert bool(ours[name]) == bool(theirs[name])
+            assert not ours[name] or float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-6), name
+
+
+def test_one_folder_one_wandb_run_and_nothing_twice(work: Path) -> None:
+    folder = work / "runs/debug/ranks"
+    assert {path.name for path in (work / "runs/debug").iterdir()} == {"one", "ranks"}
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["devices"] == 2
+    lines = (work / "output.txt").read_text().splitlines()
+    said = [line for line in lines if line.strip(" -\t") and not line.startswith("wandb:")]
+    assert sorted(set(said)) == sorted(said)
+    assert sum("2 ranks" in line for line in said) == 1
