@@ -12,7 +12,7 @@ from scipy import ndimage
 from raum_lightning.commands import phantom as command
 from raum_lightning.labels import ED, ET, MODALITIES, NCR, REGIONS, in_classes
 from raum_lightning.phantom import Phantom, phantom_case, write_case, write_phantoms
-from raum_lightning.phantom_anatomy import Sampling, capsule, ellipsoid
+from raum_lightning.phantom.anatomy import Sampling, capsule, ellipsoid
 
 SHAPE = (64, 64, 52)
 TINY = (32, 32, 32)

@@ -9,7 +9,8 @@ import torch
 import yaml
 from ranks import EXPERIMENTS, rows, run, splits, state
 
-STEPS = 3
+STEPS = 4
+CSV = "raum_lightning.loggers.CSVLogger"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["fit", "-c", str(EXPERIMENTS / "debug.yaml"), "--data.root", "cases"]
     words += splits(here / "splits.json", train=[1, 2], val=[3, 4, 5], test=[6])
     words += ["--trainer.precision", "64-true", "--trainer.max_steps", str(STEPS)]
-    assert run(here, [*words, "--run.id", "one", "--data.batch_size", "2", "--trainer.logger.init_args", "{}"]) == [0]
+    assert run(here, [*words, "--run.id", "one", "--data.batch_size", "2", "--trainer.logger", CSV]) == [0]
     ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
     command = [sys.executable, "-m", "raum_lightning", *words, *ranks, "--run.id", "ranks", "--data.batch_size", "1"]
     with (here / "output.txt").open("w") as output:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raum_lightning.labels import BACKGROUND, ED, ET, NCR
-from raum_lightning.phantom_anatomy import HEAD, Brain, Field, cover, ellipsoid, union
+from raum_lightning.phantom.anatomy import HEAD, Brain, Field, cover, ellipsoid, union
 
 Noise = Callable[[float], Field]
 

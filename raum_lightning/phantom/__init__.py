@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from raum_lightning.labels import EDITIONS, MODALITIES
-from raum_lightning.phantom_anatomy import Brain, Field, Sampling, build_brain, cover, union
-from raum_lightning.phantom_lesions import Lesions, Noise, grow_cysts, grow_lesions
+from raum_lightning.phantom.anatomy import Brain, Field, Sampling, build_brain, cover, union
+from raum_lightning.phantom.lesions import Lesions, Noise, grow_cysts, grow_lesions
 
 VERSION = 1  # of the generator: raise it whenever the same seed gives other voxels
 MIN_SIZE = 32
