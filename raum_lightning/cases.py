@@ -206,7 +206,7 @@ def write_like(path: Path, array: NDArray[Any], reference: Path, description: st
 
 
 def read_remark(path: Path) -> tuple[str, str] | None:
-    """The edition and the remark that `write_mask` noted in a file; None for files of others, or where there is none."""
+    """The edition and the remark that `write_mask` noted in a file; None for others' files and where there is none."""
     try:
         words = nib.load(path).header["descrip"].item().decode("ascii", "replace").split()
     except (ImageFileError, OSError, EOFError, ValueError, KeyError, zlib.error):

@@ -6,9 +6,9 @@ things (see `labels`). In this order it follows from
 
 1. what was declared,
 2. what `raum` noted in the header of a file that it wrote,
-3. the name: BraTS20_* and BraTS2021_* are of 2020 and 2021, BraTS-GLI-* of 2023; dataset.json is MSD Task01's,
-4. the ending: `_seg` is of 2020, `-seg` of 2023,
-5. for a prediction, its reference.
+3. the name: BraTS20_*, BraTS2021_* and *_seg have the values of 2020, BraTS-GLI-* and *-seg those of 2023, and MSD
+   Task01 has its dataset.json,
+4. for a prediction, its reference.
 
 A value that the edition found in this way does not define is an error, never a guess. BraTS 2024 must be declared.
 """
@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,9 +30,9 @@ from typing import Any
 
 import torch
 
-from raum_lightning.cases import Volume, find_cases, read_nifti, read_remark, stem
+from raum_lightning.cases import Case, CaseError, Volume, find_cases, read_nifti, read_remark, stem
 from raum_lightning.frame import voxel_size
-from raum_lightning.labels import EDITIONS, Edition
+from raum_lightning.labels import EDITIONS, Edition, LabelError
 from raum_lightning.metrics import METRICS, score
 from raum_lightning.metrics.lesions import MISSED_MM as MISSED_LESION_MM
 from raum_lightning.metrics.lesions import SMALLEST_MM3
@@ -46,11 +46,12 @@ RULES = {
     "specificity": "over the whole grid",
     "hd95": f"robust Hausdorff distance in mm, 0 where both are empty, {MISSED_MM:.5f} where exactly one is",
     "volume": "of the prediction, in ml",
-    "lesion_dice": f"mean over lesions above {SMALLEST_MM3:g} mm³ and false positives (0 each, as are missed lesions); "
+    "lesion_dice": f"mean over lesions above {SMALLEST_MM3:g} mm³, 0 if missed, and false positives, 0 each; "
     "1 where there are none",
-    "lesion_hd95": f"mean over the same in mm, {MISSED_LESION_MM:g} each for missed and false ones; 0 where there are none",
+    "lesion_hd95": f"mean over the same in mm, {MISSED_LESION_MM:g} if missed or false; 0 where there are none",
 }
 LOWER_IS_BETTER = ("hd95", "lesion_hd95")
+IMAGES = tuple(f"{naming.separator}{end}" for naming in EDITIONS.values() for end in naming.suffixes.values())
 
 Scores = dict[str, dict[str, float]]
 
@@ -67,13 +68,16 @@ class Mask:
     edition: Edition | None = None
     known_by: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.edition.name if self.edition else 'unknown'}, by {self.known_by}"
+
     def or_as(self, other: "Mask") -> "Mask":
         """With the edition of `other` where its own is not known."""
         if self.edition is not None or other.edition is None:
             return self
         # 4 of BraTS 2024 was declared for the other: here it may mean what it did in 2020
         edition = EDITIONS["brats2023"] if other.edition.name == "brats2024" else other.edition
-        return replace(self, edition=edition, known_by="as its reference")
+        return replace(self, edition=edition, known_by="reference")
 
 
 @dataclass(frozen=True)
@@ -135,27 +139,24 @@ def evaluate(
 ) -> Evaluation:
     """Scores the cases that both folders hold, several at a time, each read only while it is scored.
 
-    `metrics` and `classes` are those of `metrics.score`. `workers` is the number of processes, at most one for each core
-    and four cases where not given; `progress` is told (done, of). Raises `EvaluationError` where nothing can be compared.
+    `metrics` and `classes` are those of `metrics.score`. `workers` is the number of processes: where not given, one for
+    each core, if there are four cases for it. `progress` is told (done, of). Raises `EvaluationError` where nothing can
+    be compared.
     """
-    _check_metrics(metrics)
-    found = find_masks(predictions, edition_predictions)
-    expected = find_references(references, edition_references)
+    if unknown := [name for name in metrics if name not in METRICS]:
+        raise EvaluationError(f"metric {unknown[0]!r} does not exist; choose from {', '.join(METRICS)}")
+    found, expected = find_masks(predictions, edition_predictions), find_references(references, edition_references)
     common = [case for case in expected if case in found]
     if not common:
         raise EvaluationError(
-            f"no id of {predictions} ({', '.join([*found][:3])}, ...) is among those of {references} "
-            f"({', '.join([*expected][:3])}, ...)"
+            f"no case is both in {predictions} ({', '.join([*found][:2])}, ...) and in {references} "
+            f"({', '.join([*expected][:2])}, ...)"
         )
-    pairs = [_matched(found[case], expected[case]) for case in common]
-    editions = {
-        side: dict(Counter(f"{_name(mask)} ({mask.known_by})" for mask in masks))
-        for side, masks in zip(("predictions", "references"), zip(*pairs, strict=True), strict=True)
-    }
-    workers = workers or min(len(os.sched_getaffinity(0)), -(-len(pairs) // 4))
+    pairs = [(found[case].or_as(expected[case]), expected[case]) for case in common]
     outcomes: dict[str, dict[str, float] | str] = {}
-    with _mapping(workers) as mapped:
-        for case, outcome in zip(common, mapped(partial(score_pair, metrics=metrics, classes=classes), pairs)):
+    with _mapping(workers or min(_cores(), -(-len(pairs) // 4))) as mapped:
+        scored = mapped(partial(score_pair, metrics=metrics, classes=classes), pairs)
+        for case, outcome in zip(common, scored, strict=True):
             outcomes[case] = outcome
             if progress:
                 progress(len(outcomes), len(pairs))
@@ -165,5 +166,115 @@ def evaluate(
         {case: outcome for case, outcome in outcomes.items() if isinstance(outcome, str)},
         [case for case in expected if case not in found],
         [case for case in found if case not in expected],
-        editions,
+        {
+            "predictions": Counter(str(prediction) for prediction, _ in pairs),
+            "references": Counter(str(reference) for _, reference in pairs),
+        },
     )
+
+
+def find_references(root: Path, edition: str = "auto") -> dict[str, Mask]:
+    """The masks of the cases in `root` by id, or those of `find_masks` where the folder holds no images.
+
+    Raises `EvaluationError` where nothing says whose label values they hold.
+    """
+    _check_edition(edition)
+    if (root / "dataset.json").is_file() or any(_is_image(path) for path in _files(root)):
+        masks = {case.id: _of_case(case, edition) for case in find_cases(root) if case.label}
+    else:
+        masks = find_masks(root, edition)
+    if unclear := [mask.path for mask in masks.values() if mask.edition is None]:
+        raise EvaluationError(
+            f"{unclear[0]}: nothing says whose label values the references hold; declare their edition, one of "
+            f"{', '.join(EDITIONS)}"
+        )
+    return masks
+
+
+def find_masks(root: Path, edition: str = "auto") -> dict[str, Mask]:
+    """The masks below `root` by the id of their case; raises `EvaluationError` for none and for two of one case."""
+    _check_edition(edition)
+    masks: dict[str, Mask] = {}
+    for path in _files(root):
+        if _is_image(path):
+            continue
+        name = stem(path) or ""
+        case = re.sub(r"[_-]seg$", "", name)
+        if case in masks:
+            raise EvaluationError(f"case {case} is both {masks[case].path} and {path}; remove one")
+        masks[case] = Mask(path, *((EDITIONS[edition], "declared") if edition != "auto" else _recognised(path, name)))
+    if not masks:
+        raise EvaluationError(f"{root}: no masks found; expected files such as <case>.nii.gz or <case>_seg.nii.gz")
+    return masks
+
+
+def score_pair(
+    pair: tuple[Mask, Mask], *, metrics: Sequence[str], classes: Sequence[str] = ()
+) -> dict[str, float] | str:
+    """Scores of a prediction against its reference, or a sentence on why there are none."""
+    try:
+        (prediction, guess), (reference, truth) = (_read(mask) for mask in pair)
+        guess.check_grid(truth)
+    except (CaseError, LabelError) as error:
+        return str(error)
+    return score(prediction, reference, metrics=metrics, classes=classes, spacing=voxel_size(truth.affine))
+
+
+def _read(mask: Mask) -> tuple[torch.Tensor, Volume]:
+    """Class indices X Y Z, and the file as it is."""
+    assert mask.edition is not None
+    volume = read_nifti(mask.path)
+    try:
+        return torch.from_numpy(mask.edition.encode(volume.data)), volume
+    except LabelError as error:
+        raise LabelError(f"{mask.path}: {error}; its edition was known by: {mask.known_by}") from None
+
+
+def _files(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise EvaluationError(f"{root}: no such folder")
+    return [path for path in sorted(root.rglob("*.nii*")) if stem(path)]
+
+
+def _is_image(path: Path) -> bool:
+    return (stem(path) or "").lower().endswith(IMAGES)
+
+
+def _of_case(case: Case, edition: str) -> Mask:
+    assert case.label is not None
+    if edition not in ("auto", case.edition.name):
+        return Mask(case.label, EDITIONS[edition], "declared")
+    return Mask(case.label, case.edition, "dataset.json" if case.channels else "file name")
+
+
+def _recognised(path: Path, name: str) -> tuple[Edition | None, str]:
+    """Whose label values a mask holds, and how that is known."""
+    if remark := read_remark(path):
+        return EDITIONS[remark[0]], "header"
+    if re.match(r"brats(17|18|19|20|2021)_", name, re.IGNORECASE) or name.endswith("_seg"):
+        return EDITIONS["brats2020"], "file name"
+    if re.match(r"brats-[a-z]+-\d+", name, re.IGNORECASE) or name.endswith("-seg"):
+        return EDITIONS["brats2023"], "file name"
+    return None, ""
+
+
+def _check_edition(edition: str) -> None:
+    if edition != "auto" and edition not in EDITIONS:
+        raise EvaluationError(f"edition {edition!r} is unknown; it is one of auto, {', '.join(EDITIONS)}")
+
+
+def _cores() -> int:
+    """Those this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable[..., Any]]:
+    """`map`, over so many processes; a server that has imported this module already forks them."""
+    if workers == 1:
+        yield map
+        return
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        yield pool.map

@@ -8,7 +8,7 @@ Only where its voxels differ in size by more than 1 %, or its axes lean by more 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -53,8 +53,8 @@ class Passage:
     """
 
     def __init__(self, frame: Frame, shape: Sequence[int], affine: Matrix) -> None:
-        if not np.abs(np.linalg.det(affine[:3, :3])) > 0:
-            raise FrameError(f"the affine {np.round(affine[:3], 3).tolist()} gives no place to a voxel; mend the header")
+        if not abs(np.linalg.det(affine[:3, :3])) > 0:
+            raise FrameError(f"the affine {np.round(affine[:3], 3).tolist()} gives voxels no size; mend the header")
         target = axcodes2ornt(frame.orientation)
         turn = ornt_transform(io_orientation(affine), target)
         self.order = np.argsort(turn[:, 0]).tolist()
@@ -114,5 +114,4 @@ def sample(
         where = torch.from_numpy(np.column_stack([theta, shift])).to(volume)
         grid = affine_grid(where[None], [1, 1, *shape], align_corners=False)
         total += grid_sample(volume[None], grid, mode="bilinear", padding_mode=padding, align_corners=False)[0]
-    result: Any = total.div_(len(points))
-    return result
+    return total / len(points)

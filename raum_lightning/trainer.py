@@ -2,11 +2,13 @@
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -38,6 +40,8 @@ WARNINGS = (
     # of Lightning itself: https://github.com/Lightning-AI/pytorch-lightning/issues/21340
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
+# advertisements of other products, devices that are not used, and what `RunSummary` says of the ranks
+UNSAID = re.compile(r".*Tip:|(GPU|TPU|HPU) available: |-{20}", re.DOTALL)
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 TRAINER_DEFAULTS = {
     "logger": {"class_path": "raum_lightning.loggers.CSVLogger"},
@@ -54,8 +58,11 @@ def run_trainer(args: Sequence[str]) -> int:
         warnings.filterwarnings("ignore", pattern)
     if "SLURM_JOB_ID" not in os.environ:  # a login node, or a workstation with SLURM's tools
         warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
-    # Lightning advertises its other products once a run
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    for name in ("pytorch", "fabric"):
+        log = logging.getLogger(f"lightning.{name}.utilities.rank_zero")
+        log.addFilter(lambda record: not UNSAID.match(record.msg))
+    for name in ("seed", "distributed"):  # every rank would say which it is
+        logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
     exact = {"allow_abbrev": False}  # a mistyped key is an error, not an abbreviation
     try:
         RaumCLI(
@@ -154,6 +161,9 @@ class RaumCLI(LightningCLI):
         config.run.experiment = self.run_dir.parent.name
         config.run.id = self.run_dir.name
         config.trainer.default_root_dir = str(self.run_dir)
+        if config.trainer.precision == "bf16-mixed" and lacks_bf16(config.trainer.accelerator):
+            rank_zero_info("precision: this GPU has no bf16, 32-true takes its place")
+            config.trainer.precision = "32-true"
         for logger in _listed(config.trainer.logger):
             self._place(logger)
 
@@ -211,6 +221,7 @@ class RaumCLI(LightningCLI):
             "mode": "max",
             "save_last": True,
             "enable_version_counter": False,
+            "save_on_train_epoch_end": False,
         }
         ours.append(ModelCheckpoint(self.run_dir / CHECKPOINTS, "best", **best))
         if self.subcommand == "fit":
@@ -227,6 +238,12 @@ class RaumCLI(LightningCLI):
         if subcommand == "predict":
             kwargs["return_predictions"] = False  # they are written as they come
         return kwargs
+
+
+def lacks_bf16(accelerator: str) -> bool:
+    """Whether the run takes a GPU on which bf16 is emulated or absent."""
+    takes_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return takes_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class SaveConfig(SaveConfigCallback):

@@ -13,6 +13,7 @@ ONLY = {
     "torchio": {"data"},
     "nibabel": {"cases", "phantom", "frame"},
     "wandb": {"loggers", "callbacks"},
+    "matplotlib": {"figures"},
     "monai": set(),
 }
 # place -> the places of this package that it must not import
@@ -28,6 +29,8 @@ NEVER = {
     "data": {"module", "callbacks", "models", "metrics", "inference", "trainer", "cli"},
     "module": {"data", "callbacks", "cases", "models", "trainer", "cli"},
     "callbacks": {"module", "trainer", "cli", "models"},
+    "figures": {"module", "data", "callbacks", "models", "trainer", "cli"},
+    "report": {"module", "data", "callbacks", "models", "trainer", "cli"},
 }
 
 

@@ -12,23 +12,17 @@ from torch._dynamo.utils import counters
 from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.compiling import compile_network, in_batches_of
 
-TINY = {
-    "img_size": 16,
-    "patch_size": 4,
-    "embed_dim": 8,
-    "depth": 2,
-    "num_heads": 2,
-    "mlp_dim": 16,
-    "taps": (1, 2),
-    "feature_size": 2,
-}
+class Convolution(nn.Module):
+    """As little as there is to compile, so that a C++ compiler is busy for seconds only."""
 
-
-class Tiny(UNETR):
-    """A UNETR that `load_from_checkpoint` needs no arguments for."""
+    img_size = (16, 16, 16)
 
     def __init__(self) -> None:
-        super().__init__(**TINY)
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.conv(image) * 2
 
 
 def fit(module: pl.LightningModule, root: Path, folder: Path, **options: Any) -> pl.Trainer:
@@ -43,7 +37,7 @@ def fit(module: pl.LightningModule, root: Path, folder: Path, **options: Any) ->
 
 def module_of(**options: Any) -> SegmentationModule:
     torch.manual_seed(0)
-    return SegmentationModule(Tiny(), sw_batch_size=3, overlap=0.25, lr=1e-2, warmup_steps=1, **options)
+    return SegmentationModule(Convolution(), sw_batch_size=3, overlap=0.25, lr=1e-2, warmup_steps=1, **options)
 
 
 def test_a_compiled_run_learns_and_scores_as_an_eager_one(brats: Path, tmp_path: Path) -> None:
@@ -61,10 +55,27 @@ def test_a_compiled_run_learns_and_scores_as_an_eager_one(brats: Path, tmp_path:
     torch.testing.assert_close(compiled.state_dict(), eager.state_dict(), rtol=1e-2, atol=1e-3)
 
     trainer.save_checkpoint(tmp_path / "compiled.ckpt")
-    again = SegmentationModule.load_from_checkpoint(tmp_path / "compiled.ckpt", network=Tiny())
+    again = SegmentationModule.load_from_checkpoint(tmp_path / "compiled.ckpt", network=Convolution())
     assert again.compiles
     image = torch.randn(1, 3, 16, 16, 16)
-    assert torch.equal(again.network(image), Tiny.forward(compiled.network, image))
+    torch.testing.assert_close(again.network(image), compiled.network(image))
+    (scores,) = trainer.validate(again, datamodule=trainer.datamodule, verbose=False)
+    assert scores["val/dice_mean"] == pytest.approx(trainer.callback_metrics["val/dice_mean"].item())
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "all"])
+def test_the_network_is_one_graph(checkpointing: str) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 16, "taps": (1, 2)}
+    network = UNETR(**sizes, feature_size=2, checkpointing=checkpointing)
+    image = torch.randn(2, 3, 16, 16, 16)
+    graph = torch.compile(network, backend="aot_eager", dynamic=False, fullgraph=True)
+    expected, logits = network(image), graph(image)
+    torch.testing.assert_close(logits, expected)
+    parameters = list(network.parameters())
+    for ours, theirs in zip(*(torch.autograd.grad(y.square().sum(), parameters) for y in (logits, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_windows_come_in_whole_batches() -> None:
@@ -85,15 +96,19 @@ def test_compiling_is_reported_with_its_cache(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     said: list[str] = []
-    network = nn.Linear(3, 2)
+    network = Convolution()
     names = set(network.state_dict())
     compile_network(network, report=said.append)
     assert str(tmp_path) in said[0] and "TORCHINDUCTOR_CACHE_DIR" in said[0]
-    network(torch.randn(1, 3)).sum().backward()
-    assert [line.split(" compiled in ")[0] for line in said[1:]] == ["Linear: forward pass", "Linear: backward pass"]
+    image = torch.randn(1, 3, 4, 4, 4)
+    network(image).sum().backward()
+    assert [line.split(" compiled in ")[0] for line in said[1:]] == [
+        "Convolution: forward pass",
+        "Convolution: backward pass",
+    ]
     assert set(network.state_dict()) == names
-    network(torch.randn(1, 3)).sum().backward()
     compile_network(network, report=said.append)
+    network(image).sum().backward()
     assert len(said) == 3
     assert any(tmp_path.iterdir())
 
@@ -101,4 +116,4 @@ def test_compiling_is_reported_with_its_cache(monkeypatch: pytest.MonkeyPatch, t
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="no-such-compiler is not installed"):
-        compile_network(nn.Linear(3, 2))
+        compile_network(Convolution())

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from raum_lightning.run import RunError, find_checkpoint, new_id, run_of
-from raum_lightning.trainer import with_bases
+from raum_lightning.trainer import lacks_bf16, with_bases
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +47,23 @@ def test_the_newest_run_is_taken_and_best_before_last(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path, None) == best
     assert run_of(best) == tmp_path / "new"
     assert run_of(tmp_path / "somewhere" / "model.ckpt") == tmp_path / "somewhere"
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpu", "native", "lacks"),
+    [
+        ("auto", True, False, True),
+        ("auto", True, True, False),
+        ("cpu", True, False, False),
+        ("auto", False, False, False),
+    ],
+)
+def test_bf16_is_left_where_the_gpu_has_none(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, gpu: bool, native: bool, lacks: bool
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native)
+    assert lacks_bf16(accelerator) == lacks
 
 
 def test_a_file_comes_after_its_bases(tmp_path: Path) -> None:

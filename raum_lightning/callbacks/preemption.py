@@ -44,8 +44,8 @@ class SaveOnSignal(Checkpoint):
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.received = signum
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A step that ends an epoch is followed by its validation; the checkpoint is taken after that."""
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves after a validation."""
         self._save_if_asked(trainer)
 
     def on_train_batch_start(
@@ -58,13 +58,13 @@ class SaveOnSignal(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves after any step but an epoch's last."""
+        """Saves after any step but an epoch's last, whose validation would be left out on going on."""
         if not trainer.is_last_batch:
             self._save_if_asked(trainer)
 
     def _save_if_asked(self, trainer: pl.Trainer) -> None:
         if not self.saved and trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
-            trainer.save_checkpoint(self.checkpoint)
+            trainer.save_checkpoint(self.checkpoint, weights_only=False)
             self.saved = True
 
     def _leave(self, trainer: pl.Trainer) -> None:

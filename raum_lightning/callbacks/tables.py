@@ -38,7 +38,11 @@ class CaseTable(pl.Callback):
         scores: Scores = pl_module.case_scores  # type: ignore[assignment]
         if trainer.is_global_zero and scores:
             write_csv(self.folder / "cases.csv", scores)
-            Console().print(table(scores))
+            console = Console()
+            console.print(table(scores))
+            console.print(RULE, style="dim")
+            if any("flair/dice_mean" in row for row in scores.values()):
+                console.print(BASELINE, style="dim")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The same for `validate`; within `fit` the curves say it."""
@@ -90,11 +94,9 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Cases as rows, Dice as columns, the mean as the last row."""
     names = [name for name in next(iter(scores.values())) if "dice_" in name and not name.startswith("lesion")]
     drawn = Table(
-        "case", title="Dice on whole volumes", caption=RULE, show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        "case", title="Dice on whole volumes", show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     drawn.columns[0].footer, drawn.columns[0].no_wrap = "mean", True
-    if any(name.startswith("flair/") for name in names):
-        drawn.caption = f"{RULE}\n{BASELINE}"
     for name in names:
         group, _, region = name.rpartition("dice_")
         mean = fmean(row[name] for row in scores.values())

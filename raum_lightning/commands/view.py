@@ -12,8 +12,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--slice",
         type=int,
         nargs=3,
-        metavar=("X", "Y", "Z"),
-        help="voxel, counted from 0 along the file's axes, through which the three slices go (default: most tumour)",
+        metavar=("I", "J", "K"),
+        help="voxel through which the slices go, counted from 0 along the file's axes (default: where most tumour is)",
     )
     parser.add_argument("--id", help="which case, where the folder holds several")
     parser.add_argument("--edition", default="auto", help="auto, brats2020, brats2021, brats2023, brats2024 or msd")

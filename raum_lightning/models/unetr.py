@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raum_lightning.models.vit import ViT
+from raum_lightning.models.vit import ViT, run
 
 Norm = Callable[[int], nn.Module]
 
@@ -108,8 +108,10 @@ class UNETR(nn.Module):
     grid: larger volumes go through a sliding window. `patch_size` is a power of two and `taps` names as many blocks
     as it has factors of two, counted from 1, the last one being `depth`. Level l of the decoder has
     `feature_size` x 2^l channels. `norm` is the decoder's: "instance" (without weights, as MONAI's), "batch" or
-    "group" (8 groups). `dropout` acts on tokens and attention, in training only. Raises `ValueError` for sizes that
-    do not fit each other, and for an image of another size.
+    "group" (8 groups). `dropout` acts on tokens and attention, in training only. `checkpointing` says what is computed
+    again for the gradient instead of being kept: nothing, the decoder and its skips, or the transformer's blocks too;
+    the gradient is the same. Raises `ValueError` for sizes that do not fit each other, for an image of another size, and
+    for checkpointing with `norm` "batch", whose running mean would see each batch twice.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class UNETR(nn.Module):
         norm: Literal["instance", "batch", "group"] = "instance",
         qkv_bias: bool = False,
         dropout: float = 0.0,
+        checkpointing: Literal["none", "decoder", "all"] = "none",
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -135,6 +138,9 @@ class UNETR(nn.Module):
         self.img_size = (img_size,) * 3 if isinstance(img_size, int) else tuple(img_size)
         if len(self.img_size) != 3:
             raise ValueError(f"img_size={self.img_size} has {len(self.img_size)} numbers but a volume has 3 axes")
+        if checkpointing != "none" and norm == "batch":
+            raise ValueError(f"checkpointing={checkpointing!r} does not go with norm='batch'; use 'instance' or 'group'")
+        self.checkpointing = checkpointing
         levels = _levels(patch_size, taps)
         self.vit = ViT(
             in_channels=in_channels,
@@ -147,6 +153,7 @@ class UNETR(nn.Module):
             taps=taps,
             qkv_bias=qkv_bias,
             dropout=dropout,
+            keep=checkpointing != "all",
         )
         make_norm = _norm(norm, feature_size)
         widths = [feature_size * 2**level for level in range(levels)] + [embed_dim]
@@ -163,8 +170,10 @@ class UNETR(nn.Module):
             raise ValueError(f"image of shape {tuple(image.shape)} does not fit {needed}: crop, pad or slide a window")
         sources: list[Tensor] = [image, *self.vit(image)]
         x = sources.pop()
+        keep = self.checkpointing == "none"
         for level in reversed(range(len(self.levels))):
-            x = self.levels[level](x, self.skips[level](sources[level]))
+            skip = run(self.skips[level], sources[level], keep=keep)
+            x = run(self.levels[level], x, skip, keep=keep)
         logits: Tensor = self.head(x)
         return logits
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 STD = 0.02
 
@@ -35,6 +36,16 @@ def _grid(img_size: tuple[int, ...], patch_size: int) -> tuple[int, ...]:
         multiple = tuple(_nearest_multiple(size, patch_size) for size in img_size)
         raise ValueError(f"img_size={img_size} is not divisible by patch_size={patch_size}; try {multiple}")
     return tuple(size // patch_size for size in img_size)
+
+
+def run(module: nn.Module, *inputs: Tensor, keep: bool) -> Tensor:
+    """The module's output; where not to `keep` what lies between, it is computed again for the gradient."""
+    out: Tensor
+    if keep or not torch.is_grad_enabled():
+        out = module(*inputs)
+    else:
+        out = checkpoint(module, *inputs, use_reentrant=False)
+    return out
 
 
 class Attention(nn.Module):
@@ -84,8 +95,9 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """The encoder: patches of an image as tokens, through `depth` blocks.
 
-    `taps` names the blocks whose outputs are returned, counted from 1 and ending with `depth`. Raises `ValueError` for
-    sizes that do not divide and for taps that do not fit the depth.
+    `taps` names the blocks whose outputs are returned, counted from 1 and ending with `depth`. `keep` False has each
+    block computed again for the gradient. Raises `ValueError` for sizes that do not divide and for taps that do not fit
+    the depth.
     """
 
     def __init__(
@@ -101,8 +113,10 @@ class ViT(nn.Module):
         taps: Sequence[int],
         qkv_bias: bool,
         dropout: float,
+        keep: bool,
     ) -> None:
         super().__init__()
+        self.keep = keep
         self.taps = tuple(taps)
         if list(taps) != sorted(set(taps)) or taps[0] < 1 or taps[-1] != depth:
             raise ValueError(f"taps={self.taps} must rise, from 1 or more, to depth={depth}")
@@ -126,7 +140,7 @@ class ViT(nn.Module):
         tokens = self.dropout(self.patch_embed(patches) + self.pos_embed)
         states = []
         for index, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens)
+            tokens = run(block, tokens, keep=self.keep)
             if index in self.taps:
                 states.append(tokens)
         states[-1] = self.norm(tokens)

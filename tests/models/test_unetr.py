@@ -131,6 +131,29 @@ def test_every_parameter_gets_a_gradient(changes: dict[str, Any]) -> None:
     assert [name for name, grad in grads.items() if grad is None or not grad.any()] == []
 
 
+@pytest.mark.parametrize("changes", [{}, {"norm": "group", "dropout": 0.2}])
+def test_checkpointing_changes_memory_and_no_number(changes: dict[str, Any]) -> None:
+    results, held = {}, {}
+    for checkpointing in ("none", "decoder", "all"):
+        network = small(**changes, checkpointing=checkpointing)
+        bytes_held = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal bytes_held
+            bytes_held += tensor.nbytes
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            network(torch.randn(1, 3, 16, 16, 16))
+        held[checkpointing] = bytes_held
+        torch.manual_seed(1)
+        results[checkpointing] = gradients(network, torch.randn(1, 3, 16, 16, 16))
+    assert held["none"] > held["decoder"] > held["all"]
+    for checkpointing in ("decoder", "all"):
+        torch.testing.assert_close(results[checkpointing], results["none"], rtol=0, atol=0)
+
+
 def test_dropout_acts_in_training_only() -> None:
     network, without = small(dropout=0.5), small()
     without.load_state_dict(network.state_dict(), strict=True)
@@ -170,6 +193,7 @@ def test_transformer_starts_from_the_truncated_normal() -> None:
         ({"depth": 5}, r"taps=\(1, 2, 4\) must rise, from 1 or more, to depth=5"),
         ({"taps": (2, 1, 4)}, r"taps=\(2, 1, 4\) must rise"),
         ({"taps": (0, 1, 4)}, r"taps=\(0, 1, 4\) must rise, from 1"),
+        ({"norm": "batch", "checkpointing": "decoder"}, "checkpointing='decoder' does not go with norm='batch'"),
         ({"norm": "layer"}, "norm='layer' is none of instance, batch, group"),
         ({"norm": "group", "feature_size": 12}, "feature_size=12 is not divisible by the 8 groups"),
     ],

@@ -1,0 +1,95 @@
+"""What the folder of a run holds; see `raum_lightning.run` for what lies where."""
+
+import csv
+import json
+import math
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raum_lightning.cases import Case, CaseError, find_cases
+from raum_lightning.run import CHECKPOINTS, RunError
+
+SORTED_BY = "dice_mean"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run, and what of its files there is."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if not (self.folder / "config.yaml").is_file():
+            raise RunError(f"{self.folder}: is not the folder of a run (no config.yaml); give runs/<experiment>/<id>")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration."""
+        content: dict[str, Any] = yaml.safe_load(self.text)
+        return content
+
+    @cached_property
+    def text(self) -> str:
+        """The configuration as it was written."""
+        return (self.folder / "config.yaml").read_text()
+
+    @cached_property
+    def split(self) -> dict[str, list[str]]:
+        """Ids of the cases that train, validate and test."""
+        content: dict[str, list[str]] = json.loads((self.folder / "splits.json").read_text())
+        return content
+
+    @cached_property
+    def curves(self) -> dict[str, list[tuple[float, float]]]:
+        """Points (step, value) by name; of a step that was logged twice the later value."""
+        named: dict[str, dict[float, float]] = {}
+        for row in _read_csv(self.folder / "metrics.csv"):
+            for name, value in row.items():
+                if name != "step" and value and math.isfinite(float(value)):
+                    named.setdefault(name, {})[float(row["step"])] = float(value)
+        return {name: sorted(points.items()) for name, points in named.items()}
+
+    @cached_property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """The test cases' scores by id, the best mean Dice first."""
+        table = _read_csv(self.folder / "test" / "cases.csv")
+        rows = {row.pop("case"): {name: float(value) for name, value in row.items()} for row in table}
+        return dict(sorted(rows.items(), key=lambda item: item[1].get(SORTED_BY, 0), reverse=True))
+
+    @cached_property
+    def cases(self) -> dict[str, Case]:
+        """The cases on disk by id."""
+        data = self.config["data"]
+        return {case.id: case for case in find_cases(data["root"], data["edition"])}
+
+    def case(self, name: str) -> Case:
+        """The case with that id; raises `CaseError` when it is no longer where it was."""
+        if name not in self.cases:
+            raise CaseError(f"{self.config['data']['root']}: no longer holds {name}")
+        return self.cases[name]
+
+    def prediction(self, name: str) -> Path:
+        """Where `lightning predict` leaves its segmentation."""
+        return self.folder / "predictions" / f"{name}.nii.gz"
+
+    def command(self, verb: str) -> str:
+        """What has to be typed for one of the trainer's verbs."""
+        words = ["lightning", verb, "-c", str(self.folder / "config.yaml")]
+        if verb == "fit":
+            words += ["--run.id", f"{self.config['run']['id']}-again"]
+        else:
+            best = self.folder / CHECKPOINTS / "best.ckpt"
+            words += ["--ckpt_path", str(best if best.exists() else best.with_name("last.ckpt"))]
+        return shlex.join(words)
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

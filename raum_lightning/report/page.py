@@ -1,0 +1,139 @@
+"""The page: sections of HTML, each of which says what it lacks and which command makes it."""
+
+import base64
+import io
+import shlex
+from collections.abc import Callable, Mapping
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean, median
+
+from raum_lightning.cases import CaseError
+from raum_lightning.figures import Scan, draw
+from raum_lightning.figures.curves import chart
+from raum_lightning.labels import REGIONS
+from raum_lightning.report.files import SORTED_BY, Run
+from raum_lightning.report.style import PAGE, STYLE
+
+SHOWN = ("flair", "t1ce")
+
+
+def page(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> str:
+    """The page of the run in `folder` as HTML; `progress` is told (done, of) its pictures.
+
+    What the run does not have is named, with the command that makes it. Raises `RunError` where there is no run.
+    """
+    run = Run(folder)
+    name = "{experiment} / {id}".format(**run.config["run"])
+    sections = [
+        ("Curves", _curves(run)),
+        ("Test cases", _table(run)),
+        ("Best, median and worst", _pictures(run, progress)),
+        ("Reproduce", _commands(run)),
+        ("Configuration", f"<details><summary>config.yaml</summary><pre>{escape(run.text)}</pre></details>"),
+    ]
+    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
+    return PAGE.format(title=escape(name), style=STYLE, head=_head(run), body=body)
+
+
+def _missing(sentence: str, command: str) -> str:
+    return f'<p class="missing">{escape(sentence)}</p><pre>{escape(command)}</pre>'
+
+
+def _head(run: Run) -> str:
+    data, network = run.config["data"], run.config["module"]["network"]["class_path"].rpartition(".")[2]
+    counts = ", ".join(f"{len(run.split[part])} {part}" for part in ("train", "val", "test"))
+    facts = f"{network} on {', '.join(data['modalities'])} &middot; {counts} cases from {escape(str(data['root']))}"
+    tiles = []
+    if validated := run.curves.get("val/dice_mean"):
+        step, best = max(validated, key=lambda point: point[1])
+        tiles.append(("best validation Dice", best, f"mean of WT, TC, ET at step {step:,.0f}"))
+    for region in REGIONS:
+        values = [row[f"dice_{region.lower()}"] for row in run.scores.values() if SORTED_BY in row]
+        tiles += [(f"test Dice {region}", fmean(values), f"mean, median {median(values):.3f}")] if values else []
+    shown = "".join(f"<div><small>{a}</small><strong>{b:.3f}</strong><small>{c}</small></div>" for a, b, c in tiles)
+    return f'<p>{facts}</p><div class="tiles">{shown}</div>'
+
+
+def _curves(run: Run) -> str:
+    wanted = {
+        "Loss": {"train": "train/loss", "validation": "val/loss"},
+        "Dice on validation": {name: f"val/dice_{name.lower()}" for name in (*REGIONS, "mean")},
+        "Learning rate": {"lr": "lr"},
+    }
+    charts = []
+    for title, names in wanted.items():
+        curves = {name: run.curves[column] for name, column in names.items() if column in run.curves}
+        if curves:
+            charts.append(chart(title, curves, top=1.0 if "Dice" in title else None))
+    if not charts:
+        return _missing("There is no metrics.csv, which a CSVLogger under trainer.logger writes:", run.command("fit"))
+    return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def _table(run: Run) -> str:
+    if not run.scores:
+        return _missing("The test cases were not scored yet; this scores them:", run.command("test"))
+    names = list(next(iter(run.scores.values())))
+    groups = [(metric, list(part)) for metric, part in groupby(names, key=lambda name: name.rpartition("_")[0])]
+    metrics = "".join(f'<th colspan="{len(part)}">{escape(metric)}</th>' for metric, part in groups)
+    regions = [name.rpartition("_")[2] for name in names]
+    columns = "".join(f"<th>{region if region == 'mean' else escape(region.upper())}</th>" for region in regions)
+    rows = [_row(case, scores) for case, scores in run.scores.items()]
+    values = {name: [row[name] for row in run.scores.values()] for name in names}
+    foot = [
+        _row(title, {name: reduce(column) for name, column in values.items()})
+        for title, reduce in (("mean", fmean), ("median", median))
+    ]
+    return (
+        f'<div class="wide"><table><thead><tr><th></th>{metrics}</tr><tr><th>case</th>{columns}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody><tfoot>{''.join(foot)}</tfoot></table></div>"
+        "<p><small>Whole volumes, each case once, sorted by mean Dice. Dice by the rules of BraTS up to 2022: 1 where "
+        "reference and prediction are empty, 0 where one of them is.</small></p>"
+    )
+
+
+def _row(case: str, scores: Mapping[str, float]) -> str:
+    cells = []
+    for name, value in scores.items():
+        bar = f' class="bar" style="--v:{max(0.0, min(1.0, value)):.3f}"' if name.startswith("dice_") else ""
+        cells.append(f"<td{bar}>{value:.3f}</td>")
+    return f"<tr><th>{escape(case)}</th>{''.join(cells)}</tr>"
+
+
+def _pictures(run: Run, progress: Callable[[int, int], None] | None) -> str:
+    ids = [case for case, scores in run.scores.items() if SORTED_BY in scores]
+    if not ids:
+        return _missing("No case has a Dice yet; this scores the test cases:", run.command("test"))
+    chosen = list(dict.fromkeys([ids[0], ids[len(ids) // 2], ids[-1]]))
+    if absent := [case for case in chosen if not run.prediction(case).exists()]:
+        return _missing(
+            f"Not segmented yet: {', '.join(absent)}. This segments the test cases:", run.command("predict")
+        )
+    names = ("Best", "Median", "Worst") if len(chosen) == 3 else ("Best", "Worst")
+    shown = []
+    try:
+        for done, (name, case) in enumerate(zip(names, chosen, strict=False), 1):
+            shown.append(f"<h3>{name}: {escape(case)}, mean Dice {run.scores[case][SORTED_BY]:.3f}</h3>")
+            shown.append(_picture(run, case))
+            if progress:
+                progress(done, len(chosen))
+    except CaseError as error:
+        return f'<p class="missing">{escape(str(error))}. Relative paths start where the run was started.</p>'
+    return "".join(shown)
+
+
+def _picture(run: Run, name: str) -> str:
+    case = run.case(name)
+    modalities = [modality for modality in SHOWN if modality in case.images] or list(case.images)
+    file = io.BytesIO()
+    draw(Scan.read(case, run.prediction(name), modalities), isolate=False).savefig(file, format="png", dpi=150)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="Slices of {escape(name)}, reference and prediction" src="data:image/png;base64,{data}">'
+
+
+def _commands(run: Run) -> str:
+    lines = [run.command(verb) for verb in ("fit", "test", "predict")]
+    lines.append(shlex.join(["raum", "report", str(run.folder)]))
+    return f"<pre>{escape(chr(10).join(lines))}</pre>"

@@ -1,0 +1,80 @@
+"""A run that is killed, preempted or sent away early and continued ends as if nothing had happened."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_brats
+from ranks import EXPERIMENTS, rows, run, signal_at, splits, state
+
+from raum_lightning.cli import main
+from raum_lightning.labels import EDITIONS
+
+STEPS = 6  # two epochs of three, each validated
+CSV = ["--trainer.logger", "raum_lightning.loggers.CSVLogger", "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cases, and the uninterrupted run, `whole`."""
+    here = tmp_path_factory.mktemp("resume")
+    for number in range(1, 6):
+        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
+    splits(here / "splits.json", train=[1, 2, 3], val=[4, 5])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        assert main(words("whole")) == 0
+    return here
+
+
+def words(name: str, *more: str) -> list[str]:
+    """`fit` of six steps, the same for every run."""
+    fit = ["fit", "-c", str(EXPERIMENTS / "debug.yaml"), "--data.root", "cases", "--data.splits", "splits.json", *CSV]
+    fit += ["--data.patches_per_epoch", "6", "--data.batch_size", "2", "--trainer.max_steps", str(STEPS)]
+    return [*fit, "--run.experiment", "debug", "--run.id", name, *more]
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two states hold the same, bit by bit."""
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right)
+
+
+def assert_same_run(work: Path, name: str) -> None:
+    """Weights, optimiser, schedule and curves of a continued run are those of the uninterrupted one."""
+    runs = work / "runs/debug"
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert same(state(runs / name)[key], state(runs / "whole")[key]), key
+    assert rows(runs / name) == rows(runs / "whole")
+    best = [torch.load(runs / each / "checkpoints/best.ckpt", weights_only=True) for each in (name, "whole")]
+    assert same(best[0]["state_dict"], best[1]["state_dict"])
+
+
+@pytest.mark.parametrize("step", range(1, STEPS))
+def test_a_signal_after_any_step(work: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    monkeypatch.chdir(work)
+    name = f"signal-{step}"
+    signum = signal.SIGUSR1 if step % 2 else signal.SIGTERM
+    with pytest.raises(SystemExit, match=str(128 + signum)):
+        main(words(name, *signal_at(work, step, signum)))
+    assert step <= state(work / "runs/debug" / name)["global_step"] < STEPS
+    assert main(words(name, "--ckpt_path", "auto")) == 0
+    assert_same_run(work, name)
+
+
+@pytest.mark.parametrize("step", [2, 5], ids=str)
+def test_kill_minus_nine(work: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    monkeypatch.chdir(work)
+    name = f"killed-{step}"
+    assert run(work, words(name, *signal_at(work, step, signal.SIGKILL))) == [-signal.SIGKILL]
+    assert (work / "runs/debug" / name / "checkpoints/last.ckpt").exists() == (step > 3)
+    assert rows(work / "runs/debug" / name)  # of steps that are taken again
+    assert main(words(name, "--ckpt_path", "auto")) == 0
+    assert_same_run(work, name)
