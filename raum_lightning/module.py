@@ -158,7 +158,9 @@ class SegmentationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up and cosine, stepped after every optimiser step."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        optimizer: Any = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        # a fused one could unscale gradients itself, for which Lightning refuses to clip them even where none is scaled
+        optimizer._step_supports_amp_scaling = False
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ValueError("the learning rate needs to know the run's end: set trainer.max_steps or max_epochs")

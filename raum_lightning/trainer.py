@@ -216,14 +216,7 @@ class RaumCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False:
             ours.append(ProgressBar())
         # for the other verbs too: they restore its state with the checkpoint
-        best: dict[str, Any] = {
-            "monitor": "val/dice_mean",
-            "mode": "max",
-            "save_last": True,
-            "enable_version_counter": False,
-            "save_on_train_epoch_end": False,
-        }
-        ours.append(ModelCheckpoint(self.run_dir / CHECKPOINTS, "best", **best))
+        ours.append(_saving(self.run_dir / CHECKPOINTS, validated=config.get("limit_val_batches") != 0))
         if self.subcommand == "fit":
             ours += [Provenance(self.text), Continuation(), SaveOnSignal(self.run_dir / CHECKPOINTS / LAST)]
             if config.get("logger"):
@@ -263,6 +256,21 @@ class SaveConfig(SaveConfigCallback):
         trainer.datamodule.split.save(folder / "splits.json")  # type: ignore[attr-defined]
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))
+
+
+def _saving(folder: Path, *, validated: bool) -> ModelCheckpoint:
+    """Saves the best and the last state after every validation, or, where there is none, the last after every epoch."""
+    if not validated:
+        return ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False)
+    return ModelCheckpoint(
+        folder,
+        "best",
+        monitor="val/dice_mean",
+        mode="max",
+        save_last=True,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
 
 
 def _listed(value: Any) -> list[Any]:

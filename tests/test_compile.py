@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.compiling import compile_network, in_batches_of
 
+
 class Convolution(nn.Module):
     """As little as there is to compile, so that a C++ compiler is busy for seconds only."""
 
@@ -74,7 +75,9 @@ def test_the_network_is_one_graph(checkpointing: str) -> None:
     expected, logits = network(image), graph(image)
     torch.testing.assert_close(logits, expected)
     parameters = list(network.parameters())
-    for ours, theirs in zip(*(torch.autograd.grad(y.square().sum(), parameters) for y in (logits, expected)), strict=True):
+    for ours, theirs in zip(
+        *(torch.autograd.grad(y.square().sum(), parameters) for y in (logits, expected)), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 

@@ -17,19 +17,25 @@ class Provenance(pl.Callback):
     def __init__(self, config: str) -> None:
         self.config = config
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Adds `config` and `versions`, text only, so that `torch.load(weights_only=True)` reads them."""
         checkpoint["config"] = self.config
         checkpoint["versions"] = versions()
 
 
 class Continuation(pl.Callback):
-    """Lets the curves of a run that goes on begin where its checkpoint was taken, not where it was killed."""
+    """Lets a run go on where its checkpoint was taken, not where it was killed."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tells the loggers that have a `rewind` the step at which training starts, on rank 0."""
-        if not trainer.is_global_zero:
-            return
+        """Tells the loggers that have a `rewind` the step at which training starts; closes a finished epoch."""
+        loop = trainer.fit_loop
+        if loop.restarted_on_epoch_end:
+            # saved in `on_train_epoch_end`: Lightning (2.6) would count the epoch twice and skip the next one's data
+            loop.epoch_progress.increment_completed()
+            loop.reset_restart_stage()
+            loop.epoch_loop.restarting = False
         for logger in trainer.loggers:
             if rewind := getattr(logger, "rewind", None):
                 rewind(trainer.global_step)

@@ -19,7 +19,7 @@ LABELS = dict(enumerate(CLASSES))
 class Overlays(pl.Callback):
     """Logs reference and prediction upon the image to W&B; without a W&B logger it does nothing.
 
-    For each case three pictures under `overlays/<case id>`: the axial, coronal and sagittal slice with most tumour in
+    For each case three pictures under `overlays/<case id>/`: the axial, coronal and sagittal slice with most tumour in
     the reference. After a test, `test/cases` is the table of all cases. With several ranks the cases are the first that
     rank 0 validates.
 
@@ -60,8 +60,8 @@ class Overlays(pl.Callback):
             batch["case"], batch["image"], batch["label"], outputs, strict=True
         ):
             arrays = (tensor.cpu().numpy() for tensor in (image[channel], reference, prediction))
-            pictures = slices(data.prepared[name], *arrays)
-            logger.log_image(f"overlays/{name}", step=trainer.global_step, **pictures)
+            for plane, picture in slices(data.prepared[name], *arrays).items():
+                logger.log_image(f"overlays/{name}/{plane}", step=trainer.global_step, **picture)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Counts."""
@@ -78,26 +78,23 @@ class Overlays(pl.Callback):
 
 def slices(
     case: Prepared, image: NDArray[np.float32], reference: NDArray[np.uint8], prediction: NDArray[np.uint8]
-) -> dict[str, list[Any]]:
-    """The three upright slices of a case's crop, arrays X Y Z, as arguments of `WandbLogger.log_image`."""
+) -> dict[str, dict[str, list[Any]]]:
+    """The upright slice of each plane, from a case's crop, X Y Z, as arguments of `WandbLogger.log_image`."""
     affine = np.asarray(case.affine)
     affine[:3, 3] += affine[:3, :3] @ case.start
     turn = Turn.of(affine, image.shape)
     background, *masks = grey(turn(image)), turn(reference), turn(prediction)
     at = most(masks[0]) if masks[0].any() else centre(background)
-    pictures: dict[str, list[Any]] = {"images": [], "masks": [], "caption": []}
+    pictures: dict[str, dict[str, list[Any]]] = {}
     for plane in PLANES:
-        index = at[plane.axis]
         spacing = [turn.spacing[axis] for axis in plane.across]
-        shown, *layers = (square(plane.cut(volume, index), spacing) for volume in (background, *masks))
-        pictures["images"].append(shown)
-        pictures["masks"].append(
-            {
-                name: {"mask_data": layer, "class_labels": LABELS}
-                for name, layer in zip(("reference", "prediction"), layers, strict=True)
-            }
-        )
-        pictures["caption"].append(f"{plane.name}, {'xyz'[plane.axis]} = {turn.position(plane, at):.4g} mm")
+        shown, *layers = (square(plane.cut(volume, at[plane.axis]), spacing) for volume in (background, *masks))
+        named = {
+            name: {"mask_data": layer, "class_labels": LABELS}
+            for name, layer in zip(("reference", "prediction"), layers, strict=True)
+        }
+        where = f"{'xyz'[plane.axis]} = {turn.position(plane, at):.4g} mm"
+        pictures[plane.name] = {"images": [shown], "masks": [named], "caption": [where]}
     return pictures
 
 

@@ -23,6 +23,12 @@ class ProgressBar(RichProgressBar):
         metrics.pop("v_num", None)
         return metrics
 
+    def _update_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # to show a loss is to wait for it, and the device would wait for the next step
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if last or trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            super()._update_metrics(trainer, pl_module)
+
     def _get_train_description(self, current_epoch: int) -> str:
         return f"Epoch {current_epoch}".ljust(len(self.validation_description))
 

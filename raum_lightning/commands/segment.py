@@ -10,7 +10,14 @@ MODALITIES = ("flair", "t1", "t1ce", "t2")
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `raum segment`."""
     add = parser.add_argument
-    add("--checkpoint", type=Path, nargs="+", required=True, metavar="CKPT", help="one of `lightning fit`, or several")
+    add(
+        *("--checkpoint", "--model"),
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="CKPT",
+        help="one of `lightning fit`, or .onnx or .pt2 of `raum export`; or several",
+    )
     add("--case", type=Path, help="folder of the case, or a 4-D image that the dataset.json of MSD Task01 lists")
     for modality in MODALITIES:
         add(f"--{modality}", type=Path, metavar="NIFTI", help=f"{modality} of the case, instead of --case")
@@ -21,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--overlap", type=float, help="shared fraction of adjacent windows (default: the checkpoint's)")
     add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     add("--precision", default="auto", help="auto, 32-true or bf16-mixed (default: %(default)s)")
+    add("--compile", action="store_true", help="run the network under torch.compile")
     add("--edition", help="whose label values to write (default: that of the training cases)")
 
 
@@ -34,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     source = _source(args)
     _check_outputs(args)
     start = time.perf_counter()
-    settings = {key: getattr(args, key) for key in ("edition", "device", "precision", "flips", "overlap")}
+    settings = {key: getattr(args, key) for key in ("edition", "device", "precision", "flips", "overlap", "compile")}
     segmenter = load(args.checkpoint, **settings)
     with progress_bar("segmenting") as progress:
         result = segmenter.segment(source, progress=progress)

@@ -17,10 +17,10 @@ def chart(title: str, curves: Mapping[str, Points], *, top: float | None = None)
 
     Lines have the classes `line c0`, `line c1`, ... in their order. A mouse over a line shows its last value.
     """
-    points = [point for curve in curves.values() for point in curve]
-    end, high = max(x for x, _ in points) or 1.0, top or max(y for _, y in points)
-    y_ticks = ticks(min(0.0, *(y for _, y in points)), high)
-    low, high = y_ticks[0], max(high, y_ticks[-1])
+    steps, values = zip(*(point for curve in curves.values() for point in curve), strict=True)
+    end, high = max(steps) or 1.0, top or max(0.0, *values) or 1.0
+    y_ticks = ticks(min(0.0, *values), high)
+    low = y_ticks[0]
 
     def across(x: float) -> float:
         return round(LEFT + (WIDTH - LEFT - RIGHT) * x / end, 1)
@@ -34,7 +34,8 @@ def chart(title: str, curves: Mapping[str, Points], *, top: float | None = None)
     parts += [f'<text class="unit" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}">step</text>']
     legend = []
     for number, (name, curve) in enumerate(curves.items()):
-        line = " ".join(f"{across(x)},{down(y)}" for x, y in thin(curve))
+        # the last point once more: a curve of one point is drawn as a dot
+        line = " ".join(f"{across(x)},{down(y)}" for x, y in [*thin(curve), curve[-1]])
         said = f"{escape(name)}: {curve[-1][1]:.4g} at step {curve[-1][0]:,.0f}"
         parts.append(f'<polyline class="line c{number}" points="{line}"><title>{said}</title></polyline>')
         legend.append(f'<span class="key c{number}">{escape(name)}</span>')
@@ -47,7 +48,7 @@ def chart(title: str, curves: Mapping[str, Points], *, top: float | None = None)
 
 def ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers from `low` on, each a multiple of 1, 2 or 5 times a power of ten, up to `high`."""
-    span = max(high - low, 1e-12)
+    span = high - low
     step = 10 ** math.floor(math.log10(span / 3))
     step *= next(factor for factor in (5, 2, 1) if span / (factor * step) >= 3)
     first = math.floor(low / step + 1e-9)

@@ -100,9 +100,10 @@ class Turn:
 
 
 def most(mask: NDArray[Any]) -> Point:
-    """Along each axis the slice that holds the most of what is not 0 in X Y Z."""
+    """Along each axis the slice that holds the most of what is not 0 in X Y Z; of several such the middle one."""
     counts = (np.count_nonzero(mask, axis=axes) for axes in ((1, 2), (0, 2), (0, 1)))
-    i, j, k = (int(count.argmax()) for count in counts)
+    ties = (np.flatnonzero(count == count.max()) for count in counts)
+    i, j, k = (int(indices[len(indices) // 2]) for indices in ties)
     return i, j, k
 
 

@@ -39,11 +39,14 @@ Norm = Callable[[int], nn.Module]
 
 
 class InstanceNorm(nn.InstanceNorm3d):
-    """Instance normalisation without weights; on the CPU by the layer-norm kernel, which is faster there."""
+    """Instance normalisation without weights; on the CPU by the layer-norm kernel, which is faster there.
+
+    ONNX gets its own operator for it: its layer norm would carry weights as large as the image.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """B C X Y Z to the same, each channel of each case with mean 0 and variance 1."""
-        if x.device.type == "cpu":
+        if x.device.type == "cpu" and not torch.onnx.is_in_onnx_export():
             return F.layer_norm(x, x.shape[2:], eps=self.eps)
         return super().forward(x)
 
@@ -110,8 +113,8 @@ class UNETR(nn.Module):
     `feature_size` x 2^l channels. `norm` is the decoder's: "instance" (without weights, as MONAI's), "batch" or
     "group" (8 groups). `dropout` acts on tokens and attention, in training only. `checkpointing` says what is computed
     again for the gradient instead of being kept: nothing, the decoder and its skips, or the transformer's blocks too;
-    the gradient is the same. Raises `ValueError` for sizes that do not fit each other, for an image of another size, and
-    for checkpointing with `norm` "batch", whose running mean would see each batch twice.
+    the gradient is the same. Raises `ValueError` for sizes that do not fit each other, for an image of another size,
+    and for checkpointing with `norm` "batch", whose running mean would see each batch twice.
     """
 
     def __init__(
@@ -139,7 +142,9 @@ class UNETR(nn.Module):
         if len(self.img_size) != 3:
             raise ValueError(f"img_size={self.img_size} has {len(self.img_size)} numbers but a volume has 3 axes")
         if checkpointing != "none" and norm == "batch":
-            raise ValueError(f"checkpointing={checkpointing!r} does not go with norm='batch'; use 'instance' or 'group'")
+            raise ValueError(
+                f"checkpointing={checkpointing!r} does not go with norm='batch'; use 'instance' or 'group'"
+            )
         self.checkpointing = checkpointing
         levels = _levels(patch_size, taps)
         self.vit = ViT(

@@ -40,11 +40,8 @@ def _grid(img_size: tuple[int, ...], patch_size: int) -> tuple[int, ...]:
 
 def run(module: nn.Module, *inputs: Tensor, keep: bool) -> Tensor:
     """The module's output; where not to `keep` what lies between, it is computed again for the gradient."""
-    out: Tensor
-    if keep or not torch.is_grad_enabled():
-        out = module(*inputs)
-    else:
-        out = checkpoint(module, *inputs, use_reentrant=False)
+    again = not keep and torch.is_grad_enabled()
+    out: Tensor = checkpoint(module, *inputs, use_reentrant=False) if again else module(*inputs)
     return out
 
 

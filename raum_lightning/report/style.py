@@ -38,7 +38,8 @@ svg { width: 100%; height: auto; display: block; }
 svg text { font-size: 11px; fill: var(--soft); font-variant-numeric: tabular-nums; }
 .y { text-anchor: end; dominant-baseline: middle; } .x { text-anchor: middle; } .unit { text-anchor: end; }
 .grid { stroke: var(--line); fill: none; }
-.line { stroke: var(--c); fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+.line { stroke: var(--c); fill: none; stroke-width: 1.8; stroke-linejoin: round;
+  stroke-linecap: round; }
 .c0 { --c: var(--c0); } .c1 { --c: var(--c1); } .c2 { --c: var(--c2); } .c3 { --c: var(--c3); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; width: 100%; }

@@ -42,7 +42,9 @@ def signal_at(folder: Path, step: int, signum: int) -> list[str]:
 
 def splits(path: Path, **parts: Sequence[int]) -> list[str]:
     """Arguments for a split of the fixture's cases by number."""
-    path.write_text(json.dumps({part: [f"BraTS20_Training_{n:03d}" for n in numbers] for part, numbers in parts.items()}))
+    path.write_text(
+        json.dumps({part: [f"BraTS20_Training_{n:03d}" for n in numbers] for part, numbers in parts.items()})
+    )
     return ["--data.splits", str(path)]
 
 

@@ -66,6 +66,14 @@ def test_one_folder_one_wandb_run_and_nothing_twice(work: Path) -> None:
     assert len(list(folder.glob("wandb/offline-run-*"))) == 1
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["strategy"] == "ddp"
     said = (work / "output.txt").read_text()
-    for words in ("run  ", "network  ", "cases  ", "(1 per rank, 2 ranks", "best mean Dice", "W&B has no key", "max_steps"):
+    for words in (
+        "run  ",
+        "network  ",
+        "cases  ",
+        "(1 per rank, 2 ranks",
+        "best mean Dice",
+        "W&B has no key",
+        "max_steps",
+    ):
         assert said.count(words) == 1, words
     assert "rank: 1" not in said and "GLOBAL_RANK" not in said

