@@ -61,13 +61,18 @@ def milliseconds(loss: Loss, logits: Tensor, labels: Tensor, device: str) -> tup
 
 def peak_mebibytes(loss: Loss, logits: Tensor, labels: Tensor, device: str) -> float:
     logits.grad = None
+    return allocator_peak(lambda: milliseconds(loss, logits, labels, device), device)
+
+
+def allocator_peak(step: Callable[[], object], device: str) -> float:
+    """MiB that torch's allocator holds at the peak of `step`, beyond what it holds before."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         allocated = torch.cuda.memory_allocated()
-        milliseconds(loss, logits, labels, device)
+        step()
         return (torch.cuda.max_memory_allocated() - allocated) / 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        milliseconds(loss, logits, labels, device)
+        step()
     with TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))

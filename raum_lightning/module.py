@@ -119,7 +119,8 @@ class SegmentationModule(pl.LightningModule):
         """The loss of a batch of patches."""
         logits = self(batch["image"])
         loss: torch.Tensor = self.loss(logits, batch["label"])
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(logits))
+        # not for Lightning's bar, which would fetch it from the device in every step: `ProgressBar` does in some
+        self.log("train/loss", loss, sync_dist=True, batch_size=len(logits))
         trainer: Any = self.trainer
         if self.global_step % trainer.log_every_n_steps == 0:
             dice = pseudo_dice(logits.detach(), batch["label"], self.mode)

@@ -20,6 +20,8 @@ class ProgressBar(RichProgressBar):
             {"step": f"{trainer.global_step}/{trainer.max_steps}"} if trainer.max_steps > 0 else {}
         )
         metrics |= super().get_metrics(trainer, pl_module)
+        if (loss := trainer.callback_metrics.get("train/loss")) is not None:
+            metrics["train/loss"] = loss.item()
         metrics.pop("v_num", None)
         return metrics
 

@@ -131,8 +131,7 @@ def crop(volume: Tensor, size: Sequence[int], offset: Sequence[float] = (0, 0, 0
 
 def gamma(image: Tensor, exponents: Tensor) -> Tensor:
     """sign(x) |x|^g with one exponent per channel, C."""
-    # by way of the logarithm, which a CPU computes in less time than a power
-    return image.abs().log2_().mul_(_by_channel(exponents, image.device)).exp2_().copysign_(image)
+    return image.abs().pow_(_by_channel(exponents, image.device)).copysign_(image)
 
 
 def scale_shift(image: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def _pictures(run: Run, progress: Callable[[int, int], None] | None) -> str:
     ids = [case for case, scores in run.scores.items() if SORTED_BY in scores]
     if not ids:
         return _missing("No case has a Dice yet; this scores the test cases:", run.command("test"))
-    chosen = list(dict.fromkeys([ids[0], ids[1], ids[-1]]))
+    chosen = list(dict.fromkeys([ids[0], ids[len(ids) // 2], ids[-1]]))
     if absent := [case for case in chosen if not run.prediction(case).exists()]:
         return _missing(
             f"Not segmented yet: {', '.join(absent)}. This segments the test cases:", run.command("predict")

@@ -20,6 +20,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Three validation cases: an odd number, so that the ranks do not have as many.
     """
     from conftest import write_brats
+
     from raum_lightning.labels import EDITIONS
 
     here = tmp_path_factory.mktemp("ddp")

@@ -1,0 +1,275 @@
+"""Cases from their files to a mask on their own grid: `raum_lightning.load` and `raum segment`."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import AFFINE, write_brats, write_msd
+from handmade import DEBUG, MODALITIES, Handmade, fit_handmade
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+import raum_lightning
+from raum_lightning.cases import CaseError
+from raum_lightning.cli import main
+from raum_lightning.labels import EDITIONS, REGIONS, in_classes
+from raum_lightning.losses import DiceCELoss
+from raum_lightning.module import SegmentationModule
+from raum_lightning.segmenter import CheckpointError, Segmenter
+
+DESCRIBED = {"modalities": list(MODALITIES), "edition": "brats2020", "orientation": "LPS", "spacing": [1.0, 1.0, 1.0]}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit_handmade(tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="module")
+def case(checkpoint: Path) -> Path:
+    return checkpoint.parents[3] / "phantom-cases/BraTS20_Training_002"
+
+
+@pytest.fixture(scope="module")
+def labels(checkpoint: Path, case: Path) -> np.ndarray:
+    """What the network says of the case as it is."""
+    found = raum_lightning.load(checkpoint).segment(case).labels
+    assert np.bincount(found.ravel()).min() > 200
+    return found
+
+
+def handmade(mode: str = "labels", **init: float) -> SegmentationModule:
+    network = Handmade(**init)
+    if mode == "regions":
+        network.weight.data, network.bias.data = network.weight.data[1:], network.bias.data[1:]
+    return SegmentationModule(network, DiceCELoss(mode=mode), roi_size=(32, 32, 32), overlap=0.25)
+
+
+def segment(checkpoint: Path, *words: str | Path) -> int:
+    return main(["segment", "--checkpoint", str(checkpoint), *map(str, words)])
+
+
+def copy_case(case: Path, to: Path, change: object) -> Path:
+    """The images of a case as `change` makes them."""
+    to.mkdir(parents=True)
+    for path in case.glob("*.nii.gz"):
+        if not path.name.endswith("_seg.nii.gz"):
+            nib.save(change(nib.load(path)), to / path.name)
+    return to
+
+
+def test_three_lines_segment_a_case(checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path) -> None:
+    segmenter = raum_lightning.load(checkpoint)
+    result = segmenter.segment(case)
+    result.save(tmp_path / "seg.nii.gz")
+    mask, source = nib.load(tmp_path / "seg.nii.gz"), nib.load(case / f"{case.name}_flair.nii.gz")
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), EDITIONS["brats2020"].decode(labels))
+    np.testing.assert_array_equal(mask.affine, source.affine)
+    for key in ("pixdim", "qform_code", "sform_code", "xyzt_units", "srow_x", "quatern_b"):
+        np.testing.assert_array_equal(mask.header[key], source.header[key])
+    assert result.volumes == {
+        name: pytest.approx(in_classes(labels, classes).sum() / 1000) for name, classes in REGIONS.items()
+    }
+
+
+def test_the_command_says_what_predict_says(
+    checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert segment(checkpoint, "--case", case, "--out", tmp_path / "a.nii") == 0
+    monkeypatch.chdir(checkpoint.parents[4])
+    root = tmp_path / "one"
+    root.mkdir()
+    (root / case.name).symlink_to(case)
+    network = ["--module.network", "handmade.Handmade", "--module.roi_size", "[32,32,32]", "--module.overlap", "0.25"]
+    predict = [*DEBUG, *network, "--data.predict_root", str(root), "--ckpt_path", str(checkpoint)]
+    assert main(["predict", *predict]) == 0
+    predicted = nib.load(checkpoint.parents[1] / f"predictions/{case.name}.nii.gz")
+    found = np.asarray(nib.load(tmp_path / "a.nii").dataobj)
+    np.testing.assert_array_equal(found, np.asarray(predicted.dataobj))
+    np.testing.assert_array_equal(found, EDITIONS["brats2020"].decode(labels))
+
+
+@pytest.mark.parametrize("codes", ["RAS", "SAL", "PIR"])
+def test_orientation_changes_nothing(
+    checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path, codes: str
+) -> None:
+    def turn(image: nib.Nifti1Image) -> nib.Nifti1Image:
+        return image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(codes)))
+
+    turned = copy_case(case, tmp_path / "turned", turn)
+    found = raum_lightning.load(checkpoint).segment(turned).labels
+    expected = turn(nib.Nifti1Image(labels, nib.load(case / f"{case.name}_flair.nii.gz").affine))
+    np.testing.assert_array_equal(found, expected.get_fdata())
+
+
+def test_a_rotated_thick_and_turned_copy_gets_its_mask(
+    checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path
+) -> None:
+    original = nib.load(case / f"{case.name}_flair.nii.gz").affine
+    # axes anterior, inferior, left, 2 mm apart along the last, leaning by 20 degrees
+    rotation = Rotation.from_euler("xyz", [20, -10, 6], degrees=True).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]]) * [1, 1, 2]
+    shape = (76, 70, 36)
+    middle = original[:3, :3] @ ((np.array(labels.shape) - 1) / 2) + original[:3, 3]
+    affine[:3, 3] = middle - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    there = np.linalg.inv(original) @ affine
+
+    def resampled(volume: np.ndarray) -> np.ndarray:
+        halves = (there[:3, 3] + there[:3, :3] @ [0, 0, part] for part in (-0.25, 0.25))
+        return np.mean([ndimage.affine_transform(volume, there[:3, :3], at, shape, order=1) for at in halves], axis=0)
+
+    def slices(image: nib.Nifti1Image) -> nib.Nifti1Image:
+        brain = resampled((image.get_fdata() > 0).astype(float))
+        values = np.where(brain > 0.5, resampled(image.get_fdata()) / brain.clip(0.5), 0)
+        return nib.Nifti1Image(values.astype(np.float32), affine)
+
+    copied = copy_case(case, tmp_path / "copy" / case.name, slices)
+    out = tmp_path / "seg.nii.gz"
+    assert segment(checkpoint, "--case", copied, "--out", out) == 0
+    mask = nib.load(out)
+    assert mask.shape == shape
+    np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
+    back = np.linalg.inv(there)
+    found = ndimage.affine_transform(np.asarray(mask.dataobj), back[:3, :3], back[:3, 3], labels.shape, order=0)
+    whole, expected = found > 0, labels > 0
+    assert 2 * (whole & expected).sum() / (whole.sum() + expected.sum()) > 0.9
+
+
+def test_files_instead_of_a_folder(checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path) -> None:
+    files = [part for name in MODALITIES for part in (f"--{name}", case / f"{case.name}_{name}.nii.gz")]
+    assert segment(checkpoint, *files, "--out", tmp_path / "a.nii.gz", "--edition", "brats2023") == 0
+    written = np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj)
+    np.testing.assert_array_equal(written, EDITIONS["brats2023"].decode(labels))
+
+
+def test_probabilities_and_picture(checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path) -> None:
+    extra = ["--probabilities", tmp_path / "p.nii.gz", "--figure", tmp_path / "a.png"]
+    assert segment(checkpoint, "--case", case, "--out", tmp_path / "a.nii.gz", *extra) == 0
+    written = nib.load(tmp_path / "p.nii.gz")
+    values = np.asarray(written.dataobj)
+    assert values.shape == (*labels.shape, 4) and written.get_data_dtype() == np.float32
+    assert written.header["descrip"].item() == b"raum probabilities: background NCR ED ET"
+    np.testing.assert_allclose(values.sum(axis=-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(values.argmax(axis=-1), labels)
+    outside = nib.load(case / f"{case.name}_flair.nii.gz").get_fdata() == 0
+    assert (values[outside] == [1, 0, 0, 0]).all()
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_a_4d_image_of_msd(checkpoint: Path, tmp_path: Path) -> None:
+    write_msd(tmp_path / "msd", 1)
+    image = tmp_path / "msd/imagesTs/BRATS_900.nii.gz"
+    assert segment(checkpoint, "--case", image, "--out", tmp_path / "a.nii.gz", "--edition", "msd") == 0
+    mask = nib.load(tmp_path / "a.nii.gz")
+    assert mask.shape == nib.load(image).shape[:3]
+    np.testing.assert_array_equal(mask.affine, np.eye(4))
+    # the network is symmetric, so that the axes' directions, which differ, do not matter
+    alike = raum_lightning.load(checkpoint).segment(write_brats(tmp_path, "alike", EDITIONS["brats2020"], seed=1))
+    assert (EDITIONS["msd"].encode(np.asarray(mask.dataobj)) == alike.labels).mean() > 0.999
+    assert np.bincount(alike.labels.ravel()).min() > 50
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 4)), AFFINE), tmp_path / "alone.nii.gz")
+    with pytest.raises(CaseError, match=r"is not an image that a dataset\.json above it lists"):
+        raum_lightning.load(checkpoint).segment(tmp_path / "alone.nii.gz")
+
+
+def test_an_ensemble_averages_probabilities(case: Path) -> None:
+    modules = [handmade(offset=offset) for offset in (0.8, 1.4)]
+    alone = [Segmenter([module], DESCRIBED).segment(case).probabilities for module in modules]
+    both = Segmenter(modules, DESCRIBED).segment(case).probabilities
+    assert np.abs(alone[0] - alone[1]).max() > 0.3
+    np.testing.assert_allclose(both, np.mean(alone, axis=0), atol=1e-6)
+
+
+def test_regions_are_written_as_classes(case: Path) -> None:
+    result = Segmenter([handmade("regions")], DESCRIBED).segment(case)
+    assert result.channels == ("WT", "TC", "ET")
+    for name, found in zip(REGIONS, result.probabilities, strict=True):
+        inside = in_classes(result.labels, REGIONS[name])
+        assert inside.any() and (found[~inside] <= 0.5).all()
+
+
+def test_progress_counts_every_window(checkpoint: Path, case: Path) -> None:
+    # the brain is 45 x 53 x 43 voxels, the window 32: two windows an axis, or three along the longest
+    for flips, overlap, windows in ((1, 0.0, 8), (4, 0.0, 8), (4, 0.5, 12)):
+        calls: list[tuple[int, int]] = []
+        segmenter = raum_lightning.load([checkpoint, checkpoint], flips=flips, overlap=overlap)
+        segmenter.segment(case, progress=lambda done, total, calls=calls: calls.append((done, total)))
+        total = 2 * flips * windows
+        assert [done for done, _ in calls] == sorted({done for done, _ in calls}) and calls[-1] == (total, total)
+
+
+def test_bf16_agrees_almost_everywhere(checkpoint: Path, case: Path, labels: np.ndarray) -> None:
+    found = raum_lightning.load(checkpoint, precision="bf16-mixed", device="cpu").segment(case).labels
+    assert (found == labels).mean() > 0.995
+
+
+def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["case"] == DESCRIBED
+    del content["case"]
+    torch.save(content, tmp_path / "old.ckpt")
+    with pytest.raises(CheckpointError, match="does not say what cases it was trained on"):
+        raum_lightning.load(tmp_path / "old.ckpt")
+    (tmp_path / "text.ckpt").write_text("weights")
+    torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
+    for name in ("text", "tensor"):
+        with pytest.raises(CheckpointError, match=rf"{name}\.ckpt: is not a checkpoint of `lightning fit`"):
+            raum_lightning.load(tmp_path / f"{name}.ckpt")
+    content["case"] = DESCRIBED | {"modalities": ["t1", "t1ce", "t2"]}
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(
+        CheckpointError, match=r"other\.ckpt: modalities .* differs from .*; an ensemble needs the same"
+    ):
+        raum_lightning.load([checkpoint, tmp_path / "other.ckpt"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give either the case's folder as --case or its files"),
+        (["--case", ".", "--flair", "a.nii"], "give either the case's folder as --case or its files"),
+        (["--case", "CASE", "--out", "seg.mha"], "seg.mha: is no name of a NIfTI file; let it end in .nii.gz or .nii"),
+        (["--case", "CASE", "--checkpoint", "none.ckpt"], "none.ckpt: no such checkpoint"),
+        (["--case", "CASE", "--precision", "64"], "precision='64' is none of auto, 32-true, bf16-mixed"),
+        (["--case", "CASE", "--edition", "brats2019"], "edition 'brats2019' is unknown"),
+        (["--case", "CASE", "--overlap", "1"], "overlap=1.0 is not in [0, 1)"),
+        (["--case", "nowhere"], "nowhere: no such folder"),
+        (["--flair", "FLAIR"], "t1ce is missing"),
+        (["--flair", "FLAIR", "--t1ce", "FLAIR", "--t2", "SMALL"], "small.nii.gz: shape (9, 8, 7) differs from"),
+    ],
+)
+def test_a_users_mistake_gets_one_sentence(
+    checkpoint: Path, case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    volume = np.arange(9 * 8 * 7, dtype=np.float32).reshape(9, 8, 7)
+    nib.save(nib.Nifti1Image(volume, AFFINE), tmp_path / "small.nii.gz")
+    names = {"CASE": case, "FLAIR": case / f"{case.name}_flair.nii.gz", "SMALL": tmp_path / "small.nii.gz"}
+    filled = [str(names.get(word, word)) for word in words]
+    assert segment(checkpoint, "--out", tmp_path / "seg.nii.gz", *filled) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+    assert not (tmp_path / "seg.nii.gz").exists()
+
+
+def test_a_gpu_that_is_not_there_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device=cuda: there is no GPU"):
+        raum_lightning.load(checkpoint, device="cuda")
+
+
+def test_the_cavity_needs_an_edition_that_has_it(case: Path) -> None:
+    described = DESCRIBED | {"edition": "brats2024"}
+    with pytest.raises(CheckpointError, match="brats2023 has no label for RC, which a network of brats2024 segments"):
+        Segmenter([handmade()], described, edition="brats2023")
+    assert Segmenter([handmade()], described).segment(case).case.edition.name == "brats2024"
+
+
+def test_a_case_of_another_edition_is_read_by_its_own_names(checkpoint: Path, tmp_path: Path) -> None:
+    folder = write_brats(tmp_path, "BraTS-GLI-00001-000", EDITIONS["brats2023"])
+    assert segment(checkpoint, "--case", folder, "--out", tmp_path / "a.nii.gz") == 0
+    mask = nib.load(tmp_path / "a.nii.gz")
+    assert 4 in np.asarray(mask.dataobj) and mask.header["descrip"].item() == b"raum brats2020"
