@@ -21,8 +21,9 @@ from raum_lightning.labels import CLASSES, REGIONS, to_regions
 
 Mode = Literal["labels", "regions"]
 
-# On a CPU a chunk has this many voxels, over the whole batch, and its temporaries stay in the cache. On an accelerator
-# there are this many chunks, which keeps the temporaries below the gradient and the launches few.
+# On a CPU a chunk has this many voxels, over the whole batch, and its temporaries stay in the cache; twice as many where
+# threads share it, which must meet after each operation. On an accelerator there are this many chunks, which keeps the
+# temporaries below the gradient and the launches few.
 _CPU_CHUNK, _ACCELERATOR_CHUNKS = 2**17, 16
 
 
@@ -127,9 +128,12 @@ def _chunks(logits: Tensor, labels: Tensor, mode: Mode) -> Iterator[tuple[slice,
     logits, labels = logits.flatten(2), labels.flatten(1)
     channels, voxels = logits.shape[1:]
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    size = max(1, _CPU_CHUNK // len(logits) if logits.is_cpu else voxels // _ACCELERATOR_CHUNKS)
     if torch.compiler.is_compiling():
         size = voxels  # the loop would be unrolled
+    elif logits.is_cpu:
+        size = max(1, _CPU_CHUNK * min(2, torch.get_num_threads()) // len(logits))
+    else:
+        size = max(1, voxels // _ACCELERATOR_CHUNKS)
     for start in range(0, voxels, size):
         here = slice(start, start + size)
         indices = labels[:, here]

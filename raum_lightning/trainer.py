@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning.callbacks.checkpoint import Continuation, Provenance
+from raum_lightning.callbacks.failures import FiniteLoss, SameEverywhere, TrainingError, explain, located
 from raum_lightning.callbacks.predictions import PredictionWriter
 from raum_lightning.callbacks.preemption import SaveOnSignal
 from raum_lightning.callbacks.progress import ProgressBar, RunSummary
@@ -76,6 +77,13 @@ def run_trainer(args: Sequence[str]) -> int:
             load_from_checkpoint_support=False,
             args=with_bases(args),
         )
+    except ValueError as error:
+        error.args = (located(str(error)),)
+        raise
+    except Exception as error:
+        if sentence := explain(error):
+            raise TrainingError(located(sentence)) from error
+        raise
     finally:
         finish_wandb()
     return 0
@@ -218,7 +226,9 @@ class RaumCLI(LightningCLI):
         # for the other verbs too: they restore its state with the checkpoint
         ours.append(_saving(self.run_dir / CHECKPOINTS, validated=config.get("limit_val_batches") != 0))
         if self.subcommand == "fit":
-            ours += [Provenance(self.text), Continuation(), SaveOnSignal(self.run_dir / CHECKPOINTS / LAST)]
+            ours.append(SameEverywhere(configuration=self.text, checkpoint=str(self.start)))
+            ours += [FiniteLoss(self.run_dir), Provenance(self.text), Continuation()]
+            ours.append(SaveOnSignal(self.run_dir / CHECKPOINTS / LAST))
             if config.get("logger"):
                 ours.append(LearningRateMonitor("step"))
         config["plugins"] = [*_listed(config.get("plugins")), VerifiedCheckpointIO()]

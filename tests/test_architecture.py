@@ -22,6 +22,8 @@ NEVER = {
     "schedule": {"*"},
     "run": {"*"},
     "models": {"module", "data", "cases", "callbacks", "losses", "metrics", "inference"},
+    "compiling": {"*"},
+    "export": {"*"},
     "losses": {"module", "data", "cases", "callbacks", "models", "metrics"},
     "inference": {"module", "data", "cases", "callbacks", "models", "metrics"},
     "metrics": {"module", "data", "cases", "callbacks", "models", "inference"},

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch._dynamo.utils import counters
 
 from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.compiling import compile_network, in_batches_of
+from raum_lightning.segmenter import Segmenter
 
 
 class Convolution(nn.Module):
@@ -79,6 +81,16 @@ def test_the_network_is_one_graph(checkpointing: str) -> None:
         *(torch.autograd.grad(y.square().sum(), parameters) for y in (logits, expected)), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiled_segmenter_says_the_same(brats: Path) -> None:
+    case = {"modalities": ["flair", "t1ce", "t2"], "edition": "brats2020", "orientation": "RPS", "spacing": [1.0] * 3}
+    eager, compiled = (
+        Segmenter([module_of()], case, device="cpu", compile=choice).segment(brats / "BraTS20_Training_001")
+        for choice in (False, True)
+    )
+    assert eager.labels.any()
+    np.testing.assert_allclose(compiled.probabilities, eager.probabilities, atol=1e-5)
 
 
 def test_windows_come_in_whole_batches() -> None:

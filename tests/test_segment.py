@@ -80,9 +80,7 @@ def test_the_command_says_what_predict_says(
 ) -> None:
     assert segment(checkpoint, "--case", case, "--out", tmp_path / "a.nii") == 0
     monkeypatch.chdir(checkpoint.parents[4])
-    root = tmp_path / "one"
-    root.mkdir()
-    (root / case.name).symlink_to(case)
+    root = copy_case(case, tmp_path / "one", lambda image: image)
     network = ["--module.network", "handmade.Handmade", "--module.roi_size", "[32,32,32]", "--module.overlap", "0.25"]
     predict = [*DEBUG, *network, "--data.predict_root", str(root), "--ckpt_path", str(checkpoint)]
     assert main(["predict", *predict]) == 0
@@ -105,38 +103,40 @@ def test_orientation_changes_nothing(
     np.testing.assert_array_equal(found, expected.get_fdata())
 
 
-def test_a_rotated_thick_and_turned_copy_gets_its_mask(
-    checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path
-) -> None:
-    original = nib.load(case / f"{case.name}_flair.nii.gz").affine
-    # axes anterior, inferior, left, 2 mm apart along the last, leaning by 20 degrees
+def write_balls(folder: Path, shape: tuple[int, int, int], affine: np.ndarray) -> None:
+    """A head of balls around the origin: edema bright on FLAIR, in it a rim bright on T1ce, in that a core on T2."""
+    where = np.tensordot(affine[:3, :3], np.indices(shape), 1) + affine[:3, 3, None, None, None]
+
+    def ball(radius: float, *centre: float) -> np.ndarray:
+        distance = np.linalg.norm(where - np.array(centre)[:, None, None, None], axis=0)
+        return np.clip(radius - distance + 0.5, 0, 1)
+
+    edema, rim, core = (ball(radius, 6, -4, 3) for radius in (14, 11, 6))
+    folder.mkdir(parents=True)
+    for modality, bright in (("flair", edema), ("t1ce", rim - core), ("t2", core)):
+        volume = (100 + 100 * bright) * (ball(28, 0, 0, 0) > 0.5)
+        nib.save(nib.Nifti1Image(volume.astype(np.float32), affine), folder / f"head_{modality}.nii.gz")
+
+
+def test_a_leaning_thick_and_turned_copy_gets_its_mask(checkpoint: Path, tmp_path: Path) -> None:
+    straight, leaning = np.diag([-1.0, -1.0, 1.0, 1.0]), np.eye(4)
+    # axes anterior, inferior, left, 2 mm apart along the last, leaning by more than 20 degrees
     rotation = Rotation.from_euler("xyz", [20, -10, 6], degrees=True).as_matrix()
-    affine = np.eye(4)
-    affine[:3, :3] = rotation @ np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]]) * [1, 1, 2]
-    shape = (76, 70, 36)
-    middle = original[:3, :3] @ ((np.array(labels.shape) - 1) / 2) + original[:3, 3]
-    affine[:3, 3] = middle - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    there = np.linalg.inv(original) @ affine
-
-    def resampled(volume: np.ndarray) -> np.ndarray:
-        halves = (there[:3, 3] + there[:3, :3] @ [0, 0, part] for part in (-0.25, 0.25))
-        return np.mean([ndimage.affine_transform(volume, there[:3, :3], at, shape, order=1) for at in halves], axis=0)
-
-    def slices(image: nib.Nifti1Image) -> nib.Nifti1Image:
-        brain = resampled((image.get_fdata() > 0).astype(float))
-        values = np.where(brain > 0.5, resampled(image.get_fdata()) / brain.clip(0.5), 0)
-        return nib.Nifti1Image(values.astype(np.float32), affine)
-
-    copied = copy_case(case, tmp_path / "copy" / case.name, slices)
-    out = tmp_path / "seg.nii.gz"
-    assert segment(checkpoint, "--case", copied, "--out", out) == 0
-    mask = nib.load(out)
-    assert mask.shape == shape
-    np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
-    back = np.linalg.inv(there)
-    found = ndimage.affine_transform(np.asarray(mask.dataobj), back[:3, :3], back[:3, 3], labels.shape, order=0)
-    whole, expected = found > 0, labels > 0
-    assert 2 * (whole & expected).sum() / (whole.sum() + expected.sum()) > 0.9
+    leaning[:3, :3] = rotation @ np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]]) * [1, 1, 2]
+    found = {}
+    for name, affine, shape in (("straight", straight, (60, 62, 58)), ("leaning", leaning, (62, 60, 31))):
+        affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+        write_balls(tmp_path / name, shape, affine)
+        assert segment(checkpoint, "--case", tmp_path / name, "--out", tmp_path / f"{name}.nii.gz") == 0
+        mask = nib.load(tmp_path / f"{name}.nii.gz")
+        assert mask.shape == shape
+        np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
+        found[name] = EDITIONS["brats2020"].encode(np.asarray(mask.dataobj))
+    back = np.linalg.inv(leaning) @ straight
+    copied = ndimage.affine_transform(found["leaning"], back[:3, :3], back[:3, 3], found["straight"].shape, order=0)
+    for name, classes in REGIONS.items():
+        one, other = in_classes(copied, classes), in_classes(found["straight"], classes)
+        assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.9, name
 
 
 def test_files_instead_of_a_folder(checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path) -> None:
@@ -193,8 +193,8 @@ def test_regions_are_written_as_classes(case: Path) -> None:
 
 
 def test_progress_counts_every_window(checkpoint: Path, case: Path) -> None:
-    # the brain is 45 x 53 x 43 voxels, the window 32: two windows an axis, or three along the longest
-    for flips, overlap, windows in ((1, 0.0, 8), (4, 0.0, 8), (4, 0.5, 12)):
+    # the brain is 34 x 39 x 41 voxels, the window 32: two windows an axis, or three along those above 38
+    for flips, overlap, windows in ((1, 0.0, 8), (4, 0.0, 8), (4, 0.8, 18)):
         calls: list[tuple[int, int]] = []
         segmenter = raum_lightning.load([checkpoint, checkpoint], flips=flips, overlap=overlap)
         segmenter.segment(case, progress=lambda done, total, calls=calls: calls.append((done, total)))

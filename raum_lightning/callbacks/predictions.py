@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning.cases import read_remark, remove_partials, write_mask
 
@@ -47,9 +46,9 @@ class PredictionWriter(pl.Callback):
         remarks = {name: read_remark(path) for name, path in found.items()}
         done = [name for name, remark in remarks.items() if remark and remark[1] == self.fingerprints[name]]
         if done:
-            rank_zero_info(f"{len(done)} of {len(self.fingerprints)} cases are segmented already in {self.folder}")
+            print(f"{len(done)} of {len(self.fingerprints)} cases are segmented already in {self.folder}")
         if other := len(found) - len(done):
-            rank_zero_info(f"{other} in {self.folder} are of other weights, settings or images and are segmented anew")
+            print(f"{other} in {self.folder} are of other weights, settings or images and are segmented anew")
         return done
 
     def on_predict_batch_end(

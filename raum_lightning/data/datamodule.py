@@ -24,6 +24,7 @@ from raum_lightning.data.patches import (
     VolumeDataset,
     listed,
 )
+from raum_lightning.data.sampling import read_weights
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.frame import axis_codes
 from raum_lightning.labels import MODALITIES
@@ -46,6 +47,10 @@ class BratsDataModule(pl.LightningDataModule):
         batch_size: Patches per batch and rank.
         patches_per_epoch: Patches that all ranks draw together in one epoch.
         foreground_probability: Share of patches centred on a tumour voxel; the others lie anywhere.
+        class_weights: Weights of NCR, ED, ET and RC when the class of that voxel is drawn among those that the case
+            has, such as {NCR: 1, ED: 1, ET: 1}; where not given, tumour voxels are drawn evenly.
+        case_weights: How often a case is drawn compared with a weight of 1, which cases not named have: ids with their
+            weights, or a YAML or JSON file of them; 0 for never.
         augmentation: TorchIO transforms, applied in this order; true for the defaults, false for none.
         augment_on: Where: workers (processes of the loader) or device (the batch, on the GPU); the draws are the same.
         folds: Parts of the cross-validation.
@@ -69,6 +74,8 @@ class BratsDataModule(pl.LightningDataModule):
         batch_size: int = 2,
         patches_per_epoch: int = 512,
         foreground_probability: float = 0.5,
+        class_weights: dict[str, float] | None = None,
+        case_weights: dict[str, float] | Path | None = None,
         augmentation: list[tio.Transform] | bool = True,
         augment_on: Literal["workers", "device"] = "workers",
         folds: int = 5,
@@ -91,6 +98,8 @@ class BratsDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.patches_per_epoch = patches_per_epoch
         self.foreground_probability = foreground_probability
+        self.class_weights = class_weights
+        self.case_weights = case_weights
         self.transform = _transform(augmentation)
         self.batch_augmentation: BatchAugmentation | None = None
         if augment_on == "device" and self.transform is not None:
@@ -178,6 +187,8 @@ class BratsDataModule(pl.LightningDataModule):
             roi_size=self.roi_size,
             patches_per_epoch=self.patches_per_epoch,
             foreground_probability=self.foreground_probability,
+            class_weights=self.class_weights,
+            case_weights=read_weights(self.case_weights, self.split.train, self.cases),
             transform=self.transform,
             raw=self.batch_augmentation is not None,
             seed=self._seed,

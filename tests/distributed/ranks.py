@@ -4,7 +4,6 @@ import csv
 import json
 import multiprocessing
 import os
-import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -16,26 +15,41 @@ import lightning.pytorch as pl
 import torch
 import yaml
 
+from raum_lightning.losses import DiceCELoss
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["raum_lightning.trainer"])
 
 
 class SignalAt(pl.Callback):
-    """Sends this process a signal after an optimiser step."""
+    """Sends one rank a signal after an optimiser step."""
 
-    def __init__(self, step: int, signum: int = signal.SIGKILL) -> None:
-        self.step, self.signum = step, signum
+    def __init__(self, step: int, signum: int, rank: int) -> None:
+        self.step, self.signum, self.rank = step, signum, rank
 
     def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
-        if trainer.global_step == self.step:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
             os.kill(os.getpid(), self.signum)
 
 
-def signal_at(folder: Path, step: int, signum: int) -> list[str]:
+class NanAt(DiceCELoss):
+    """Is not a number on one rank for one batch."""
+
+    def __init__(self, batch: int, rank: int) -> None:
+        super().__init__()
+        self.left = batch if int(os.environ.get("RANK", "0")) == rank else -1
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = super().forward(logits, labels)
+        self.left -= self.training
+        return loss * (float("nan") if self.left == -1 and self.training else 1)
+
+
+def signal_at(folder: Path, step: int, signum: int, rank: int = 0) -> list[str]:
     """Arguments that add `SignalAt` to a run."""
-    callback = {"class_path": "ranks.SignalAt", "init_args": {"step": step, "signum": int(signum)}}
-    path = folder / f"signal-{step}-{int(signum)}.yaml"
+    callback = {"class_path": "ranks.SignalAt", "init_args": {"step": step, "signum": int(signum), "rank": rank}}
+    path = folder / f"signal-{step}-{int(signum)}-{rank}.yaml"
     path.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
     return ["-c", str(path)]
 
@@ -55,12 +69,16 @@ def start(folder: Path, words: Sequence[str], environment: dict[str, str] | None
     return process
 
 
-def run(folder: Path, words: Sequence[str], ranks: int = 1) -> list[int | None]:
-    """Runs `raum WORDS` as `torchrun` would; the exit code of every rank."""
+def run(folder: Path, words: Sequence[str], ranks: int = 1, last: Sequence[str] = ()) -> list[int | None]:
+    """Runs `raum WORDS` as `torchrun` would, the last rank with more words; the exit code of every rank."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "TORCHELASTIC_RUN_ID": "none"}
     shared |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
     processes = [
-        start(folder, words, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else None)
+        start(
+            folder,
+            [*words, *(last if rank == ranks - 1 else ())],
+            shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else None,
+        )
         for rank in range(ranks)
     ]
     for process in processes:

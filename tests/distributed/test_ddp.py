@@ -42,7 +42,7 @@ def test_parameters_and_gradients_are_those_of_one_process(work: Path) -> None:
     assert one["global_step"] == ranks["global_step"] == STEPS
     assert one["state_dict"].keys() == ranks["state_dict"].keys()
     for name, weight in one["state_dict"].items():
-        torch.testing.assert_close(ranks["state_dict"][name], weight, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(ranks["state_dict"][name], weight, rtol=1e-7, atol=1e-9)
     # AdamW's moments are sums of the averaged gradients of all steps, and of their squares
     moments = [content["optimizer_states"][0]["state"] for content in (one, ranks)]
     for index, expected in moments[0].items():

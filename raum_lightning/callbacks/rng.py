@@ -1,0 +1,46 @@
+"""Random numbers that go on across a checkpoint."""
+
+import random
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+
+class RandomState(pl.Callback):
+    """Keeps the state of Python's, NumPy's and torch's global generators, so that dropout goes on where it was.
+
+    The state is rank 0's, for all ranks: they are seeded alike and draw equally often. It is taken up again right
+    before the first batch, after all that a starting run draws.
+    """
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors, so that `torch.load(weights_only=True)` reads them."""
+        numpy = np.random.get_state()  # noqa: NPY002 - the global generator is what libraries draw from
+        return {
+            "python": random.getstate(),
+            "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),  # type: ignore[union-attr, index]
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Waits for the first batch."""
+        self.loaded = state_dict
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Sets the generators to what was loaded, once."""
+        if not (loaded := self.loaded):
+            return
+        random.setstate(loaded["python"])
+        np.random.set_state(loaded["numpy"])  # noqa: NPY002
+        torch.set_rng_state(loaded["torch"])
+        if loaded["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(loaded["cuda"])
+        self.loaded = {}

@@ -1,0 +1,112 @@
+"""What a user reads when training fails, alone and on two ranks."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_brats
+from ranks import EXPERIMENTS, run, signal_at, splits, state
+from torch.utils.data import DataLoader, Dataset
+
+from raum_lightning.callbacks.failures import explain, located
+from raum_lightning.cli import main
+from raum_lightning.labels import EDITIONS
+
+RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "1"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    here = tmp_path_factory.mktemp("failures")
+    for number in range(1, 4):
+        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
+    splits(here / "splits.json", train=[1, 2], val=[3])
+    return here
+
+
+def words(name: str, *more: str) -> list[str]:
+    fit = ["fit", "-c", str(EXPERIMENTS / "debug.yaml"), "--data.root", "cases", "--data.splits", "splits.json"]
+    fit += ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "50"]
+    return [*fit, "--run.experiment", "debug", "--run.id", name, "--data.batch_size", "2", *more]
+
+
+def nan_at(batch: int, rank: int) -> list[str]:
+    return ["--module.loss", "ranks.NanAt", f"--module.loss.batch={batch}", f"--module.loss.rank={rank}"]
+
+
+def test_a_loss_that_is_no_number(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    assert main(words("nan", *nan_at(2, 0))) == 2
+    kept = Path("runs/debug/nan/nonfinite-2-rank0.pt")
+    batch = torch.load(kept, weights_only=True)
+    assert batch["image"].shape == (2, 3, 32, 32, 32) and batch["keys"] == [(0, 4), (0, 5)]
+    said = capsys.readouterr().err
+    assert f"the loss of batch 2 is not finite; it held {', '.join(batch['case'])} and is kept in {kept}" in said
+    assert not list(Path("runs/debug/nan/checkpoints").glob("*.ckpt"))
+
+
+def test_a_loss_that_is_no_number_on_another_rank(work: Path) -> None:
+    assert run(work, words("nan-1", *RANKS, *nan_at(2, 1)), ranks=2) == [2, 2]
+    assert "error: rank 1 on " in (said := (work / "output-1.txt").read_text()) and "the loss of batch 2" in said
+    assert "error" not in (work / "output-0.txt").read_text()
+
+
+def test_a_rank_that_is_killed_ends_the_others(work: Path) -> None:
+    codes = run(work, words("lost", *RANKS, *signal_at(work, 2, signal.SIGKILL, rank=1)), ranks=2)
+    assert codes == [2, -signal.SIGKILL]
+    said = (work / "output-0.txt").read_text()
+    assert "the connection to another rank is lost" in said and "Traceback" not in said
+
+
+def test_ranks_with_different_arguments(work: Path) -> None:
+    assert run(work, words("different", *RANKS), ranks=2, last=["--module.lr", "0.5"]) == [2, 2]
+    said = (work / "output-0.txt").read_text()
+    assert "error: rank 0 on " in said and "rank 1 on " in said and "in: configuration; start all ranks" in said
+
+
+def test_a_node_without_the_data(work: Path) -> None:
+    assert run(work, words("nodata", *RANKS), ranks=2, last=["--data.root", "nowhere"])[1] == 2
+    assert "error: rank 1 on " in (said := (work / "output-1.txt").read_text()) and "nowhere: no such folder" in said
+
+
+def test_what_one_rank_is_told_both_do_and_one_process_goes_on(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = ["--trainer.precision", "64-true"]
+    told = signal_at(work, 2, signal.SIGTERM, rank=1)
+    assert run(work, words("told", *RANKS, *exact, *told), ranks=2) == [128 + signal.SIGTERM, 0]
+    assert state(work / "runs/debug/told")["global_step"] == 2
+    monkeypatch.chdir(work)
+    assert main(words("told", *exact, "--ckpt_path", "auto")) == 0
+    assert main(words("alone", *exact)) == 0
+    weights = [state(work / "runs/debug" / name)["state_dict"] for name in ("told", "alone")]
+    for name, weight in weights[1].items():
+        torch.testing.assert_close(weights[0][name], weight, rtol=1e-6, atol=1e-8)
+
+
+class _Deadly(Dataset[int]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def test_failures_are_explained() -> None:
+    with pytest.raises(RuntimeError) as died:
+        next(iter(DataLoader(_Deadly(), num_workers=1)))
+    assert "lower data.num_workers" in str(explain(died.value))
+    assert "lower data.batch_size" in str(explain(torch.OutOfMemoryError("CUDA out of memory.")))
+    assert explain(RuntimeError("anything else")) is None
+
+
+def test_only_one_of_many_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_NTASKS", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert located("lost") == "lost"
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert located("lost").startswith("rank 3 on ") and located("lost").endswith(": lost")
