@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CASES := runs/phantom-cases
 .DEFAULT_GOAL := help
-.PHONY: help setup fit test lint bench clean
+.PHONY: help setup fit test cluster-test lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ fit: $(VENV)/ready ## train a small UNETR on synthetic cases, score it on held-o
 
 test: $(VENV)/ready ## run the tests
 	$(BIN)/pytest
+
+cluster-test: $(VENV)/ready ## train, preempt and resume on a real SLURM, set up on this machine (as root; minutes)
+	tests/cluster/run.sh
 
 lint: $(VENV)/ready ## check style and types
 	$(BIN)/ruff check .

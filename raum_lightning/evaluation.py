@@ -32,25 +32,12 @@ import torch
 
 from raum_lightning.cases import Case, CaseError, Volume, find_cases, read_nifti, read_remark, stem
 from raum_lightning.frame import voxel_size
-from raum_lightning.labels import EDITIONS, Edition, LabelError
-from raum_lightning.metrics import METRICS, score
-from raum_lightning.metrics.lesions import MISSED_MM as MISSED_LESION_MM
-from raum_lightning.metrics.lesions import SMALLEST_MM3
-from raum_lightning.metrics.surface import MISSED_MM
+from raum_lightning.labels import CLASSES, EDITIONS, Edition, LabelError
+from raum_lightning.metrics import METRICS, RULES, score
 
-_OVERLAP = "1 where reference and prediction are both empty, 0 where exactly one is"
-RULES = {
-    "dice": _OVERLAP,
-    "precision": _OVERLAP,
-    "recall": _OVERLAP,
-    "specificity": "over the whole grid",
-    "hd95": f"robust Hausdorff distance in mm, 0 where both are empty, {MISSED_MM:.5f} where exactly one is",
-    "volume": "of the prediction, in ml",
-    "lesion_dice": f"mean over lesions above {SMALLEST_MM3:g} mm³, 0 if missed, and false positives, 0 each; "
-    "1 where there are none",
-    "lesion_hd95": f"mean over the same in mm, {MISSED_LESION_MM:g} if missed or false; 0 where there are none",
-}
 LOWER_IS_BETTER = ("hd95", "lesion_hd95")
+# cases that are scored sooner than processes have started
+FEW = 8
 IMAGES = tuple(f"{naming.separator}{end}" for naming in EDITIONS.values() for end in naming.suffixes.values())
 
 Scores = dict[str, dict[str, float]]
@@ -140,11 +127,12 @@ def evaluate(
     """Scores the cases that both folders hold, several at a time, each read only while it is scored.
 
     `metrics` and `classes` are those of `metrics.score`. `workers` is the number of processes: where not given, one for
-    each core, if there are four cases for it. `progress` is told (done, of). Raises `EvaluationError` where nothing can
-    be compared.
+    each core, or just this one for a few cases. `progress` is told (done, of). Raises `EvaluationError` where nothing
+    can be compared.
     """
-    if unknown := [name for name in metrics if name not in METRICS]:
-        raise EvaluationError(f"metric {unknown[0]!r} does not exist; choose from {', '.join(METRICS)}")
+    for kind, names, known in (("metric", metrics, tuple(METRICS)), ("class", classes, CLASSES[1:])):
+        if unknown := [name for name in names if name not in known]:
+            raise EvaluationError(f"{kind} {unknown[0]!r} does not exist; choose from {', '.join(known)}")
     found, expected = find_masks(predictions, edition_predictions), find_references(references, edition_references)
     common = [case for case in expected if case in found]
     if not common:
@@ -154,7 +142,7 @@ def evaluate(
         )
     pairs = [(found[case].or_as(expected[case]), expected[case]) for case in common]
     outcomes: dict[str, dict[str, float] | str] = {}
-    with _mapping(workers or min(_cores(), -(-len(pairs) // 4))) as mapped:
+    with _mapping(workers or (min(_cores(), len(pairs)) if len(pairs) > FEW else 1)) as mapped:
         scored = mapped(partial(score_pair, metrics=metrics, classes=classes), pairs)
         for case, outcome in zip(common, scored, strict=True):
             outcomes[case] = outcome
@@ -213,21 +201,23 @@ def score_pair(
 ) -> dict[str, float] | str:
     """Scores of a prediction against its reference, or a sentence on why there are none."""
     try:
-        (prediction, guess), (reference, truth) = (_read(mask) for mask in pair)
+        (prediction, guess), (reference, truth) = (
+            _read(mask, side) for mask, side in zip(pair, ("predictions", "references"), strict=True)
+        )
         guess.check_grid(truth)
     except (CaseError, LabelError) as error:
         return str(error)
     return score(prediction, reference, metrics=metrics, classes=classes, spacing=voxel_size(truth.affine))
 
 
-def _read(mask: Mask) -> tuple[torch.Tensor, Volume]:
+def _read(mask: Mask, side: str) -> tuple[torch.Tensor, Volume]:
     """Class indices X Y Z, and the file as it is."""
     assert mask.edition is not None
     volume = read_nifti(mask.path)
     try:
         return torch.from_numpy(mask.edition.encode(volume.data)), volume
     except LabelError as error:
-        raise LabelError(f"{mask.path}: {error}; its edition was known by: {mask.known_by}") from None
+        raise LabelError(f"{mask.path}: {error} (it is {mask}; --edition-{side} declares another)") from None
 
 
 def _files(root: Path) -> list[Path]:

@@ -81,7 +81,10 @@ class CSVLogger(loggers.Logger):
 
 
 class WandbLogger(loggers.WandbLogger):
-    """Lightning's, with the choice between online and offline made for you.
+    """Lightning's, with the choice between online and offline made for you, and without the power to end a training.
+
+    Without a network the process that sends the numbers keeps them and tries again; where that process is gone as well,
+    they are still in `metrics.csv`.
 
     Args:
         project: Project on the server.
@@ -113,6 +116,7 @@ class WandbLogger(loggers.WandbLogger):
         how: dict[str, Any] = {"mode": "offline", "resume": None} if offline else {"resume": "allow"}
         super().__init__(project=project, name=name, save_dir=save_dir, id=id, group=group, tags=tags, **how)
         self._wandb_init.pop("anonymous")  # wandb warns of it even where it is None
+        self.lost = False
 
     @property
     def experiment(self) -> Any:
@@ -124,11 +128,28 @@ class WandbLogger(loggers.WandbLogger):
                 run.define_metric(f"val/dice_{region}", step_metric="trainer/global_step", summary="max,last")
         return run
 
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """As the parent's, as long as W&B's own process lives."""
+        if self.lost:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except Exception as error:  # whatever W&B has to say, it is no reason to stop training
+            self.lost = True
+            rank_zero_info(
+                f"W&B takes no more numbers ({type(error).__name__}); training goes on, metrics.csv has them all, "
+                f"`wandb sync {self.save_dir}/wandb/*run-*` sends what W&B had"
+            )
+
 
 def finish_wandb() -> None:
     """Ends the process's W&B run if there is one, so that the next starts its own."""
     if wandb := sys.modules.get("wandb"):
-        wandb.finish()
+        try:
+            wandb.finish()
+        except OSError:  # SLURM ends W&B's own process together with ours, and it may be the first to go
+            sys.unraisablehook = lambda failure: None  # wandb tries once more when Python exits
 
 
 def _online() -> bool:

@@ -44,12 +44,14 @@ def restarts() -> bool:
 def new_id() -> str:
     """A name for a run that starts now, the same on all its ranks: the SLURM job, torchrun's id, or the time.
 
-    Children that Lightning's own launcher starts find their parent's choice in RAUM_RUN_ID.
+    A second `srun` of a job is another run. Children of Lightning's own launcher find their parent's choice in
+    RAUM_RUN_ID.
     """
     if "LOCAL_RANK" in os.environ and "RAUM_RUN_ID" in os.environ:
         return os.environ["RAUM_RUN_ID"]
     if job := os.environ.get("SLURM_JOB_ID"):
-        chosen = f"slurm-{job}"
+        step = os.environ.get("SLURM_STEP_ID", "0")  # begins at 0 again when the job is requeued
+        chosen = f"slurm-{job}" if step == "0" else f"slurm-{job}-{step}"
     elif (rendezvous := os.environ.get("TORCHELASTIC_RUN_ID", "none")) != "none":
         chosen = f"torchrun-{rendezvous}"
     else:

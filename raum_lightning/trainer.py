@@ -18,9 +18,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from raum_lightning.callbacks.checkpoint import Continuation, Provenance
 from raum_lightning.callbacks.failures import FiniteLoss, SameEverywhere, TrainingError, explain, located
 from raum_lightning.callbacks.predictions import PredictionWriter
-from raum_lightning.callbacks.preemption import SaveOnSignal
+from raum_lightning.callbacks.preemption import SaveOnLeaving
 from raum_lightning.callbacks.progress import ProgressBar, RunSummary
+from raum_lightning.callbacks.rng import RandomState
 from raum_lightning.callbacks.tables import CaseTable
+from raum_lightning.callbacks.throughput import Throughput
 from raum_lightning.checkpoints import LAST, VerifiedCheckpointIO, newest_sound
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.loggers import finish_wandb
@@ -43,6 +45,8 @@ WARNINGS = (
 )
 # advertisements of other products, devices that are not used, and what `RunSummary` says of the ranks
 UNSAID = re.compile(r".*Tip:|(GPU|TPU|HPU) available: |-{20}", re.DOTALL)
+# what they say, every rank would say
+TALKATIVE = ("fabric.utilities.seed", "fabric.utilities.distributed", "pytorch.trainer.connectors.signal_connector")
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 TRAINER_DEFAULTS = {
     "logger": {"class_path": "raum_lightning.loggers.CSVLogger"},
@@ -62,8 +66,8 @@ def run_trainer(args: Sequence[str]) -> int:
     for name in ("pytorch", "fabric"):
         log = logging.getLogger(f"lightning.{name}.utilities.rank_zero")
         log.addFilter(lambda record: not UNSAID.match(record.msg))
-    for name in ("seed", "distributed"):  # every rank would say which it is
-        logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
+    for name in TALKATIVE:
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     exact = {"allow_abbrev": False}  # a mistyped key is an error, not an abbreviation
     try:
         RaumCLI(
@@ -220,6 +224,7 @@ class RaumCLI(LightningCLI):
             RunSummary(self.run_dir),
             CaseTable(self.verb_dir),
             PredictionWriter(self.run_dir / "predictions"),
+            RandomState(),
         ]
         if config.get("enable_progress_bar") is not False:
             ours.append(ProgressBar())
@@ -228,9 +233,9 @@ class RaumCLI(LightningCLI):
         if self.subcommand == "fit":
             ours.append(SameEverywhere(configuration=self.text, checkpoint=str(self.start)))
             ours += [FiniteLoss(self.run_dir), Provenance(self.text), Continuation()]
-            ours.append(SaveOnSignal(self.run_dir / CHECKPOINTS / LAST))
+            ours.append(SaveOnLeaving(self.run_dir / CHECKPOINTS / LAST))
             if config.get("logger"):
-                ours.append(LearningRateMonitor("step"))
+                ours += [LearningRateMonitor("step"), Throughput()]
         config["plugins"] = [*_listed(config.get("plugins")), VerifiedCheckpointIO()]
         return super()._instantiate_trainer(config, [*ours, *callbacks])
 

@@ -89,7 +89,7 @@ def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
     assert {"config.yaml", "splits.json", "metrics.csv", "checkpoints", "wandb"} <= {
         path.name for path in run.iterdir()
     }
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     for name in ("train/loss", "val/dice_wt", "val/dice_tc", "val/dice_et", "val/dice_mean", "val/loss", "lr"):
         assert [row for row in rows if row[name]], name

@@ -22,9 +22,10 @@ class Preempted(SystemExit):
     """The run was asked to stop and can be continued."""
 
 
-class SaveOnSignal(Checkpoint):
-    """On SIGUSR1 (a SLURM job short of time) or SIGTERM (a job preempted, requeued or cancelled) saves and leaves.
+class SaveOnLeaving(Checkpoint):
+    """Saves the last state when training ends, and when it is asked to end before.
 
+    Asked by SIGUSR1 (a SLURM job is short of time) or SIGTERM (a job is preempted, requeued or cancelled).
     SIGUSR1 within a SLURM job also asks SLURM to run the job again; what SIGTERM announces, SLURM does by itself.
 
     A `Checkpoint` because Lightning calls these last, when other callbacks are done with the step.
@@ -33,11 +34,11 @@ class SaveOnSignal(Checkpoint):
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self.received: int | None = None
-        self.saved = False
+        self.leaving = False
+        self.saved_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the signals over from Lightning, which gives them back itself when the run ends."""
-        self.received, self.saved = None, False
         for signum in (REQUEUE, STOP):
             signal.signal(signum, self._note)
 
@@ -52,7 +53,7 @@ class SaveOnSignal(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Leaves, once the logs of the step that was saved are written."""
-        if self.saved:
+        if self.leaving:
             self._leave(trainer)
 
     def on_train_batch_end(
@@ -62,10 +63,21 @@ class SaveOnSignal(Checkpoint):
         if not trainer.is_last_batch:
             self._save_if_asked(trainer)
 
-    def _save_if_asked(self, trainer: pl.Trainer) -> None:
-        if not self.saved and trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves where the last step was followed by no validation."""
+        if trainer.global_step > self.saved_step:
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
-            self.saved = True
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Notes the step, whoever saves it."""
+        self.saved_step = trainer.global_step
+
+    def _save_if_asked(self, trainer: pl.Trainer) -> None:
+        if not self.leaving and trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            trainer.save_checkpoint(self.checkpoint, weights_only=False)
+            self.leaving = True
 
     def _leave(self, trainer: pl.Trainer) -> None:
         # the others end with 0: a launcher would kill rank 0 for their sake while it still writes its logs

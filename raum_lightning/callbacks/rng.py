@@ -20,12 +20,12 @@ class RandomState(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors, so that `torch.load(weights_only=True)` reads them."""
-        numpy = np.random.get_state()  # noqa: NPY002 - the global generator is what libraries draw from
+        name, key, *rest = np.random.get_state()  # noqa: NPY002 - the global generator is what libraries draw from
         return {
             "python": random.getstate(),
-            "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),  # type: ignore[union-attr, index]
+            "numpy": (name, np.asarray(key).tolist(), *rest),
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from raum_lightning.data.store import Prepared
 from raum_lightning.labels import REGIONS, in_classes
+from raum_lightning.metrics import RULES
 
-RULE = "Dice by the rules of BraTS up to 2022: 1 where reference and prediction are empty, 0 where one of them is."
 BASELINE = "flair: voxels brighter than a threshold on FLAIR, the best one on the training cases for each region."
 
 Scores = dict[str, dict[str, float]]
@@ -40,7 +40,7 @@ class CaseTable(pl.Callback):
             write_csv(self.folder / "cases.csv", scores)
             console = Console()
             console.print(table(scores))
-            console.print(RULE, style="dim")
+            console.print(f"Dice by the rules of BraTS up to 2022: {RULES['dice']}", style="dim")
             if any("flair/dice_mean" in row for row in scores.values()):
                 console.print(BASELINE, style="dim")
 
@@ -93,9 +93,7 @@ def _above(values: NDArray[np.float32], edges: NDArray[np.float64]) -> NDArray[n
 def table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Cases as rows, Dice as columns, the mean as the last row."""
     names = [name for name in next(iter(scores.values())) if "dice_" in name and not name.startswith("lesion")]
-    drawn = Table(
-        "case", title="Dice on whole volumes", show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    drawn = Table("case", title="Dice on whole volumes", show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     drawn.columns[0].footer, drawn.columns[0].no_wrap = "mean", True
     for name in names:
         group, _, region = name.rpartition("dice_")

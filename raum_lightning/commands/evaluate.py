@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 def _print(evaluation: "Evaluation") -> None:
     from rich.console import Console
 
-    from raum_lightning.evaluation import RULES
+    from raum_lightning.metrics import RULES
 
     console = Console(highlight=False)
     if evaluation.scores:

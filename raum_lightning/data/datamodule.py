@@ -188,7 +188,7 @@ class BratsDataModule(pl.LightningDataModule):
             patches_per_epoch=self.patches_per_epoch,
             foreground_probability=self.foreground_probability,
             class_weights=self.class_weights,
-            case_weights=read_weights(self.case_weights, self.split.train, self.cases),
+            case_weights=read_weights(self.case_weights, self.split.train, {*self.cases, *self.exclude}),
             transform=self.transform,
             raw=self.batch_augmentation is not None,
             seed=self._seed,
@@ -233,6 +233,8 @@ class BratsDataModule(pl.LightningDataModule):
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "pin_memory": torch.cuda.is_available(),
+            # else it would draw a seed from the global generator, as often as the number of workers has it
+            "generator": torch.Generator(),
         }
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -95,7 +96,11 @@ def read_weights(
     """
     if given is None:
         return None
-    weights = yaml.safe_load(given.expanduser().read_text()) if isinstance(given, Path) else given
+    weights: Any = given
+    if isinstance(given, Path):
+        if not given.expanduser().is_file():
+            raise ValueError(f"{given}: no such file, named as data.case_weights")
+        weights = yaml.safe_load(given.expanduser().read_text())
     if not isinstance(weights, Mapping) or not all(isinstance(weight, (int, float)) for weight in weights.values()):
         raise ValueError(f"data.case_weights={given} must map ids of cases to numbers")
     if unknown := sorted(set(map(str, weights)) - set(known)):

@@ -28,9 +28,10 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from raum_lightning.labels import CLASSES, REGIONS, in_classes
-from raum_lightning.metrics.lesions import Lesions, match_lesions
+from raum_lightning.metrics.lesions import MISSED_MM as MISSED_LESION_MM
+from raum_lightning.metrics.lesions import SMALLEST_MM3, Lesions, match_lesions
 from raum_lightning.metrics.overlap import Overlap, confusion, overlap
-from raum_lightning.metrics.surface import Mask, bounding_box, hd95
+from raum_lightning.metrics.surface import MISSED_MM, Mask, bounding_box, hd95
 
 Spacing = tuple[float, float, float]
 
@@ -86,6 +87,20 @@ METRICS: dict[str, Callable[[_Region], float]] = {
     "volume": lambda region: region.volume,
     "lesion_dice": lambda region: region.lesions.dice(),
     "lesion_hd95": lambda region: region.lesions.hd95(),
+}
+
+# what stands beneath a printed table
+_OVERLAP = "1 where reference and prediction are both empty, 0 where exactly one is"
+RULES = {
+    "dice": _OVERLAP,
+    "precision": _OVERLAP,
+    "recall": _OVERLAP,
+    "specificity": "over the whole grid",
+    "hd95": f"robust Hausdorff distance in mm, 0 where both are empty, {MISSED_MM:.5f} where exactly one is",
+    "volume": "of the prediction, in ml",
+    "lesion_dice": f"mean over lesions above {SMALLEST_MM3:g} mm³, 0 if missed, and false positives, 0 each; "
+    "1 where there are none",
+    "lesion_hd95": f"mean over the same in mm, {MISSED_LESION_MM:g} if missed or false; 0 where there are none",
 }
 
 

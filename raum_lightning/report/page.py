@@ -13,6 +13,7 @@ from raum_lightning.cases import CaseError
 from raum_lightning.figures import Scan, draw
 from raum_lightning.figures.curves import chart
 from raum_lightning.labels import REGIONS
+from raum_lightning.metrics import RULES
 from raum_lightning.report.files import SORTED_BY, Run
 from raum_lightning.report.style import PAGE, STYLE
 
@@ -89,8 +90,8 @@ def _table(run: Run) -> str:
     return (
         f'<div class="wide"><table><thead><tr><th></th>{metrics}</tr><tr><th>case</th>{columns}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody><tfoot>{''.join(foot)}</tfoot></table></div>"
-        "<p><small>Whole volumes, each case once, sorted by mean Dice. Dice by the rules of BraTS up to 2022: 1 where "
-        "reference and prediction are empty, 0 where one of them is.</small></p>"
+        "<p><small>Whole volumes, each case once, sorted by mean Dice. Dice by the rules of BraTS up to 2022: "
+        f"{RULES['dice']}.</small></p>"
     )
 
 

@@ -55,7 +55,9 @@ class Slurm:
     def call(self, *command: str, **variables: str) -> str:
         """The output of one of SLURM's programs."""
         environment = self.environment | variables
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=self.folder).stdout
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, cwd=self.folder
+        ).stdout
 
     def submit(self, *words: str, **variables: str) -> str:
         """`sbatch WORDS`; the job's number."""
@@ -71,7 +73,9 @@ class Slurm:
 
         def reached() -> str | None:
             if (state := self.state(job)) == "PENDING" and "PENDING" not in states:
-                subprocess.run(["scontrol", "update", f"job={job}", "StartTime=now"], env=self.environment, capture_output=True)
+                subprocess.run(
+                    ["scontrol", "update", f"job={job}", "StartTime=now"], env=self.environment, capture_output=True
+                )
             return state if state in states else None
 
         return wait(reached, f"job {job} in {' or '.join(states)}", seconds)
@@ -110,7 +114,9 @@ def wait(condition: Callable[[], T | None], what: str, seconds: float = 120) -> 
 def cluster(folder: Path) -> Iterator[Slurm]:
     """Starts the daemons and ends them."""
     port, node1, node2 = _free_ports(3)
-    config = CONFIG.format(folder=folder, host=socket.gethostname().partition(".")[0], port=port, node1=node1, node2=node2)
+    config = CONFIG.format(
+        folder=folder, host=socket.gethostname().partition(".")[0], port=port, node1=node1, node2=node2
+    )
     (folder / "slurm.conf").write_text(config)
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o400)
@@ -120,11 +126,27 @@ def cluster(folder: Path) -> Iterator[Slurm]:
     daemons = []
     try:
         slurm = Slurm(folder)
-        for command in (["munged", *munge], ["slurmctld", "-D"], ["slurmd", "-D", "-N", "node1"], ["slurmd", "-D", "-N", "node2"]):
+        for command in (
+            ["munged", *munge],
+            ["slurmctld", "-D"],
+            ["slurmd", "-D", "-N", "node1"],
+            ["slurmd", "-D", "-N", "node2"],
+        ):
             log = (folder / f"{len(daemons)}-{command[0]}.log").open("w")
-            daemons.append(subprocess.Popen([shutil.which(command[0]) or command[0], *command[1:]], env=slurm.environment, stdout=log, stderr=log))
+            daemons.append(
+                subprocess.Popen(
+                    [shutil.which(command[0]) or command[0], *command[1:]],
+                    env=slurm.environment,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
             time.sleep(1)
-        wait(lambda: "idle" in _answer(slurm, "sinfo", "-h", "-t", "idle", "-n", "node1,node2", "-o", "%D %t") and True, "nodes", 60)
+        wait(
+            lambda: "idle" in _answer(slurm, "sinfo", "-h", "-t", "idle", "-n", "node1,node2", "-o", "%D %t") and True,
+            "nodes",
+            60,
+        )
         yield slurm
     finally:
         for daemon in reversed(daemons):

@@ -104,8 +104,9 @@ def _free_port() -> int:
 
 
 def rows(run: Path) -> list[dict[str, str]]:
-    """The numbers a run has logged."""
-    return list(csv.DictReader((run / "metrics.csv").open()))
+    """The numbers a run has logged, without those that clocks give."""
+    logged = csv.DictReader((run / "metrics.csv").open())
+    return [{name: value for name, value in row.items() if not name.startswith("perf/")} for row in logged]
 
 
 def state(run: Path) -> dict[str, Any]:
