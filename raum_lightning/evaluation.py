@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -58,13 +58,16 @@ class Mask:
     def __str__(self) -> str:
         return f"{self.edition.name if self.edition else 'unknown'}, by {self.known_by}"
 
-    def or_as(self, other: "Mask") -> "Mask":
-        """With the edition of `other` where its own is not known."""
-        if self.edition is not None or other.edition is None:
-            return self
-        # 4 of BraTS 2024 was declared for the other: here it may mean what it did in 2020
-        edition = EDITIONS["brats2023"] if other.edition.name == "brats2024" else other.edition
-        return replace(self, edition=edition, known_by="reference")
+    def beside(self, reference: "Mask") -> "Mask":
+        """A prediction with the edition of its reference where its own is not known, or is the same by name."""
+        known = reference.edition
+        assert known is not None
+        if self.edition is None:
+            # 4 of BraTS 2024 was declared for the reference: here it may mean what it did in 2020
+            known = EDITIONS["brats2023"] if known.name == "brats2024" else known
+            return replace(self, edition=known, known_by="reference")
+        # what dataset.json of MSD Task01 says of its values holds for predictions too
+        return replace(self, edition=known) if self.edition.name == known.name else self
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Evaluation:
     problems: dict[str, str]
     without_prediction: list[str]
     without_reference: list[str]
-    editions: dict[str, dict[str, int]] = field(default_factory=dict)
+    editions: dict[str, dict[str, int]]
 
     @property
     def summary(self) -> Scores:
@@ -140,7 +143,7 @@ def evaluate(
             f"no case is both in {predictions} ({', '.join([*found][:2])}, ...) and in {references} "
             f"({', '.join([*expected][:2])}, ...)"
         )
-    pairs = [(found[case].or_as(expected[case]), expected[case]) for case in common]
+    pairs = [(found[case].beside(expected[case]), expected[case]) for case in common]
     outcomes: dict[str, dict[str, float] | str] = {}
     with _mapping(workers or (min(_cores(), len(pairs)) if len(pairs) > FEW else 1)) as mapped:
         scored = mapped(partial(score_pair, metrics=metrics, classes=classes), pairs)

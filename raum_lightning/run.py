@@ -28,7 +28,8 @@ class RunOptions:
     Args:
         root: Folder of all runs.
         experiment: The name of the configuration file where not given.
-        id: The SLURM job's number or the time where not given.
+        id: From W&B's sweep, the SLURM job, torchrun or the time where not given; with `--ckpt_path auto` the run goes
+            on if there is one of this name. In SLURM jobs and under torchrun that is the default.
     """
 
     root: Path = Path("runs")
@@ -42,14 +43,16 @@ def restarts() -> bool:
 
 
 def new_id() -> str:
-    """A name for a run that starts now, the same on all its ranks: the SLURM job, torchrun's id, or the time.
+    """A name for a run that starts now, the same on all its ranks: of the sweep, the SLURM job, torchrun, or the time.
 
     A second `srun` of a job is another run. Children of Lightning's own launcher find their parent's choice in
     RAUM_RUN_ID.
     """
     if "LOCAL_RANK" in os.environ and "RAUM_RUN_ID" in os.environ:
         return os.environ["RAUM_RUN_ID"]
-    if job := os.environ.get("SLURM_JOB_ID"):
+    if "WANDB_SWEEP_ID" in os.environ:  # before the job, in which an agent starts one run after the other
+        chosen = f"sweep-{os.environ['WANDB_RUN_ID']}"
+    elif job := os.environ.get("SLURM_JOB_ID"):
         step = os.environ.get("SLURM_STEP_ID", "0")  # begins at 0 again when the job is requeued
         chosen = f"slurm-{job}" if step == "0" else f"slurm-{job}-{step}"
     elif (rendezvous := os.environ.get("TORCHELASTIC_RUN_ID", "none")) != "none":

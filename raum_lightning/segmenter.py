@@ -8,7 +8,6 @@ A checkpoint of `lightning fit` knows how its network is made and what cases it 
 `BratsDataModule.described`): the modalities, their order, the frame in which the arrays lie, and the label values.
 """
 
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from raum_lightning.cases import Case, CaseError, find_case, find_cases, stem, write_like, write_mask
+from raum_lightning.checkpoints import CheckpointError, verify
 from raum_lightning.compiling import compile_network, in_batches_of
 from raum_lightning.data.store import normalise
 from raum_lightning.export import Exported, is_export, read
 from raum_lightning.frame import Frame, Passage
-from raum_lightning.inference import Network, count_windows, has_signal, probabilities
+from raum_lightning.inference import Network, bounding_box, count_windows, has_signal, probabilities
 from raum_lightning.labels import CLASSES, EDITIONS, REGIONS, Edition, classify, in_classes
 from raum_lightning.module import SegmentationModule
 
@@ -33,10 +33,6 @@ PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 Progress = Callable[[int, int], None]
 # a folder, a file that dataset.json of MSD Task01 lists, or the file of each modality
 Source = Case | Path | str | Mapping[str, Path | str]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot segment cases on its own; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +127,17 @@ class Segmenter:
 
     def _probabilities(self, image: torch.Tensor, affine: NDArray[Any], progress: Progress | None) -> torch.Tensor:
         """K X Y Z on the grid of the case's image C X Y Z; certain background where it has no signal."""
-        passage = Passage(self.frame, image.shape[1:], affine)
-        normalised, crop = normalise(passage.enter(image).numpy())
+        brain = has_signal(image)
+        box = bounding_box(brain)
+        passage = Passage(self.frame, brain[box].shape, affine)
+        normalised, crop = normalise(passage.enter(image[:, *box]).numpy())
         inside = self._infer(torch.from_numpy(normalised)[None].to(self.device, torch.float32), progress)[0].cpu()
         background = torch.zeros(len(inside), 1, 1, 1)
         background[0] = self.mode == "labels"
-        framed = background.repeat(1, *passage.shape)
+        framed, values = background.repeat(1, *passage.shape), background.repeat(1, *brain.shape)
         framed[:, *crop] = inside
-        return torch.where(has_signal(image), passage.leave(framed), background)
+        values[:, *box] = torch.where(brain[box], passage.leave(framed), background)
+        return values
 
     def _infer(self, image: torch.Tensor, progress: Progress | None) -> torch.Tensor:
         counted = {key: self.windows[key] for key in ("roi_size", "overlap")}
@@ -179,12 +178,8 @@ def _open(path: Path) -> tuple[SegmentationModule | Exported, Mapping[str, Any]]
     if is_export(path):
         exported = read(path)
         return exported, exported.about.case
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError):
-        content = None
+    verify(path)
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if not isinstance(content, dict) or "network" not in content.get("hyper_parameters", {}):
         raise CheckpointError(f"{path}: is not a checkpoint of `lightning fit`, which says how its network is made")
     if "case" not in content:

@@ -200,7 +200,8 @@ class RaumCLI(LightningCLI):
             init.save_dir = str(self.run_dir)
             init.group = init.group or self.run_dir.parent.name
             init.name = init.name or f"{self.run_dir.parent.name}/{self.run_dir.name}"
-            init.id = init.id or f"{self.run_dir.parent.name}-{self.run_dir.name}"
+            # a sweep's agent has chosen the id
+            init.id = init.id or os.environ.get("WANDB_RUN_ID") or f"{self.run_dir.parent.name}-{self.run_dir.name}"
 
     @property
     def verb_dir(self) -> Path:

@@ -161,6 +161,12 @@ def test_msd_is_read_by_its_dataset_json(tmp_path: Path) -> None:
     found = evaluate(tmp_path / "p", tmp_path / "msd", classes=["NCR", "ED"])
     assert found.summary["dice_ncr"]["mean"] == found.summary["dice_ed"]["mean"] == 1
     assert found.editions["predictions"] == {"msd, by reference": 2}
+    content = json.loads((tmp_path / "msd/dataset.json").read_text())
+    content["labels"] = {"0": "background", "1": "necrotic", "2": "edema", "3": "enhancing"}
+    (tmp_path / "msd/dataset.json").write_text(json.dumps(content))
+    for case in find_cases(tmp_path / "msd")[:2]:
+        write_mask(tmp_path / f"ours/{case.id}.nii.gz", case.read_label()[0], case, "flair")
+    assert evaluate(tmp_path / "ours", tmp_path / "msd", classes=["NCR"]).summary["dice_ncr"]["mean"] == 1
     with pytest.raises(EvaluationError, match="nothing says whose label values the references hold"):
         evaluate(tmp_path / "p", tmp_path / "msd/labelsTr")
     assert (
@@ -176,8 +182,8 @@ def test_what_has_no_partner_is_reported(
     (brats / BRATS[1] / f"{BRATS[1]}_seg.nii.gz").unlink()
     assert command(predictions, brats, "--out", tmp_path / "m.json") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"1 references have no prediction: {BRATS[0]}" in shown
-    assert f"2 predictions have no reference: {BRATS[1]}, other" in shown
+    assert f"references without prediction (1): {BRATS[0]}" in shown
+    assert f"predictions without reference (2): {BRATS[1]}, other" in shown
     content = json.loads((tmp_path / "m.json").read_text())
     assert (content["without_prediction"], content["without_reference"]) == ([BRATS[0]], [BRATS[1], "other"])
     assert list(content["cases"]) == BRATS[2:]

@@ -2,14 +2,18 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
-from raum_lightning.run import RunError, find_checkpoint, new_id, run_of
+from raum_lightning.cli import main
+from raum_lightning.run import RunError, find_checkpoint, new_id, restarts, run_of
 from raum_lightning.trainer import lacks_bf16, with_bases
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_RANK", "RAUM_RUN_ID", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+    for name in ("LOCAL_RANK", "RAUM_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "WANDB_SWEEP_ID"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -22,8 +26,47 @@ def test_ranks_of_one_run_agree_on_its_name(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_requeued_job_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not restarts()
     monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert new_id() == "slurm-17" and restarts()
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
     assert new_id() == "slurm-17"
+    monkeypatch.setenv("SLURM_STEP_ID", "1")  # another srun of the same job
+    assert new_id() == "slurm-17-1"
+
+
+def test_runs_of_a_sweep_differ_within_one_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    for run in ("abc", "def"):
+        monkeypatch.setenv("WANDB_RUN_ID", run)
+        assert new_id() == f"sweep-{run}"
+
+
+def test_workers_that_torchrun_restarts_keep_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # torchrun's default, the same for all
+    assert not restarts() and not new_id().startswith("torchrun")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "today")
+    assert restarts() and new_id() == "torchrun-today"
+
+
+def test_an_agent_can_run_the_sweep(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    sweep = yaml.safe_load(Path("experiments/sweeps/unetr.yaml").read_text())
+    chosen = {
+        name: each["value"] if "value" in each else each["values"][0] if "values" in each else each["min"]
+        for name, each in sweep["parameters"].items()
+    }
+    env, program, *command, args = sweep["command"]
+    assert (env, program, args) == ("${env}", "lightning", "${args}")
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, *(f"--{name}={value}" for name, value in chosen.items()), "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    for name, value in chosen.items():
+        found = config
+        for key in name.split("."):
+            found = found[key]
+        assert found == value, name
 
 
 def checkpoint(folder: Path, run: str, name: str, started: float) -> Path:

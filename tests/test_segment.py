@@ -1,5 +1,6 @@
 """Cases from their files to a mask on their own grid: `raum_lightning.load` and `raum segment`."""
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -14,11 +15,13 @@ from scipy.spatial.transform import Rotation
 
 import raum_lightning
 from raum_lightning.cases import CaseError
+from raum_lightning.checkpoints import CheckpointError
 from raum_lightning.cli import main
+from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.labels import EDITIONS, REGIONS, in_classes
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.module import SegmentationModule
-from raum_lightning.segmenter import CheckpointError, Segmenter
+from raum_lightning.segmenter import Segmenter
 
 DESCRIBED = {"modalities": list(MODALITIES), "edition": "brats2020", "orientation": "LPS", "spacing": [1.0, 1.0, 1.0]}
 
@@ -215,10 +218,11 @@ def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) ->
     with pytest.raises(CheckpointError, match="does not say what cases it was trained on"):
         raum_lightning.load(tmp_path / "old.ckpt")
     (tmp_path / "text.ckpt").write_text("weights")
-    torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
-    for name in ("text", "tensor"):
-        with pytest.raises(CheckpointError, match=rf"{name}\.ckpt: is not a checkpoint of `lightning fit`"):
-            raum_lightning.load(tmp_path / f"{name}.ckpt")
+    with pytest.raises(CheckpointError, match=r"text\.ckpt: is damaged or no checkpoint"):
+        raum_lightning.load(tmp_path / "text.ckpt")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "weights.ckpt")
+    with pytest.raises(CheckpointError, match=r"weights\.ckpt: is not a checkpoint of `lightning fit`"):
+        raum_lightning.load(tmp_path / "weights.ckpt")
     content["case"] = DESCRIBED | {"modalities": ["t1", "t1ce", "t2"]}
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(
@@ -234,7 +238,6 @@ def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) ->
         (["--case", ".", "--flair", "a.nii"], "give either the case's folder as --case or its files"),
         (["--case", "CASE", "--out", "seg.mha"], "seg.mha: is no name of a NIfTI file; let it end in .nii.gz or .nii"),
         (["--case", "CASE", "--checkpoint", "none.ckpt"], "none.ckpt: no such checkpoint"),
-        (["--case", "CASE", "--precision", "64"], "precision='64' is none of auto, 32-true, bf16-mixed"),
         (["--case", "CASE", "--edition", "brats2019"], "edition 'brats2019' is unknown"),
         (["--case", "CASE", "--overlap", "1"], "overlap=1.0 is not in [0, 1)"),
         (["--case", "nowhere"], "nowhere: no such folder"),
@@ -255,10 +258,25 @@ def test_a_users_mistake_gets_one_sentence(
     assert not (tmp_path / "seg.nii.gz").exists()
 
 
+def test_the_frame_is_that_of_most_training_cases(brats: Path, tmp_path: Path) -> None:
+    for number, size in ((1, 1), (2, 3), (3, 3), (4, 1.5), (5, 1.5)):
+        axes = [-size, -size, size, 1] if number > 3 else [size, size, size, 1]
+        for path in brats.glob(f"*_00{number}/*.nii.gz"):
+            nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), np.diag(axes)), path)
+    ids = [f"BraTS20_Training_{number:03d}" for number in range(1, 7)]
+    (tmp_path / "split.json").write_text(json.dumps({"train": [*ids[:2], *ids[3:]], "val": [ids[2]]}))
+    data = BratsDataModule(brats, splits=tmp_path / "split.json", prepared_dir=tmp_path / "prepared")
+    data.prepare_data()
+    data.setup("fit")
+    assert data.described == DESCRIBED | {"spacing": [1.5, 1.5, 1.5]}
+
+
 def test_a_gpu_that_is_not_there_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device=cuda: there is no GPU"):
         raum_lightning.load(checkpoint, device="cuda")
+    with pytest.raises(ValueError, match="precision='64' is none of auto, 32-true, bf16-mixed"):
+        raum_lightning.load(checkpoint, precision="64")
 
 
 def test_the_cavity_needs_an_edition_that_has_it(case: Path) -> None:

@@ -48,10 +48,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(evaluation: "Evaluation") -> None:
     from rich.console import Console
+    from rich.text import Text
 
     from raum_lightning.metrics import RULES
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if evaluation.scores:
         console.print(_summary(evaluation), _worst(evaluation), sep="\n")
         for metric in evaluation.metrics:
@@ -60,13 +61,13 @@ def _print(evaluation: "Evaluation") -> None:
         counted = "; ".join(f"{count} {edition}" for edition, count in editions.items())
         console.print(f"label values of {side}: {counted}")
     for cases, lack in (
-        (evaluation.without_prediction, "references have no prediction"),
-        (evaluation.without_reference, "predictions have no reference"),
+        (evaluation.without_prediction, "references without prediction"),
+        (evaluation.without_reference, "predictions without reference"),
     ):
         if cases:
-            console.print(f"{len(cases)} {lack}: {', '.join(cases[:LISTED])}{', ...' if cases[LISTED:] else ''}")
+            console.print(f"{lack} ({len(cases)}): {', '.join(cases[:LISTED])}{', ...' if cases[LISTED:] else ''}")
     for case, problem in evaluation.problems.items():
-        console.print(f"[red]{case} was not scored[/red]: {problem}", soft_wrap=True)
+        console.print(Text.assemble((f"{case} was not scored", "red"), f": {problem}"), soft_wrap=True)
 
 
 def _summary(evaluation: "Evaluation") -> Any:

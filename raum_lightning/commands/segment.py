@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--figure", type=Path, help="draw a picture too: .png, .pdf or .svg")
     add("--flips", type=int, choices=(1, 2, 4, 8), help="mirrored readings to average (default: the checkpoint's)")
     add("--overlap", type=float, help="shared fraction of adjacent windows (default: the checkpoint's)")
-    add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
-    add("--precision", default="auto", help="auto, 32-true or bf16-mixed (default: %(default)s)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
+    add("--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto", help="auto is bf16 on a GPU")
     add("--compile", action="store_true", help="run the network under torch.compile")
     add("--edition", help="whose label values to write (default: that of the training cases)")
 

@@ -198,9 +198,9 @@ class BratsDataModule(pl.LightningDataModule):
         return PatchLoader(dataset, sampler, batch_size=self.batch_size, collate_fn=collate, **loading)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Augments raw patches where they lie now."""
+        """Augments raw patches where they lie now; float32 from the float16 that batches travel in."""
         if self.batch_augmentation is None or "seed" not in batch:
-            return batch
+            return batch | {"image": batch["image"].float()}
         image, label = self.batch_augmentation(batch["image"], batch["label"], batch["seed"], batch["offset"])
         return {"image": image, "label": label, "case": batch["case"]}
 

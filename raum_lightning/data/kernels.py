@@ -131,7 +131,9 @@ def crop(volume: Tensor, size: Sequence[int], offset: Sequence[float] = (0, 0, 0
 
 def gamma(image: Tensor, exponents: Tensor) -> Tensor:
     """sign(x) |x|^g with one exponent per channel, C."""
-    return image.abs().pow_(_by_channel(exponents, image.device)).copysign_(image)
+    # x |x|^(g - 1) by way of a logarithm is faster than a power; that of 0 would be very slow
+    factor = image.abs().clamp_(min=1e-20).log2_().mul_(_by_channel(exponents - 1, image.device)).exp2_()
+    return factor.mul_(image)
 
 
 def scale_shift(image: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -162,12 +164,14 @@ def blur(image: Tensor, std: Sequence[float]) -> Tensor:
 def _filter(volume: Tensor, axis: int, matrix: Tensor, radius: int) -> Tensor:
     """A matrix, zero further than `radius` from its diagonal, along one axis of C X Y Z."""
     matrix, filtered = matrix.to(volume.device, non_blocking=True), torch.empty_like(volume)
-    source, target = (x.mT if axis == 3 else x.flatten(axis + 1) for x in (volume, filtered))
-    size = len(matrix)
-    band = BAND if volume.device.type == "cpu" else size
-    for first in range(0, size, band):
+    band = BAND if volume.device.type == "cpu" else len(matrix)
+    for first in range(0, len(matrix), band):
         rows, columns = slice(first, first + band), slice(max(0, first - radius), first + band + radius)
-        target[..., rows, :] = matrix[rows, columns] @ source[..., columns, :]
+        part = matrix[rows, columns]
+        if axis == 3:
+            filtered[..., rows] = volume[..., columns] @ part.T
+        else:
+            filtered.flatten(axis + 1)[..., rows, :] = part @ volume.flatten(axis + 1)[..., columns, :]
     return filtered
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import torchio as tio
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from raum_lightning.data.augment import Draw, drawable, margin
@@ -104,7 +103,7 @@ class PatchLoader(DataLoader[dict[str, Any]]):
 
 
 class VolumeDataset(Dataset[dict[str, Any]]):
-    """Whole prepared volumes: `image` C X Y Z float32, `label` X Y Z uint8 (with a mask), `case`, `spacing` in mm."""
+    """Whole prepared volumes: `image` C X Y Z float16, `label` X Y Z uint8 (with a mask), `case`, `spacing` in mm."""
 
     def __init__(self, cases: Sequence[Prepared]) -> None:
         self.cases = cases
@@ -114,10 +113,10 @@ class VolumeDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         case = self.cases[index]
-        image = torch.from_numpy(case.image.astype(np.float32))
+        image = torch.from_numpy(case.image).clone()
         item = {"image": image, "case": case.id, "spacing": torch.tensor(case.spacing)}
         if case.tumour is not None:
-            item["label"] = torch.from_numpy(np.array(case.label))
+            item["label"] = torch.from_numpy(case.label).clone()
         return item
 
 
@@ -160,33 +159,32 @@ class PatchDataset(Dataset[dict[str, Any]]):
         return self.patches_per_epoch
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        """`image` C X Y Z float32 and `label` X Y Z uint8, both of `roi_size`, and `case`, the id.
+        """`image` C X Y Z float16 and `label` X Y Z uint8, both of `roi_size`, and `case`, the id.
 
-        With `raw`: `image` float16 and `label` as read, and `seed` and `offset` for `BatchAugmentation`.
+        With `raw`: `image` and `label` as read, and `seed` and `offset` for `BatchAugmentation`.
         """
         epoch, index = key
         case = self.cases[self.order(epoch * self.patches_per_epoch + index)]
-        volume, mask = case.image, case.label
+        volume, mask = torch.from_numpy(case.image), torch.from_numpy(case.label)[None]
         rng = np.random.default_rng((self.seed, epoch, index))
-        start = self.places(case, mask.shape, rng)
+        start = self.places(case, mask.shape[1:], rng)
         seed = int(rng.integers(2**63))
         if not self.drawable:
-            image, label = self._transformed(volume, mask[None], start, seed)
-            return {"image": image, "label": label[0], "case": case.id}
+            image, label = self._transformed(volume, mask, start, seed)
+            return {"image": image.half(), "label": label[0], "case": case.id}
         draw = Draw.of(self.transform, channels=len(volume), seed=seed)
-        window, offset = draw.window(start, self.roi_size, mask.shape)
-        image = torch.from_numpy(np.array(volume[:, *window]))
-        label = torch.from_numpy(np.array(mask[*window])[None])
+        window, offset = draw.window(start, self.roi_size, mask.shape[1:])
+        image, label = volume[:, *window], mask[:, *window]
         if self.raw:
-            return {"image": image, "label": label[0], "case": case.id, "seed": seed, "offset": offset}
+            return {"image": image.clone(), "label": label[0].clone(), "case": case.id, "seed": seed, "offset": offset}
         image, label = draw.apply(image, label, self.roi_size, offset)
-        return {"image": image, "label": label[0], "case": case.id}
+        return {"image": image.half(), "label": label[0], "case": case.id}
 
     def _transformed(
-        self, volume: NDArray[Any], mask: NDArray[Any], start: Sequence[int], seed: int
+        self, volume: torch.Tensor, mask: torch.Tensor, start: Sequence[int], seed: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        image = torch.from_numpy(read_box(volume, start, self.roi_size, self.margin).astype(np.float32))
-        label = torch.from_numpy(read_box(mask, start, self.roi_size, self.margin))
+        image = read_box(volume, start, self.roi_size, self.margin).float()
+        label = read_box(mask, start, self.roi_size, self.margin)
         subject = tio.Subject(image=tio.ScalarImage(tensor=image), label=tio.LabelMap(tensor=label))
         with torch.random.fork_rng(devices=[]):  # TorchIO draws from torch's global generator
             torch.default_generator.manual_seed(seed)
@@ -214,12 +212,12 @@ def listed(items: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def read_box(
-    volume: NDArray[Any], start: Sequence[int], size: Sequence[int], margin: Sequence[int] = (0, 0, 0)
-) -> NDArray[Any]:
+    volume: torch.Tensor, start: Sequence[int], size: Sequence[int], margin: Sequence[int] = (0, 0, 0)
+) -> torch.Tensor:
     """The box of `size` voxels at `start` and `margin` voxels around it, from C X Y Z; zeros beyond the volume."""
     wanted = [(first - m, first + n + m) for first, n, m in zip(start, size, margin, strict=True)]
     inside = [(max(0, a), min(b, n)) for (a, b), n in zip(wanted, volume.shape[1:], strict=True)]
-    box = np.zeros((len(volume), *(b - a for a, b in wanted)), volume.dtype)
+    box = volume.new_zeros(len(volume), *(b - a for a, b in wanted))
     target = tuple(slice(a - first, max(a, b) - first) for (a, b), (first, _) in zip(inside, wanted, strict=True))
     box[:, *target] = volume[:, *(slice(a, max(a, b)) for a, b in inside)]
     return box

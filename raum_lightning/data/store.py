@@ -92,7 +92,8 @@ class Prepared:
         return full
 
     def _map(self, name: str) -> Any:
-        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        # copy-on-write, as torch takes no read-only arrays
+        return np.load(self.folder / f"{name}.npy", mmap_mode="c")
 
 
 def normalise(image: NDArray[np.float32], keep: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.float16], Any]:
