@@ -8,9 +8,10 @@ Every rank is a process with one thread and the same batch, exchanging by gloo. 
     beside        two ranks that exchange nothing: what sharing the machine's memory and cores costs
     together      two ranks with DistributedDataParallel, as `--trainer.devices 2` trains
 
-Efficiency is the time of a step alone over that of a step together; what DDP costs is together over beside. A step is
-forward, DiceCE, backward and AdamW on one patch. The exchange is an all-reduce of that many million float32, the
-gradient of the paper's UNETR.
+Efficiency is the time of a step alone over that of a step together; what DDP costs is together over beside. Both are
+given by the clock and by the CPU time of a rank, which other work on the machine disturbs less and which leaves out
+waiting. A step is forward, DiceCE, backward and AdamW on one patch. The exchange is an all-reduce of that many million
+float32, the gradient of the paper's UNETR.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import socket
 from collections.abc import Callable
 from multiprocessing.queues import Queue
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from torch import distributed, multiprocessing, nn
@@ -28,6 +29,8 @@ from raum_lightning.losses import DiceCELoss
 from raum_lightning.models import UNETR
 
 PHASES = ("alone", "beside", "together")
+# seconds by the clock and of CPU time
+Times = dict[str, list[tuple[float, float]]]
 
 
 def main() -> None:
@@ -65,15 +68,16 @@ def rank(number: int, port: int, options: argparse.Namespace, results: "Queue[ob
     distributed.init_process_group("gloo", rank=number, world_size=2)
     step = {"beside": stepper(options, shared=False), "together": stepper(options, shared=True)}
     step["alone"] = step["beside"] if number == 0 else lambda: None
-    times: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    times: Times = {phase: [] for phase in PHASES}
     for turn in range(options.rounds + 1):
         for phase in PHASES:
             distributed.barrier()
-            start = perf_counter()
+            start, cpu = perf_counter(), process_time()
             for _ in range(options.steps):
                 step[phase]()
             if turn:  # the first warms up
-                times[phase].append((perf_counter() - start) / options.steps)
+                took = perf_counter() - start, process_time() - cpu
+                times[phase].append((took[0] / options.steps, took[1] / options.steps))
             distributed.barrier()
     exchange = exchanges(options)
     if number == 0:
@@ -116,20 +120,19 @@ def exchanges(options: argparse.Namespace) -> list[float]:
     return seconds[1:]
 
 
-def report(options: argparse.Namespace, times: dict[str, list[float]], exchange: list[float], parameters: int) -> None:
-    seconds = {phase: median(values) for phase, values in times.items()}
+def report(options: argparse.Namespace, times: Times, exchange: list[float], parameters: int) -> None:
     print(f"UNETR of {parameters / 1e6:.2f} M parameters, one patch of {options.size}^3 per rank, one thread per rank")
     print(f"torch {torch.__version__}, gloo, {os.cpu_count()} cores; medians of {options.rounds} turns\n")
-    for phase in PHASES:
-        spread = f"{min(times[phase]):.3f} to {max(times[phase]):.3f}"
-        print(f"{phase:<10} {seconds[phase]:7.3f} s a step   ({spread})")
-    print(f"\nefficiency of two ranks        {seconds['alone'] / seconds['together']:.2f}")
-    print(f"time with DDP over without     {seconds['together'] / seconds['beside']:.2f}")
-    gigabytes = options.parameters * 4e-3
-    # busbw as nccl-tests define it: 2 (n - 1) / n of the data, which for two ranks is the data
-    print(
-        f"all-reduce of {gigabytes * 1000:.0f} MB           {median(exchange):.3f} s, {gigabytes / median(exchange):.2f} GB/s"
-    )
+    print("seconds a step      by the clock    CPU time")
+    seconds = {phase: [median(values) for values in zip(*times[phase], strict=True)] for phase in PHASES}
+    for phase, (clock, cpu) in seconds.items():
+        print(f"{phase:<20}{clock:>12.3f}{cpu:>12.3f}")
+    for name, over, under in (("efficiency", "alone", "together"), ("DDP over none", "together", "beside")):
+        ratios = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
+        print(f"{name:<20}{ratios[0]:>12.2f}{ratios[1]:>12.2f}")
+    # for two ranks, bus bandwidth as nccl-tests define it is the data over the time: 2 (n - 1) / n = 1
+    size, took = options.parameters * 4e-3, median(exchange)
+    print(f"\nall-reduce of {size * 1000:.0f} MB: {took:.3f} s, {size / took:.2f} GB/s")
 
 
 if __name__ == "__main__":

@@ -172,6 +172,8 @@ def find_references(root: Path, edition: str = "auto") -> dict[str, Mask]:
     _check_edition(edition)
     if (root / "dataset.json").is_file() or any(_is_image(path) for path in _files(root)):
         masks = {case.id: _of_case(case, edition) for case in find_cases(root) if case.label}
+        if not masks:
+            raise EvaluationError(f"{root}: its cases have no masks; references are cases with one")
     else:
         masks = find_masks(root, edition)
     if unclear := [mask.path for mask in masks.values() if mask.edition is None]:
@@ -193,7 +195,7 @@ def find_masks(root: Path, edition: str = "auto") -> dict[str, Mask]:
         case = re.sub(r"[_-]seg$", "", name)
         if case in masks:
             raise EvaluationError(f"case {case} is both {masks[case].path} and {path}; remove one")
-        masks[case] = Mask(path, *((EDITIONS[edition], "declared") if edition != "auto" else _recognised(path, name)))
+        masks[case] = Mask(path, *((EDITIONS[edition], "option") if edition != "auto" else _recognised(path, name)))
     if not masks:
         raise EvaluationError(f"{root}: no masks found; expected files such as <case>.nii.gz or <case>_seg.nii.gz")
     return masks
@@ -236,7 +238,7 @@ def _is_image(path: Path) -> bool:
 def _of_case(case: Case, edition: str) -> Mask:
     assert case.label is not None
     if edition not in ("auto", case.edition.name):
-        return Mask(case.label, EDITIONS[edition], "declared")
+        return Mask(case.label, EDITIONS[edition], "option")
     return Mask(case.label, case.edition, "dataset.json" if case.channels else "file name")
 
 

@@ -83,8 +83,8 @@ class CSVLogger(loggers.Logger):
 class WandbLogger(loggers.WandbLogger):
     """Lightning's, with the choice between online and offline made for you, and without the power to end a training.
 
-    Without a network the process that sends the numbers keeps them and tries again; where that process is gone as well,
-    they are still in `metrics.csv`.
+    A server that cannot be reached at the start makes it an offline run. One that is lost later is tried again by W&B
+    itself, for five minutes (WANDB_FINISH_TIMEOUT) after the last number, and what is not sent stays on disk.
 
     Args:
         project: Project on the server.
@@ -110,19 +110,28 @@ class WandbLogger(loggers.WandbLogger):
         if offline is None:
             offline = not _online()
         if offline and os.environ.get("WANDB_MODE") != "disabled":
-            rank_zero_info(f"W&B has no key: the run stays on disk, `wandb sync {save_dir}/wandb/offline-*` sends it")
+            rank_zero_info(f"W&B has no key: the run stays on disk, {_sending(save_dir)}")
         Path(save_dir).mkdir(parents=True, exist_ok=True)
         # `mode` and not Lightning's `offline`, which sets a mode that wandb no longer knows
         how: dict[str, Any] = {"mode": "offline", "resume": None} if offline else {"resume": "allow"}
         super().__init__(project=project, name=name, save_dir=save_dir, id=id, group=group, tags=tags, **how)
         self._wandb_init.pop("anonymous")  # wandb warns of it even where it is None
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", "300")  # seconds; W&B's own default is to wait for ever
         self.lost = False
 
     @property
     def experiment(self) -> Any:
         """The run; the summary of a Dice is its best value, not its last."""
+        import wandb
+
         fresh = self._experiment is None
-        run = super().experiment
+        try:
+            run = super().experiment
+        except wandb.errors.CommError:
+            rank_zero_info(f"W&B cannot be reached: the run stays on disk, {_sending(self.save_dir)}")
+            wandb.teardown()  # the process of W&B's own that has failed to start the run
+            self._wandb_init |= {"mode": "offline", "resume": None}
+            run = super().experiment
         if fresh and hasattr(run, "define_metric"):
             for region in ("wt", "tc", "et", "mean"):
                 run.define_metric(f"val/dice_{region}", step_metric="trainer/global_step", summary="max,last")
@@ -138,9 +147,13 @@ class WandbLogger(loggers.WandbLogger):
         except Exception as error:  # whatever W&B has to say, it is no reason to stop training
             self.lost = True
             rank_zero_info(
-                f"W&B takes no more numbers ({type(error).__name__}); training goes on, metrics.csv has them all, "
-                f"`wandb sync {self.save_dir}/wandb/*run-*` sends what W&B had"
+                f"W&B takes no more numbers ({type(error).__name__}); training goes on, metrics.csv has them all; what "
+                f"W&B had before is on disk, {_sending(self.save_dir)}"
             )
+
+
+def _sending(folder: Path | str | None) -> str:
+    return f"`wandb sync {folder}/wandb/*run-*` sends it"
 
 
 def finish_wandb() -> None:

@@ -129,7 +129,7 @@ def test_a_value_of_another_edition_is_never_guessed(
     assert f"{case} was not scored" in said and f"{case}.nii.gz: label {value} is not one of" in said
     assert "--edition-predictions" in said
     assert command(tmp_path / "p", tmp_path / "cases", "--edition-predictions", written) == 0
-    assert "1 brats20" in (said := capsys.readouterr().out) and "by declared" in said
+    assert "1 brats20" in (said := capsys.readouterr().out) and "by option" in said
 
 
 def test_the_cavity_of_2024_must_be_declared(tmp_path: Path) -> None:
@@ -235,6 +235,7 @@ def test_millimetres_are_those_of_the_affine(tmp_path: Path) -> None:
         (["--references", "none"], "none: no such folder"),
         (["--predictions", "EMPTY"], "empty: no masks found; expected files such as <case>.nii.gz"),
         (["--references", "EMPTY"], "empty: no masks found"),
+        (["--references", "BARE"], "bare: its cases have no masks"),
         (["--predictions", "OTHER"], "no case is both in"),
         (["--predictions", "TWICE"], "case a is both"),
         (["--metrics", "dise"], "metric 'dise' does not exist; choose from dice"),
@@ -249,7 +250,8 @@ def test_a_users_mistake_gets_one_sentence(
     labels = np.full(SHAPE, ED, np.uint8)
     for name in ("other/b_seg.nii", "twice/a_seg.nii.gz", "twice/a.nii.gz"):
         write(tmp_path / name, labels)
-    folders = {name.upper(): str(tmp_path / name) for name in ("empty", "other", "twice")}
+    (write_brats(tmp_path / "bare", BRATS[0], EDITIONS["brats2020"]) / f"{BRATS[0]}_seg.nii.gz").unlink()
+    folders = {name.upper(): str(tmp_path / name) for name in ("empty", "other", "twice", "bare")}
     assert command(predictions, brats, *(folders.get(word, word) for word in words)) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error

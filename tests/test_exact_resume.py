@@ -24,7 +24,7 @@ def losses(name: str, *more: str) -> dict[int, str]:
     fit += ["--module.network.init_args.dropout", "0.3", "--trainer.limit_val_batches", "0"]
     fit += ["--trainer.logger", "raum_lightning.loggers.CSVLogger", "--trainer.enable_progress_bar", "false"]
     assert main([*fit, "--run.experiment", "debug", "--run.id", name, *more]) == 0
-    rows = csv.DictReader(Path("runs/debug", name, "metrics.csv").open())
+    rows = csv.DictReader(Path("runs/debug", name, "metrics.csv").read_text().splitlines())
     return {int(row["step"]): row["train/loss"] for row in rows if row["train/loss"]}
 
 

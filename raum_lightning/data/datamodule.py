@@ -198,11 +198,16 @@ class BratsDataModule(pl.LightningDataModule):
         return PatchLoader(dataset, sampler, batch_size=self.batch_size, collate_fn=collate, **loading)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Augments raw patches where they lie now; float32 from the float16 that batches travel in."""
+        """Augments raw patches where they lie now; in the run's precision from the float16 that batches travel in."""
         if self.batch_augmentation is None or "seed" not in batch:
-            return batch | {"image": batch["image"].float()}
-        image, label = self.batch_augmentation(batch["image"], batch["label"], batch["seed"], batch["offset"])
-        return {"image": image, "label": label, "case": batch["case"]}
+            batch = batch | {"image": batch["image"].float()}
+        else:
+            image, label = self.batch_augmentation(batch["image"], batch["label"], batch["seed"], batch["offset"])
+            batch = {"image": image, "label": label, "case": batch["case"]}
+        if self.trainer is None:
+            return batch
+        converted: dict[str, Any] = self.trainer.precision_plugin.convert_input(batch)
+        return converted
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Whole volumes of the validation cases."""

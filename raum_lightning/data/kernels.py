@@ -148,8 +148,7 @@ def _by_channel(numbers: Tensor, device: torch.device) -> Tensor:
 def noise(image: Tensor, mean: float, std: float, seed: int) -> Tensor:
     """Gaussian noise added; equal seeds give equal noise on the same kind of device, not from one kind to another."""
     generator = torch.Generator(image.device).manual_seed(seed)
-    white = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
-    return torch.add(image, white, alpha=std, out=white).add_(mean)
+    return torch.empty_like(image).normal_(mean, std, generator=generator).add_(image)
 
 
 def blur(image: Tensor, std: Sequence[float]) -> Tensor:

@@ -1,0 +1,97 @@
+"""W&B with a server that goes away: numbers are kept, and nothing waits for it."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks import PROCESSES
+
+from raum_lightning.loggers import WandbLogger, finish_wandb
+
+RUN = {"id": "x", "name": "abc", "displayName": "n", "project": {"name": "raum", "entity": {"name": "me"}}}
+ANSWERS: dict[bytes, dict[str, Any]] = {
+    b"Viewer": {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}},
+    b"ServerInfo": {"serverInfo": {"cliVersionInfo": {"max_cli_version": "1.0.0"}, "latestLocalVersionInfo": None}},
+    b"RunResumeStatus": {"model": {"bucket": None, "name": "raum", "entity": {"name": "me"}}},
+    b"UpsertBucket": {"upsertBucket": {"bucket": RUN | {"historyLineCount": 0}, "inserted": True}},
+}
+
+
+class Answers(BaseHTTPRequestHandler):
+    """As much of W&B's server as a run needs to begin."""
+
+    def do_POST(self) -> None:
+        question = self.rfile.read(int(self.headers["Content-Length"]))
+        data = next((answer for name, answer in ANSWERS.items() if name in question), {})
+        body = json.dumps({"data": data}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *unused: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield serving
+        serving.shutdown()
+
+
+def _log(folder: Path, port: int, patience: int, began: Any, go_on: Any) -> None:
+    os.environ |= {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": "0" * 40, "WANDB_SILENT": "true"}
+    os.environ |= {"WANDB_INIT_TIMEOUT": str(patience), "WANDB_FINISH_TIMEOUT": "3"}
+    with (folder / "output.txt").open("w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    logger = WandbLogger(save_dir=folder, id="abc", name="n")
+    logger.log_metrics({"loss": 0.0}, 0)
+    began.set()
+    go_on.wait(30)
+    for step in range(1, 20):
+        logger.log_metrics({"loss": float(step)}, step)
+    finish_wandb()
+
+
+def kept(folder: Path, kind: str) -> list[float]:
+    """The losses on disk, in the only run of a kind: run or offline-run."""
+    (run,) = folder.glob(f"wandb/{kind}-*-abc")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(run)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    records = [json.loads(line) for line in shown.splitlines()]
+    return [record["history"]["item"]["loss"] for record in records if record["type"] == "history"]
+
+
+def test_a_server_that_goes_away(tmp_path: Path, server: ThreadingHTTPServer) -> None:
+    began, go_on = PROCESSES.Event(), PROCESSES.Event()
+    process = PROCESSES.Process(target=_log, args=(tmp_path, server.server_port, 60, began, go_on))
+    process.start()
+    assert began.wait(90)
+    server.shutdown()
+    server.server_close()
+    go_on.set()
+    process.join(90)
+    assert process.exitcode == 0
+    assert kept(tmp_path, "run") == list(range(20))
+
+
+def test_no_server_at_all(tmp_path: Path) -> None:
+    event = PROCESSES.Event()
+    event.set()
+    process = PROCESSES.Process(target=_log, args=(tmp_path, 9, 1, event, event))
+    process.start()
+    process.join(90)
+    assert process.exitcode == 0
+    assert "W&B cannot be reached: the run stays on disk, `wandb sync" in (tmp_path / "output.txt").read_text()
+    assert kept(tmp_path, "offline-run") == list(range(20))
