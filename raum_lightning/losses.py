@@ -21,9 +21,9 @@ from raum_lightning.labels import CLASSES, REGIONS, to_regions
 
 Mode = Literal["labels", "regions"]
 
-# On a CPU a chunk has this many voxels, over the whole batch, and its temporaries stay in the cache; twice as many where
-# threads share it, which must meet after each operation. On an accelerator there are this many chunks, which keeps the
-# temporaries below the gradient and the launches few.
+# On a CPU a chunk has this many voxels, over the whole batch, and its temporaries stay in the cache; twice as many
+# where threads share it, which must meet after each operation. On an accelerator there are this many chunks, which
+# keeps the temporaries below the gradient and the launches few.
 _CPU_CHUNK, _ACCELERATOR_CHUNKS = 2**17, 16
 
 

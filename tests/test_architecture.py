@@ -21,6 +21,7 @@ NEVER = {
     "labels": {"*"},
     "schedule": {"*"},
     "run": {"*"},
+    "checkpoints": {"*"},
     "models": {"module", "data", "cases", "callbacks", "losses", "metrics", "inference"},
     "compiling": {"*"},
     "export": {"*"},

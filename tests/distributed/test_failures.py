@@ -75,7 +75,7 @@ def test_a_node_without_the_data(work: Path) -> None:
 
 def test_what_one_rank_is_told_both_do_and_one_process_goes_on(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = ["--trainer.precision", "64-true"]
-    told = signal_at(work, 2, signal.SIGTERM, rank=1)
+    told = [*signal_at(work, 2, signal.SIGTERM, rank=1), "--module.network.init_args.checkpointing", "all"]
     assert run(work, words("told", *RANKS, *exact, *told), ranks=2) == [128 + signal.SIGTERM, 0]
     assert state(work / "runs/debug/told")["global_step"] == 2
     monkeypatch.chdir(work)

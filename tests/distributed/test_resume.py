@@ -59,12 +59,23 @@ def assert_same_run(work: Path, name: str, whole: str = "whole") -> None:
 def test_a_signal_after_any_step(work: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.chdir(work)
     name = f"signal-{step}"
-    signum = signal.SIGUSR1 if step % 2 else signal.SIGTERM
+    job = step % 2 == 0
+    if job:
+        monkeypatch.setenv("SLURM_JOB_ID", "17")
+    signum = signal.SIGTERM if job else signal.SIGUSR1
     with pytest.raises(SystemExit, match=str(128 + signum)):
         main(words(name, *signal_at(work, step, signum)))
     assert step <= state(work / "runs/debug" / name)["global_step"] < STEPS
-    assert main(words(name, "--ckpt_path", "auto")) == 0
+    assert main(words(name, *([] if job else ["--ckpt_path", "auto"]))) == 0
     assert_same_run(work, name)
+
+
+def test_a_trained_run_is_not_overwritten(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    assert main(words("whole")) == 2
+    assert "runs/debug/whole holds a trained run; continue it with --ckpt_path auto" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("step", [2, 5], ids=str)
