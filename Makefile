@@ -16,6 +16,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# threads that wait for each other give their core away instead of spinning: a matter where cores are shared
+fit: export OMP_WAIT_POLICY := PASSIVE
 fit: $(VENV)/ready ## train a small UNETR on synthetic cases, score it on held-out ones, segment one
 	$(BIN)/raum phantom $(CASES) --cases 40 --shape 96 96 80
 	$(BIN)/lightning fit -c experiments/phantom.yaml

@@ -42,6 +42,11 @@ def restarts() -> bool:
     return "SLURM_JOB_ID" in os.environ or os.environ.get("TORCHELASTIC_RUN_ID", "none") != "none"
 
 
+def restarted() -> bool:
+    """Whether it has been, so that what this run has saved since counts more than a checkpoint it was given."""
+    return any(os.environ.get(f"{name}_RESTART_COUNT", "0") != "0" for name in ("SLURM", "TORCHELASTIC"))
+
+
 def new_id() -> str:
     """A name for a run that starts now, the same on all its ranks: of the sweep, the SLURM job, torchrun, or the time.
 

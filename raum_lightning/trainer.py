@@ -27,7 +27,7 @@ from raum_lightning.checkpoints import LAST, VerifiedCheckpointIO, newest_sound
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.loggers import finish_wandb
 from raum_lightning.module import SegmentationModule
-from raum_lightning.run import CHECKPOINTS, RunError, RunOptions, find_checkpoint, new_id, restarts, run_of
+from raum_lightning.run import CHECKPOINTS, RunError, RunOptions, find_checkpoint, new_id, restarted, restarts, run_of
 
 WARNINGS = (
     # volumes are read from a memory map in milliseconds; the training loader has the workers it was given
@@ -82,7 +82,8 @@ def run_trainer(args: Sequence[str]) -> int:
             args=with_bases(args),
         )
     except ValueError as error:
-        error.args = (located(str(error)),)
+        if (text := located(str(error))) != str(error):
+            error.args = (text,)
         raise
     except Exception as error:
         if sentence := explain(error):
@@ -186,7 +187,8 @@ class RaumCLI(LightningCLI):
         given = Path(config.ckpt_path) if config.ckpt_path not in (None, "auto") else None
         self.run_dir = run_of(given) if given and not config.run.id else folder / (config.run.id or new_id())
         checkpoints = self.run_dir / CHECKPOINTS
-        self.start = newest_sound(checkpoints) if config.ckpt_path == "auto" else given
+        own = newest_sound(checkpoints) if config.ckpt_path == "auto" or restarted() else None
+        self.start = own or given
         if config.ckpt_path is None and any(checkpoints.glob("*.ckpt")):
             raise RunError(
                 f"{self.run_dir} holds a trained run; continue it with --ckpt_path auto or give another --run.id"

@@ -46,7 +46,7 @@ class FiniteLoss(pl.Callback):
         self.batches[number] = (batch["case"], batch_idx)
         self.first = torch.where(outputs["loss"].isfinite(), self.first, self.first.clamp(max=number))
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning, not declared
-        if (number + 1) % every == 0:
+        if every and (number + 1) % every == 0:
             self._stop_if_found(trainer)
 
     def on_save_checkpoint(
@@ -123,7 +123,7 @@ def explain(error: BaseException) -> str | None:
             f"a process that reads data died ({said.strip().rstrip('.')}), mostly for want of memory: "
             "lower data.num_workers, or give the job more memory and /dev/shm"
         )
-    if isinstance(error, torch.distributed.DistError) or "Connection closed by peer" in said or "gloo" in said:
+    if isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in said):
         return (
             "the connection to another rank is lost; what that one said last tells why. Started again with the same "
             "--run.id and --ckpt_path auto, the run goes on from its last checkpoint"

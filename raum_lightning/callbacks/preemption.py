@@ -7,6 +7,7 @@ signal only sets a flag; ranks agree on it after every step, save together and l
 import os
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,8 +34,8 @@ class SaveOnLeaving(Checkpoint):
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
-        self.received: int | None = None
-        self.leaving = False
+        self.received: signal.Signals | None = None
+        self.leaving: signal.Signals | None = None
         self.saved_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -43,7 +44,7 @@ class SaveOnLeaving(Checkpoint):
             signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.received = signum
+        self.received = signal.Signals(signum)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves after a validation."""
@@ -54,13 +55,14 @@ class SaveOnLeaving(Checkpoint):
     ) -> None:
         """Leaves, once the logs of the step that was saved are written."""
         if self.leaving:
-            self._leave(trainer)
+            self._leave(trainer, self.leaving)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves after any step but an epoch's last, whose validation would be left out on going on."""
-        if not trainer.is_last_batch:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and not trainer.is_last_batch:
             self._save_if_asked(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -75,17 +77,17 @@ class SaveOnLeaving(Checkpoint):
         self.saved_step = trainer.global_step
 
     def _save_if_asked(self, trainer: pl.Trainer) -> None:
-        if not self.leaving and trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+        any_rank = partial(trainer.strategy.reduce_boolean_decision, all=False)
+        if not self.leaving and any_rank(self.received is not None):
+            self.leaving = REQUEUE if any_rank(self.received == REQUEUE) else STOP
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
-            self.leaving = True
 
-    def _leave(self, trainer: pl.Trainer) -> None:
+    def _leave(self, trainer: pl.Trainer, asked: signal.Signals) -> None:
         # the others end with 0: a launcher would kill rank 0 for their sake while it still writes its logs
         if not trainer.is_global_zero:
             raise Preempted(0)
-        signum = self.received or STOP
+        print(f"{asked.name}: saved step {trainer.global_step} in {self.checkpoint}", flush=True)
         job = os.environ.get("SLURM_JOB_ID")
-        print(f"{signal.Signals(signum).name}: saved step {trainer.global_step} in {self.checkpoint}", flush=True)
-        if job and signum == REQUEUE:
-            subprocess.run(["scontrol", "requeue", job], check=True)
-        raise Preempted(128 + signum)
+        if job and asked == REQUEUE and subprocess.call(["scontrol", "requeue", job]):
+            print(f"job {job} could not be requeued; resubmit it with the same --run.id", flush=True)
+        raise Preempted(128 + asked)

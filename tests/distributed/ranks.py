@@ -23,13 +23,13 @@ PROCESSES.set_forkserver_preload(["raum_lightning.trainer"])
 
 
 class SignalAt(pl.Callback):
-    """Sends one rank a signal after an optimiser step."""
+    """Sends one rank a signal after so many batches."""
 
-    def __init__(self, step: int, signum: int, rank: int) -> None:
-        self.step, self.signum, self.rank = step, signum, rank
+    def __init__(self, batches: int, signum: int, rank: int) -> None:
+        self.batches, self.signum, self.rank = batches, signum, rank
 
     def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
-        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+        if (trainer.fit_loop.epoch_loop.total_batch_idx + 1, trainer.global_rank) == (self.batches, self.rank):
             os.kill(os.getpid(), self.signum)
 
 
@@ -46,10 +46,10 @@ class NanAt(DiceCELoss):
         return loss * (float("nan") if self.left == -1 and self.training else 1)
 
 
-def signal_at(folder: Path, step: int, signum: int, rank: int = 0) -> list[str]:
+def signal_at(folder: Path, batches: int, signum: int, rank: int = 0) -> list[str]:
     """Arguments that add `SignalAt` to a run."""
-    callback = {"class_path": "ranks.SignalAt", "init_args": {"step": step, "signum": int(signum), "rank": rank}}
-    path = folder / f"signal-{step}-{int(signum)}-{rank}.yaml"
+    callback = {"class_path": "ranks.SignalAt", "init_args": {"batches": batches, "signum": int(signum), "rank": rank}}
+    path = folder / f"signal-{batches}-{int(signum)}-{rank}.yaml"
     path.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
     return ["-c", str(path)]
 

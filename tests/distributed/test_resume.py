@@ -96,3 +96,26 @@ def test_without_validation_epochs_end_with_a_checkpoint(work: Path, monkeypatch
     assert state(work / "runs/debug/killed")["global_step"] == 3
     assert main(words("killed", *never, "--ckpt_path", "auto")) == 0
     assert_same_run(work, "killed", "unvalidated")
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_signal_between_batches_of_one_step(work: Path, monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    monkeypatch.chdir(work)
+    two = ["--data.batch_size", "1", "--trainer.accumulate_grad_batches", "2"]
+    if batches == 1:
+        assert main(words("accumulated", *two)) == 0
+    with pytest.raises(SystemExit):
+        main(words(f"between-{batches}", *two, *signal_at(work, batches, signal.SIGTERM)))
+    assert state(work / f"runs/debug/between-{batches}")["global_step"] == 1
+    assert main(words(f"between-{batches}", *two, "--ckpt_path", "auto")) == 0
+    assert_same_run(work, f"between-{batches}", "accumulated")
+
+
+def test_a_restarted_job_goes_on_with_its_own(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    given = ["--ckpt_path", "runs/debug/whole/checkpoints/last.ckpt", "--trainer.max_steps", str(STEPS + 3)]
+    for count, taken in (("0", STEPS + 1), ("1", STEPS + 2)):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", count)
+        with pytest.raises(SystemExit):
+            main(words("tuned", *given, *signal_at(work, taken, signal.SIGTERM)))
+        assert state(work / "runs/debug/tuned")["global_step"] == taken
