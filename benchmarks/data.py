@@ -12,14 +12,14 @@ raum     `PatchLoader`; cases are prepared before, which is timed apart
 torchio  `Queue` over a `SubjectsDataset`, four patches per volume, as its documentation shows
 monai    `CacheDataset` of whole cases, four patches per volume by `RandCropByPosNegLabeld`, augmented after cropping
 
-Each runs in processes of its own. They take turns; the table shows the fastest round. What other programs take of
-the cores shows in patches/s and not in `CPU ms`, the time of all processes per patch.
+Each runs in processes of its own and rests while another is measured. They take turns; the table shows each one's best
+round, which other programs on the machine disturbed least. `CPU ms` is the time of all its processes per patch.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -33,7 +33,7 @@ WORKERS = 2
 BATCH = 2
 PER_VOLUME = 4
 QUEUE = 16  # patches that TorchIO's queue holds
-SECONDS = {"raum": 15, "torchio": 30, "monai": 15}  # measured at least
+SECONDS = 8  # of one measurement, at least
 MB = 2**20
 
 
@@ -181,8 +181,22 @@ def memory(pid: int) -> int:
     return total
 
 
-def measure(name: str, size: int, probability: float, cases: Path, folder: Path) -> dict[str, float]:
-    """Time and CPU time per patch once the stream flows, the time to the first batch, and that of preparation."""
+def measure(stream: Iterator[Any], name: str) -> dict[str, float]:
+    """Patches per second and processor seconds per patch, once what was fetched beforehand is used up."""
+    warm = (QUEUE if name == "torchio" else 4 * WORKERS * BATCH) // BATCH
+    for _ in range(warm):
+        next(stream)
+    cpu, begun, patches = _cpu_seconds(os.getpid()), time.perf_counter(), 0
+    while time.perf_counter() - begun < SECONDS:
+        for _ in range(warm):  # whole fillings of the queue
+            next(stream)
+        patches += warm * BATCH
+    seconds = time.perf_counter() - begun
+    return {"rate": patches / seconds, "cpu": (_cpu_seconds(os.getpid()) - cpu) / patches}
+
+
+def serve(name: str, size: int, probability: float, cases: Path, folder: Path) -> None:
+    """One contender's process: says how long it took to start, then measures whenever it is sent a line."""
     import torch
 
     torch.set_num_threads(1)
@@ -190,40 +204,70 @@ def measure(name: str, size: int, probability: float, cases: Path, folder: Path)
     started = time.perf_counter()
     stream, prepared = CONTENDERS[name](cases, size, probability, folder)
     next(stream)
-    first = time.perf_counter() - started - prepared
-    warm = QUEUE // BATCH if name == "torchio" else 4 * WORKERS
-    for _ in range(warm - 1):
-        next(stream)
-    cpu, begun, patches = _cpu_seconds(os.getpid()), time.perf_counter(), 0
-    while time.perf_counter() - begun < SECONDS[name]:
-        for _ in range(warm):  # whole fillings of the queue
-            next(stream)
-        patches += warm * BATCH
-    seconds = time.perf_counter() - begun
-    return {
-        "patches_per_s": patches / seconds,
-        "cpu": (_cpu_seconds(os.getpid()) - cpu) / patches,
-        "first": first,
-        "prepared": prepared,
-    }
+    print(json.dumps({"first": time.perf_counter() - started - prepared, "prepared": prepared}), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(measure(stream, name)), flush=True)
 
 
-def run(name: str, size: int, probability: float, cases: Path, folder: Path) -> dict[str, float]:
-    """`measure` in a process of its own, and the peak of its memory and of its workers'."""
-    words = [sys.executable, __file__, "--one", name, "--sizes", str(size), "--cases", str(cases)]
-    words += ["--probability", str(probability), "--prepared", str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    peak = 0
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(words, stdout=output, env=environment)
-        while process.poll() is None:
-            peak = max(peak, memory(process.pid))
-            time.sleep(0.2)
-        output.seek(0)
-        text = output.read()
-    if process.returncode:
-        raise SystemExit(f"{name} failed")
-    return json.loads(text.splitlines()[-1]) | {"peak": peak}
+class Contender:
+    """A contender in processes of its own, idle between two measurements."""
+
+    def __init__(self, name: str, *words: str) -> None:
+        command = [sys.executable, __file__, "--one", name, *words]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment)
+        self.rounds: list[dict[str, float]] = []
+        self.peak = 0
+        self.start = self._answer()
+
+    def measure(self) -> None:
+        """Another round."""
+        assert self.process.stdin
+        self.process.stdin.write("go\n")
+        self.rounds.append(self._answer())
+
+    def close(self) -> None:
+        """Lets the process end."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _answer(self) -> dict[str, float]:
+        """What the process prints next; its memory is watched meanwhile."""
+        assert self.process.stdout
+        while not select.select([self.process.stdout], [], [], 0.2)[0]:
+            self.peak = max(self.peak, memory(self.process.pid))
+        answer: dict[str, float] = json.loads(self.process.stdout.readline())
+        return answer
+
+
+def compare(size: int, options: argparse.Namespace) -> dict[str, Contender]:
+    """All contenders at one size, after they have taken turns."""
+    contenders = {}
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["--sizes", size, "--cases", options.cases, "--probability", options.probability]
+        for name in options.contenders:
+            contenders[name] = Contender(name, *map(str, [*words, "--prepared", folder]))
+        for _ in range(options.rounds):
+            for contender in contenders.values():
+                contender.measure()
+        for contender in contenders.values():
+            contender.close()
+    return contenders
+
+
+def show(size: int, contenders: dict[str, Contender]) -> None:
+    """The table of one size."""
+    columns = ("patches/s", "CPU ms", "first batch s", "peak MiB", "prepared s", "raum faster by", "by CPU time")
+    print(f"\n{f'{size}^3':8}" + "".join(f"{column:>{len(column) + 2}}" for column in columns))
+    best = {name: (max(r["rate"] for r in c.rounds), min(r["cpu"] for r in c.rounds)) for name, c in contenders.items()}
+    for name, (rate, cpu) in best.items():
+        start, peak = contenders[name].start, contenders[name].peak / MB
+        ours, our_cpu = best["raum"]
+        row = (f"{rate:.2f}", f"{1e3 * cpu:.0f}", f"{start['first']:.1f}", f"{peak:.0f}", f"{start['prepared']:.1f}")
+        row = (*row, f"{ours / rate:.1f}", f"{cpu / our_cpu:.1f}")
+        print(f"{name:8}" + "".join(f"{text:>{len(c) + 2}}" for text, c in zip(row, columns, strict=True)), flush=True)
 
 
 def main() -> None:
@@ -231,13 +275,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[96, 128], help="edges of the cubic patch in voxels")
     parser.add_argument("--probability", type=float, default=1.0, help="of gamma, noise and blur")
     parser.add_argument("--cases", type=Path, default=Path("runs/benchmark-cases"))
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--prepared", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one, options.sizes[0], options.probability, options.cases, options.prepared)))
+        serve(options.one, options.sizes[0], options.probability, options.cases, options.prepared)
         return
 
     if not options.cases.exists():
@@ -245,27 +289,10 @@ def main() -> None:
 
         write_phantoms(options.cases, cases=8)
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:2]))
-    print(
-        f"{len(_folders(options.cases))} cases, p = {options.probability} of gamma, noise and blur; "
-        f"{multiprocessing.cpu_count()} cores of which two are used, load {os.getloadavg()[0]:.1f} at the start"
-    )
+    print(f"{len(_folders(options.cases))} cases; p = {options.probability:g} of gamma, noise and blur; two cores; "
+          f"load {os.getloadavg()[0]:.1f} at the start")  # fmt: skip
     for size in options.sizes:
-        best: dict[str, dict[str, float]] = {}
-        for _ in range(options.rounds):
-            for name in options.contenders:
-                with tempfile.TemporaryDirectory() as folder:
-                    row = run(name, size, options.probability, options.cases, Path(folder))
-                best[name] = max(best.get(name, row), row, key=lambda row: row["patches_per_s"])
-        print(
-            f"\n{size}^3{'patches/s':>15}{'CPU ms':>9}{'first batch s':>15}{'peak MiB':>10}{'prepared s':>12}"
-            f"{'raum is faster by':>19}{'by CPU time':>13}"
-        )
-        for name, row in best.items():
-            ratio, by_cpu = best["raum"]["patches_per_s"] / row["patches_per_s"], row["cpu"] / best["raum"]["cpu"]
-            print(
-                f"{name:8}{row['patches_per_s']:11.2f}{1e3 * row['cpu']:9.0f}{row['first']:15.2f}"
-                f"{row['peak'] / MB:10.0f}{row['prepared']:12.1f}{ratio:19.1f}{by_cpu:13.1f}"
-            )
+        show(size, compare(size, options))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def test_neither_memory_nor_handles_grow_over_2000_batches_and_ten_epochs(cases:
     for _ in range(2000):
         next(batches)
     for pid, (memory, opened) in zip(processes, before, strict=True):
-        assert resident(pid) - memory < 4 * MB
+        assert resident(pid) - memory < 8 * MB
         assert handles(pid) <= opened + 3  # batches on their way have one each
 
 
@@ -83,7 +83,7 @@ def test_neither_depends_on_the_number_of_cases(cases: list[Prepared]) -> None:
         grown.append(resident(worker) - start)
         assert handles(worker) < 40
         del batches
-    assert abs(grown[1] - grown[0]) < 4 * MB
+    assert abs(grown[1] - grown[0]) < 8 * MB
 
 
 def test_the_data_folder_is_only_read(brats: Path, cases: list[Prepared], tmp_path: Path) -> None:

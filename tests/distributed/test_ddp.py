@@ -1,5 +1,6 @@
 """Two processes compute what one computes on the batch of both."""
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +79,17 @@ def test_one_folder_one_wandb_run_and_nothing_twice(work: Path) -> None:
     ):
         assert said.count(words) == 1, words
     assert "rank: 1" not in said and "GLOBAL_RANK" not in said
+
+
+def test_ranks_share_cases_even_where_there_are_fewer(work: Path) -> None:
+    words = ["-c", str(EXPERIMENTS / "debug.yaml"), "--data.root", "cases", "--trainer.logger", "false"]
+    words += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.enable_progress_bar", "false"]
+    words += ["--ckpt_path", "runs/debug/one/checkpoints/last.ckpt"]
+    assert run(work, ["predict", *words, "--data.predict_root", "cases"], ranks=2) == [0, 0]
+    assert len(list((work / "runs/debug/one/predictions").glob("*.nii.gz"))) == 6
+    said = [(work / f"output-{rank}.txt").read_text() for rank in (0, 1)]
+    assert said[0].count("segmentations:") == 1 and "segmentations:" not in said[1]
+
+    assert run(work, ["validate", *words, *splits(work / "few.json", train=[1], val=[3])], ranks=2) == [0, 0]
+    (case,) = csv.DictReader((work / "runs/debug/one/validate/cases.csv").open())
+    assert case["case"] == "BraTS20_Training_003"
