@@ -22,7 +22,7 @@ fit: $(VENV)/ready ## train a small UNETR on synthetic cases, score it on held-o
 	$(BIN)/raum phantom $(CASES) --cases 40 --shape 96 96 80
 	$(BIN)/lightning fit -c experiments/phantom.yaml
 	$(BIN)/lightning predict -c experiments/phantom.yaml --trainer.limit_predict_batches 1
-	$(BIN)/lightning test -c experiments/phantom.yaml
+	$(BIN)/lightning test -c experiments/phantom.yaml --trainer.logger false
 
 test: $(VENV)/ready ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
