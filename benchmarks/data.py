@@ -47,10 +47,10 @@ class Loader(NamedTuple):
 def raum(cases: Path, size: int, probability: float, folder: Path) -> Loader:
     import torchio as tio
 
-    from raum_lightning.cases import find_cases
     from raum_lightning.data import augment
     from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler
     from raum_lightning.data.store import Prepared, prepare, prepared_folder
+    from raum_lightning.discovery import find_cases
 
     found = find_cases(cases)
     started = time.perf_counter()
@@ -219,13 +219,12 @@ class Contender:
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment)
         self.rounds: list[dict[str, float]] = []
         self.peak = 0
-        self.start = self._answer()
+        self.start = self._answer(watched=True)
+        self._round(watched=True)
 
     def measure(self) -> None:
         """Another round."""
-        assert self.process.stdin
-        self.process.stdin.write("go\n")
-        self.rounds.append(self._answer())
+        self.rounds.append(self._round())
 
     def close(self) -> None:
         """Lets the process end."""
@@ -233,11 +232,16 @@ class Contender:
         self.process.stdin.close()
         self.process.wait()
 
-    def _answer(self) -> dict[str, float]:
-        """What the process prints next; its memory is watched meanwhile."""
+    def _round(self, *, watched: bool = False) -> dict[str, float]:
+        assert self.process.stdin
+        self.process.stdin.write("go\n")
+        return self._answer(watched=watched)
+
+    def _answer(self, *, watched: bool) -> dict[str, float]:
+        """What the process prints next; its memory is `watched` meanwhile, which slows it down."""
         assert self.process.stdout
         while not select.select([self.process.stdout], [], [], 0.2)[0]:
-            self.peak = max(self.peak, memory(self.process.pid))
+            self.peak = max(self.peak, memory(self.process.pid) if watched else 0)
         answer: dict[str, float] = json.loads(self.process.stdout.readline())
         return answer
 

@@ -2,10 +2,12 @@
 
     python benchmarks/inference.py                                   # a small convolutional network, seconds
     python benchmarks/inference.py --network unetr --roi 128 128 128 # minutes on a CPU
+    python benchmarks/inference.py --checkpoint best.ckpt --case DIR # trained weights, and the roi they were trained on
 
-The weights are random. The small network's labels depend on a voxel's neighbourhood alone; a UNETR's also on where the
-windows lie, through its position embedding and instance norm, and the two methods place them differently: read its
-equal labels with trained weights only. That both blend equal windows equally is for the tests to show.
+The weights of the named networks are random, and their case is made up: smooth contrast in an ellipsoid. The small
+network's labels depend on a voxel's neighbourhood alone; a UNETR's also on where the windows lie, through its position
+embedding and instance norm, and the two methods place them differently: read its equal labels with trained weights
+only. That both blend equal windows equally is for the tests to show.
 
 Run it on an otherwise idle machine. Each round measures all rows in turn; the seconds are the fastest round's.
 """
@@ -14,6 +16,7 @@ import argparse
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -54,6 +57,20 @@ def build(name: str, roi: tuple[int, int, int]) -> nn.Module:
     return nn.Sequential(*layers, nn.Conv3d(16, 4, 1))
 
 
+def trained(checkpoint: Path, folder: Path) -> tuple[nn.Module, tuple[int, int, int], torch.Tensor]:
+    """The network of a checkpoint, its window, and a case normalised in place: 1 C X Y Z, 0 outside the brain."""
+    from raum_lightning import load
+    from raum_lightning.data.store import normalise
+    from raum_lightning.discovery import find_case
+
+    segmenter = load(checkpoint, device="cpu")
+    image, _ = find_case(folder).read(segmenter.modalities)
+    normalised, crop = normalise(image)
+    image[:] = 0
+    image[:, *crop] = normalised
+    return segmenter.networks[0], segmenter.windows["roi_size"], torch.from_numpy(image)[None]
+
+
 def measure(infer: Callable[[Network], torch.Tensor], network: Network, device: torch.device, bf16: bool) -> Measured:
     batches = []
 
@@ -79,6 +96,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=["small", "unetr"], default="small")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--checkpoint", type=Path, help="of `lightning fit`; with --case")
+    parser.add_argument("--case", type=Path, help="folder of a case")
     parser.add_argument("--roi", type=int, nargs=3, default=[128, 128, 128])
     parser.add_argument("--overlap", type=float, default=0.5)
     parser.add_argument("--batch-size", type=int, default=1, help="windows per forward")
@@ -88,9 +107,12 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile the network, for both")
     args = parser.parse_args()
 
-    roi = tuple(args.roi)
-    image = case(args.shape, args.brain).to(args.device)
-    network = build(args.network, roi).to(args.device).eval()
+    if args.checkpoint:
+        network, roi, image = trained(args.checkpoint, args.case)
+    else:
+        roi = tuple(args.roi)
+        network, image = build(args.network, roi), case(args.shape, args.brain)
+    network, image = network.to(args.device).eval(), image.to(args.device)
     if args.compile:
         network = torch.compile(network)
 
@@ -101,7 +123,7 @@ def main() -> None:
         return sliding_window_inference(image, roi, args.batch_size, network, overlap=args.overlap, mode="gaussian")
 
     with torch.inference_mode():
-        network(torch.zeros(args.batch_size, 3, *roi, device=args.device))
+        network(image.new_zeros(args.batch_size, image.shape[1], *roi))
     rows = {(name, bf16): (ours if name == "raum" else monai) for bf16 in (False, True) for name in ("monai", "raum")}
     best: dict[tuple[str, bool], Measured] = {}
     for _ in range(args.repeats):
@@ -110,7 +132,9 @@ def main() -> None:
             best[key] = min(best.get(key, measured), measured, key=lambda row: row.seconds)
 
     brain = has_signal(image)
-    print(f"{args.network} on {args.device}, {torch.get_num_threads()} threads, roi {roi}, overlap {args.overlap}")
+    what = args.checkpoint.name if args.checkpoint else args.network
+    where = f"{args.device}, {torch.get_num_threads()} threads"
+    print(f"{what} on {where}, {'x'.join(map(str, image.shape[2:]))}, roi {roi}, overlap {args.overlap}")
     print(f"{'':12} {'windows':>7} {'seconds':>8} {'ratio':>6} {'equal labels':>12} {'peak MiB':>9}")
     for (name, bf16), row in best.items():
         ratio = best["monai", bf16].seconds / row.seconds

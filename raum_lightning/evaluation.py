@@ -30,7 +30,8 @@ from typing import Any
 
 import torch
 
-from raum_lightning.cases import Case, CaseError, Volume, find_cases, read_nifti, read_remark, stem
+from raum_lightning.cases import Case, CaseError, Volume, read_nifti, read_remark, stem
+from raum_lightning.discovery import find_cases
 from raum_lightning.frame import voxel_size
 from raum_lightning.labels import CLASSES, EDITIONS, Edition, LabelError
 from raum_lightning.metrics import METRICS, RULES, score

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raum_lightning.cases import Case, CaseError, find_case, find_cases, stem, write_like, write_mask
+from raum_lightning.cases import Case, CaseError, stem, write_like, write_mask
 from raum_lightning.checkpoints import CheckpointError, verify
 from raum_lightning.compiling import compile_network, in_batches_of
 from raum_lightning.data.store import normalise
+from raum_lightning.discovery import find_case, find_cases
 from raum_lightning.export import Exported, is_export, read
 from raum_lightning.frame import Frame, Passage
 from raum_lightning.inference import Network, bounding_box, count_windows, has_signal, probabilities

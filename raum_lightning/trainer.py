@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
+from raum_lightning.bases import with_bases
 from raum_lightning.callbacks.checkpoint import Continuation, Provenance
 from raum_lightning.callbacks.failures import FiniteLoss, SameEverywhere, TrainingError, explain, located
 from raum_lightning.callbacks.predictions import PredictionWriter
@@ -92,39 +93,6 @@ def run_trainer(args: Sequence[str]) -> int:
     finally:
         finish_wandb()
     return 0
-
-
-def with_bases(args: Sequence[str]) -> list[str]:
-    """Puts before each `-c FILE` the file that it names as its `base`, and that one's before it.
-
-    Files given later win, key by key, so that an experiment states only what it does otherwise than its base.
-    """
-    words: list[str] = []
-    rest = list(args)
-    while rest:
-        word = rest.pop(0)
-        if word in ("-c", "--config") and rest:
-            files = _bases(Path(rest.pop(0)))
-        elif word.startswith("--config="):
-            files = _bases(Path(word.removeprefix("--config=")))
-        else:
-            words.append(word)
-            continue
-        words += [part for file in files for part in ("--config", str(file))]
-    return words
-
-
-def _bases(file: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    if file in above:
-        raise RunError(f"{file}: is its own base, by way of {', '.join(map(str, above))}")
-    try:
-        content = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        raise RunError(f"{file}: no such file, named {f'as base by {above[-1]}' if above else 'with -c'}") from None
-    except yaml.YAMLError as error:
-        raise RunError(f"{file}: is not valid YAML ({error})") from None
-    base = content.get("base") if isinstance(content, dict) else None
-    return [*(_bases(file.parent / base, (*above, file)) if base else []), file]
 
 
 class RaumCLI(LightningCLI):
@@ -223,14 +191,15 @@ class RaumCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        shows = config.get("enable_progress_bar") is not False
         ours: list[Callback] = [
+            # before the table, which it would else write over
+            *([ProgressBar()] if shows else []),
             RunSummary(self.run_dir),
             CaseTable(self.verb_dir),
             PredictionWriter(self.run_dir / "predictions"),
             RandomState(),
         ]
-        if config.get("enable_progress_bar") is not False:
-            ours.append(ProgressBar())
         # for the other verbs too: they restore its state with the checkpoint
         ours.append(_saving(self.run_dir / CHECKPOINTS, validated=config.get("limit_val_batches") != 0))
         if self.subcommand == "fit":

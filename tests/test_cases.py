@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import AFFINE, SHAPE, tiny_volumes, write_brats, write_msd
 
-from raum_lightning.cases import CaseError, find_case, find_cases, write_mask
+from raum_lightning.cases import CaseError, write_mask
+from raum_lightning.discovery import find_case, find_cases
 from raum_lightning.labels import EDITIONS
 
 ALL = ("flair", "t1", "t1ce", "t2")
@@ -105,6 +106,15 @@ def test_nan_is_counted(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(volume, AFFINE), folder / "a_t2.nii.gz")
     with pytest.raises(CaseError, match="3 voxels are NaN or infinite"):
         find_case(tmp_path).read(["flair", "t2"])
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    write_brats(tmp_path / "store", "a", EDITIONS["brats2020"])
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "data").symlink_to(tmp_path / "store")
+    (root / "circle").symlink_to(root)
+    assert [case.id for case in find_cases(root)] == ["a"]
 
 
 def test_finding_nothing_or_double_is_an_error(tmp_path: Path) -> None:

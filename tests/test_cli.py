@@ -90,7 +90,7 @@ def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
         path.name for path in run.iterdir()
     }
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
-    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
     for name in ("train/loss", "val/dice_wt", "val/dice_tc", "val/dice_et", "val/dice_mean", "val/loss", "lr"):
         assert [row for row in rows if row[name]], name
     split = json.loads((run / "splits.json").read_text())
@@ -116,7 +116,7 @@ def test_the_same_yaml_validates_tests_and_predicts(
     run = trained / "runs/debug/one"
     split = json.loads((run / "splits.json").read_text())
     for verb, part in (("validate", "val"), ("test", "test")):
-        rows = list(csv.DictReader((run / verb / "cases.csv").open()))
+        rows = list(csv.DictReader((run / verb / "cases.csv").read_text().splitlines()))
         assert [row["case"] for row in rows] == split[part]
         assert {"dice_wt", "dice_tc", "dice_et", "dice_mean", "precision_wt", "recall_et"} <= set(rows[0])
     assert "flair/dice_wt" in rows[0]

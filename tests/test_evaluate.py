@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import AFFINE, SHAPE, tiny_volumes, write_brats, write_msd
 
-from raum_lightning.cases import find_cases, write_mask
+from raum_lightning.cases import write_mask
 from raum_lightning.cli import main
+from raum_lightning.discovery import find_cases
 from raum_lightning.evaluation import RULES, Evaluation, EvaluationError, evaluate
 from raum_lightning.labels import ED, EDITIONS, ET, RC
 from raum_lightning.metrics import METRICS, score
@@ -52,7 +53,7 @@ def test_scores_are_those_of_the_metrics(brats: Path, predictions: Path, tmp_pat
     for name, values in columns.items():
         assert content["summary"][name] == pytest.approx({"mean": np.mean(values), "median": np.median(values)})
     assert content["rules"] == {metric: RULES[metric] for metric in metrics}
-    rows = list(csv.DictReader((tmp_path / "out/m.csv").open(newline="")))
+    rows = list(csv.DictReader((tmp_path / "out/m.csv").read_text().splitlines()))
     assert [row["case"] for row in rows] == BRATS
     assert [float(row["hd95_et"]) for row in rows] == columns["hd95_et"]
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 from scipy.spatial.transform import Rotation
 
-from raum_lightning.cases import find_case
 from raum_lightning.cli import main
+from raum_lightning.discovery import find_case
 from raum_lightning.figures import Scan, draw
 from raum_lightning.figures.paint import (
     AGREED,

@@ -71,7 +71,7 @@ def test_scores_are_those_of_the_written_masks(
     assert main(["fit", *words, "--trainer.max_steps", "8", "--module.lr", "0.01"]) == 0
     for verb in ("test", "predict"):
         assert main([verb, *words]) == 0
-    rows = list(csv.DictReader((tmp_path / "runs/debug/x/test/cases.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "runs/debug/x/test/cases.csv").read_text().splitlines()))
     assert len(rows) == 2
     edition = EDITIONS["brats2020"]
     for row in rows:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from raum_lightning.callbacks.overlays import Overlays, slices, square
-from raum_lightning.cases import find_cases
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
+from raum_lightning.discovery import find_cases
 from raum_lightning.labels import CLASSES, NCR
 from raum_lightning.loggers import WandbLogger, finish_wandb
 

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raum_lightning.bases import with_bases
 from raum_lightning.cli import main
 from raum_lightning.run import RunError, find_checkpoint, new_id, restarts, run_of
-from raum_lightning.trainer import lacks_bf16, with_bases
+from raum_lightning.trainer import lacks_bf16
 
 ROOT = Path(__file__).parent.parent
 

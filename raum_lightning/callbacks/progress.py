@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 
@@ -24,6 +25,21 @@ class ProgressBar(RichProgressBar):
             metrics["train/loss"] = loss.item()
         metrics.pop("v_num", None)
         return metrics
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leaves the terminal to the table of scores, which is to be the last thing on it."""
+        super().on_test_end(trainer, pl_module)
+        self._end()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The same for `validate`."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._end()
+
+    def _end(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
 
     def _update_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # to show a loss is to wait for it, and the device would wait for the next step

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints a table of the cases; 1 when any has a problem."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from raum_lightning.cases import find_cases
+    from raum_lightning.discovery import find_cases
     from raum_lightning.progress import progress_bar
 
     cases = find_cases(args.root, args.edition)

@@ -22,7 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw, write, say where, and return 0."""
-    from raum_lightning.cases import CaseError, find_case, find_cases
+    from raum_lightning.cases import CaseError
+    from raum_lightning.discovery import find_case, find_cases
     from raum_lightning.figures import Scan, draw, save
 
     if args.id:

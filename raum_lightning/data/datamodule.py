@@ -13,7 +13,7 @@ import torchio as tio
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from raum_lightning.cases import Case, find_cases
+from raum_lightning.cases import Case
 from raum_lightning.data.augment import BatchAugmentation, default_augmentation
 from raum_lightning.data.kernels import Size
 from raum_lightning.data.patches import (
@@ -26,6 +26,7 @@ from raum_lightning.data.patches import (
 )
 from raum_lightning.data.sampling import read_weights
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
+from raum_lightning.discovery import find_cases
 from raum_lightning.frame import axis_codes
 from raum_lightning.labels import MODALITIES
 from raum_lightning.progress import progress_bar

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from raum_lightning.cases import Case, CaseError, find_cases
+from raum_lightning.cases import Case, CaseError
+from raum_lightning.discovery import find_cases
 from raum_lightning.run import CHECKPOINTS, RunError
 
 SORTED_BY = "dice_mean"

@@ -53,7 +53,7 @@ def run_of(slurm: Slurm, job: str) -> Path:
 def rows(slurm: Slurm, job: str) -> list[dict[str, str]]:
     """The numbers a job has logged, but for those that tell the time."""
     path = run_of(slurm, job) / "metrics.csv"
-    read = csv.DictReader(path.open()) if path.exists() else []
+    read = csv.DictReader(path.read_text().splitlines()) if path.exists() else []
     return [{name: value for name, value in row.items() if not name.startswith("perf/")} for row in read]
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from conftest import AFFINE, SHAPE, tiny_volumes
 
-from raum_lightning.cases import CaseError, find_cases
+from raum_lightning.cases import CaseError
 from raum_lightning.data.store import Prepared, normalise, prepare, prepared_folder
+from raum_lightning.discovery import find_cases
 from raum_lightning.labels import ED, ET, NCR
 
 MODALITIES = ("flair", "t1ce")

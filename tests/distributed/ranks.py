@@ -105,7 +105,7 @@ def _free_port() -> int:
 
 def rows(run: Path) -> list[dict[str, str]]:
     """The numbers a run has logged, without those that clocks give."""
-    logged = csv.DictReader((run / "metrics.csv").open())
+    logged = csv.DictReader((run / "metrics.csv").read_text().splitlines())
     return [{name: value for name, value in row.items() if not name.startswith("perf/")} for row in logged]
 
 

@@ -91,5 +91,5 @@ def test_ranks_share_cases_even_where_there_are_fewer(work: Path) -> None:
     assert said[0].count("segmentations:") == 1 and "segmentations:" not in said[1]
 
     assert run(work, ["validate", *words, *splits(work / "few.json", train=[1], val=[3])], ranks=2) == [0, 0]
-    (case,) = csv.DictReader((work / "runs/debug/one/validate/cases.csv").open())
+    (case,) = csv.DictReader((work / "runs/debug/one/validate/cases.csv").read_text().splitlines())
     assert case["case"] == "BraTS20_Training_003"
