@@ -25,7 +25,7 @@ fit: $(VENV)/ready ## train a small UNETR on synthetic cases, score it on held-o
 	$(BIN)/lightning test -c experiments/phantom.yaml --trainer.logger false
 
 test: $(VENV)/ready ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 cluster-test: $(VENV)/ready ## train, preempt and resume on a real SLURM, set up on this machine (as root; minutes)
 	tests/cluster/run.sh

@@ -1,8 +1,12 @@
 """Tiny cases in the layouts of the editions, written where a test wants them."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+# before torch is imported: tests run beside each other, and what is forked from a process with threads may hang
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import nibabel as nib
 import numpy as np
