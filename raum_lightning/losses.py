@@ -21,10 +21,10 @@ from raum_lightning.labels import CLASSES, REGIONS, to_regions
 
 Mode = Literal["labels", "regions"]
 
-# On a CPU a chunk has this many voxels, over the whole batch, and its temporaries stay in the cache; twice as many
-# where threads share it, which must meet after each operation. On an accelerator there are this many chunks, which
-# keeps the temporaries below the gradient and the launches few.
-_CPU_CHUNK, _ACCELERATOR_CHUNKS = 2**17, 16
+# On a CPU a chunk has this many voxels, over the whole batch: its temporaries stay in the cache, and threads need not
+# meet too often. On an accelerator there are this many chunks, which keeps the temporaries below the gradient and the
+# launches few.
+_CPU_CHUNK, _ACCELERATOR_CHUNKS = 2**16, 16
 
 
 class DiceCELoss(nn.Module):
@@ -131,7 +131,7 @@ def _chunks(logits: Tensor, labels: Tensor, mode: Mode) -> Iterator[tuple[slice,
     if torch.compiler.is_compiling():
         size = voxels  # the loop would be unrolled
     elif logits.is_cpu:
-        size = max(1, _CPU_CHUNK * min(2, torch.get_num_threads()) // len(logits))
+        size = max(1, _CPU_CHUNK // len(logits))
     else:
         size = max(1, voxels // _ACCELERATOR_CHUNKS)
     for start in range(0, voxels, size):

@@ -285,6 +285,7 @@ def train_one_rank(rank: int, folder: Path) -> None:
     if rank == 0:  # alone: evaluation must not wait for the other
         results["evaluated"] = loss.eval()(images[:1], labels[:1]).detach()
     torch.save(results, folder / f"{rank}.pt")
+    del network  # while its process group is there, or torch may hang
     distributed.destroy_process_group()
 
 
