@@ -21,7 +21,7 @@ fit: export OMP_WAIT_POLICY := PASSIVE
 fit: $(VENV)/ready ## train a small UNETR on synthetic cases, score it on held-out ones, segment one
 	$(BIN)/raum phantom $(CASES) --cases 40 --shape 96 96 80
 	$(BIN)/lightning fit -c experiments/phantom.yaml
-	$(BIN)/lightning predict -c experiments/phantom.yaml --trainer.limit_predict_batches 1
+	$(BIN)/lightning predict -c experiments/phantom.yaml --trainer.limit_predict_batches 1 --trainer.logger false
 	$(BIN)/lightning test -c experiments/phantom.yaml --trainer.logger false
 
 test: $(VENV)/ready ## run the tests
@@ -38,5 +38,5 @@ lint: $(VENV)/ready ## check style and types
 bench: $(VENV)/ready ## time ours against what one would use instead, side by side
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-clean: ## remove .venv, runs and caches
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+clean: ## remove .venv, the synthetic cases and their runs, and caches
+	rm -rf $(VENV) runs/phantom* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -21,6 +21,8 @@ def with_bases(args: Sequence[str]) -> list[str]:
             files = _bases(Path(rest.pop(0)))
         elif word.startswith("--config="):
             files = _bases(Path(word.removeprefix("--config=")))
+        elif word.partition("=")[0] == "--base":
+            raise RunError("--base: `base` is a key of YAML files; several files are given as -c FIRST -c SECOND")
         else:
             words.append(word)
             continue
@@ -35,7 +37,11 @@ def _bases(file: Path, above: tuple[Path, ...] = ()) -> list[Path]:
         content = yaml.safe_load(file.read_text())
     except FileNotFoundError:
         raise RunError(f"{file}: no such file, named {f'as base by {above[-1]}' if above else 'with -c'}") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror}); a YAML file is expected") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunError(f"{file}: is not valid YAML ({error})") from None
     base = content.get("base") if isinstance(content, dict) else None
+    if not isinstance(base, str | None):
+        raise RunError(f"{file}: base={base!r} must be the name of one file; a chain of bases gives more")
     return [*(_bases(file.parent / base, (*above, file)) if base else []), file]

@@ -4,24 +4,35 @@ A case is a set of NIfTI files of one examination: up to four modalities and, fo
 axes i, j, k of the files, called X, Y, Z everywhere in the project.
 """
 
-import os
+import gzip
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from raum_lightning.labels import EDITIONS, Edition, LabelError
+from raum_lightning.partials import partial_path
 
 ENDINGS = (".nii.gz", ".nii")
+NIFTI2_SIZE = 540  # of its header, which begins with it
 # begins the description in the header of the masks that this project writes
 SIGNATURE = "raum"
+# what nibabel raises for a file that is no NIfTI, or whose header makes no sense
+UNREADABLE = (
+    *(ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, zlib.error),
+    *(ValueError, TypeError, LookupError, OverflowError, MemoryError),
+)
 
 
 class CaseError(ValueError):
@@ -49,7 +60,12 @@ class Case:
         return re.sub(r"^(BraTS-[A-Za-z]+-\d+)-\d+$", r"\1", self.id)
 
     def files(self, modalities: Sequence[str]) -> list[Path]:
-        """The files that hold `modalities` and the mask, each once; raises `CaseError` when a modality is missing."""
+        """The files that hold `modalities` and the mask, each once.
+
+        Raises `CaseError` when a modality is missing or there is one of `problems`.
+        """
+        if self.problems:
+            raise CaseError(f"case {self.id}: {self.problems[0]}")
         for modality in modalities:
             if modality not in self.images:
                 have = ", ".join(self.images) or "no modality"
@@ -65,11 +81,12 @@ class Case:
     def read(self, modalities: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """The modalities as one array, C X Y Z, and the 4 x 4 affine of the first (voxels to mm).
 
-        Raises `CaseError` when a modality is missing or unreadable, holds values that are not finite, is constant, or
-        lies on another grid than the first.
+        Raises `CaseError` when a modality is missing or unreadable, holds values that are not finite, is constant, has
+        a background other than 0, or lies on another grid than the first.
         """
         self.files(modalities)
-        volumes = [self._read_image(modality) for modality in modalities]
+        load = _loader()
+        volumes = [self._read_image(modality, load) for modality in modalities]
         for volume in volumes[1:]:
             volume.check_grid(volumes[0])
         return np.stack([volume.data for volume in volumes]), volumes[0].affine
@@ -92,19 +109,23 @@ class Case:
         mask = read_nifti(self.label)
         return self._encode(mask), mask.affine
 
-    def verify(self, modalities: Sequence[str]) -> list[str]:
-        """Everything that is wrong with the case, a sentence each; an empty list when it can be trained on."""
+    def verify(self, modalities: Sequence[str], *, masked: bool = True) -> list[str]:
+        """Everything that is wrong with the case, a sentence each; an empty list when it can be trained on.
+
+        Without `masked` it need not have a mask.
+        """
         problems = list(self.problems)
         missing = [modality for modality in modalities if modality not in self.images]
-        if self.label is None:
+        if masked and self.label is None:
             missing.append("mask")
         if missing:
             problems.append(f"missing: {', '.join(missing)}")
         reference: Volume | None = None
+        load = _loader()
         for modality in (*self.images, "mask"):
             try:
                 if modality != "mask":
-                    volume = self._read_image(modality)
+                    volume = self._read_image(modality, load)
                 elif self.label is not None:
                     volume = read_nifti(self.label)
                     self._encode(volume)
@@ -114,14 +135,20 @@ class Case:
                 volume.check_grid(reference)
             except CaseError as error:
                 problems.append(str(error))
-        return problems
+        return list(dict.fromkeys(problems))  # those of a 4-D file once
 
-    def _read_image(self, modality: str) -> "Volume":
-        volume = read_nifti(self.images[modality], self.channels.get(modality))
+    def _read_image(self, modality: str, load: Callable[[Path], Any]) -> "Volume":
+        volume = read_nifti(self.images[modality], self.channels.get(modality), load=load)
         if bad := np.count_nonzero(~np.isfinite(volume.data)):
             raise CaseError(f"{volume.path}: {bad} voxels are NaN or infinite")
         if volume.data.min() == volume.data.max():
             raise CaseError(f"{volume.path}: every voxel is {volume.data.flat[0]:g}; the image is empty")
+        corners = {float(volume.data[corner]) for corner in product((0, -1), repeat=3)}
+        if len(corners) == 1 and corners != {0.0}:
+            raise CaseError(
+                f"{volume.path}: background is {corners.pop():g}, not 0, so that all of it would be taken for brain; "
+                "set the voxels outside the brain to 0"
+            )
         return volume
 
     def _encode(self, mask: "Volume") -> NDArray[np.uint8]:
@@ -151,23 +178,43 @@ class Volume:
             )
 
 
-def read_nifti(path: Path, channel: int | None = None) -> Volume:
+def load_nifti(path: Path) -> Any:
+    """The image in a file, as nibabel has it; a .nii.gz is read to its end, where its checksum is."""
+    if path.suffix.lower() != ".gz":
+        return nib.load(path)
+    with gzip.open(path) as file:
+        content = file.read()
+    sizes = (int.from_bytes(content[:4], order) for order in ("little", "big"))
+    return (nib.Nifti2Image if NIFTI2_SIZE in sizes else nib.Nifti1Image).from_bytes(content)
+
+
+def _loader() -> Callable[[Path], Any]:
+    """`load_nifti` for channels of one file after each other, which is decompressed once."""
+    return lru_cache(maxsize=1)(load_nifti)
+
+
+def read_nifti(path: Path, channel: int | None = None, *, load: Callable[[Path], Any] = load_nifti) -> Volume:
     """Reads one volume; `channel` picks along the fourth axis of a 4-D file.
 
-    Raises `CaseError` naming the file when it cannot be read or has other dimensions.
+    Raises `CaseError` naming the file when it cannot be read, has other dimensions, or does not say where it lies.
     """
     try:
-        file = nib.load(path)
+        file = load(path)
         data = np.asarray(file.dataobj if channel is None else file.dataobj[..., channel], dtype=np.float32)
     except FileNotFoundError:
         raise CaseError(f"{path}: no such file") from None
-    except (ImageFileError, OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+    except UNREADABLE as error:
         raise CaseError(f"{path}: cannot be read as NIfTI ({error or type(error).__name__})") from None
     if data.ndim == 4 and data.shape[-1] == 1:
         data = data[..., 0]
-    if data.ndim != 3:
-        raise CaseError(f"{path}: has shape {data.shape}; expected three dimensions")
-    return Volume(path, data, np.asarray(file.affine, dtype=np.float64))
+    if data.ndim != 3 or not data.size:
+        raise CaseError(f"{path}: has shape {data.shape}; expected voxels in three dimensions")
+    affine = np.asarray(file.affine, dtype=np.float64)
+    if not abs(np.linalg.det(affine[:3, :3])) > 0:
+        raise CaseError(
+            f"{path}: the affine {np.round(affine[:3], 3).tolist()} gives voxels no size; mend the file's header"
+        )
+    return Volume(path, data, affine)
 
 
 def write_mask(path: Path, labels: NDArray[np.uint8], case: Case, modality: str, remark: str = "") -> None:
@@ -191,9 +238,12 @@ def write_like(path: Path, array: NDArray[Any], reference: Path, description: st
     image = nib.Nifti1Image(array, None, header)
     # both transforms of the header with their codes: readers differ in which of them they prefer
     image.set_sform(*source.get_sform(coded=True))
-    image.set_qform(*source.get_qform(coded=True))
+    try:
+        image.set_qform(*source.get_qform(coded=True))
+    except UNREADABLE:  # a quaternion longer than 1, which readers of the sform never see
+        image.set_qform(None, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    partial = partial_path(path)
     nib.save(image, partial)
     partial.replace(path)
 
@@ -202,32 +252,16 @@ def read_remark(path: Path) -> tuple[str, str] | None:
     """The edition and the remark that `write_mask` noted in a file; None for others' files and where there is none."""
     try:
         words = nib.load(path).header["descrip"].item().decode("ascii", "replace").split()
-    except (ImageFileError, OSError, EOFError, ValueError, KeyError, zlib.error):
+    except UNREADABLE:
         return None
     if len(words) < 2 or words[0] != SIGNATURE or words[1] not in EDITIONS:
         return None
     return words[1], " ".join(words[2:])
 
 
-def remove_partials(folder: Path) -> None:
-    """Removes what writers that were killed left half written in `folder`."""
-    for path in folder.glob(".*-*.nii*"):
-        writer = path.name[1:].partition("-")[0]
-        if writer.isdigit() and not _alive(int(writer)):
-            path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return process != os.getpid()
-
-
 def stem(path: Path) -> str | None:
     """A NIfTI file's name without its ending; None for other files and for macOS's `._` companions."""
     for ending in ENDINGS:
-        if path.name.endswith(ending) and not path.name.startswith("."):
-            return path.name.removesuffix(ending)
+        if path.name.lower().endswith(ending) and not path.name.startswith("."):
+            return path.name[: -len(ending)]
     return None

@@ -68,23 +68,22 @@ def verify(path: Path) -> None:
             # torch writes no attributes; one with the bit of a folder would keep it from reading the record
             marked = (entry.filename for entry in archive.infolist() if entry.external_attr)
             record = archive.testzip() or next(marked, None)
-        if record is None:
-            torch.load(path, map_location="meta", mmap=True, weights_only=True)  # the structure, no weights
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except Exception as error:  # a flipped bit makes zipfile raise nearly anything
         raise CheckpointError(f"{path}: is damaged or no checkpoint ({_reason(error)})") from error
     if record:
         raise CheckpointError(f"{path}: is damaged ({record} is not as it was written)")
+    structure(path)
 
 
 def newest_sound(folder: Path) -> Path | None:
-    """The checkpoint in `folder` that was written last and is whole; None where there is none at all.
+    """The checkpoint in `folder` of the latest step that is whole; None where there is none at all.
 
-    Damaged ones are named in a warning. Raises `CheckpointError` when all are damaged: to start anew over a run that
-    has been trained is for the user to decide.
+    Of one step, that written last. Damaged ones are named in a warning. Raises `CheckpointError` when all are damaged:
+    to start anew over a run that has been trained is for the user to decide.
     """
-    found = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = sorted(folder.glob("*.ckpt"), key=lambda path: (_step(path), path.stat().st_mtime), reverse=True)
     for path in found:
         try:
             verify(path)
@@ -95,6 +94,22 @@ def newest_sound(folder: Path) -> Path | None:
     if found:
         raise CheckpointError(f"{folder}: all checkpoints are damaged; move them away to start anew")
     return None
+
+
+def structure(path: Path) -> Any:
+    """What a checkpoint holds, with tensors that have shapes but no values; raises `CheckpointError` as `verify`."""
+    try:
+        return torch.load(path, map_location="meta", mmap=True, weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: is damaged or no checkpoint ({_reason(error)})") from error
+
+
+def _step(path: Path) -> float:
+    """Of training, when it was saved; infinite where that cannot be read, so that damage is noticed."""
+    try:
+        return float(structure(path).get("global_step", -1))
+    except CheckpointError:
+        return float("inf")
 
 
 def _reason(error: BaseException) -> str:

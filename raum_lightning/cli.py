@@ -51,21 +51,30 @@ def _help() -> str:
         "  --version  print the version",
         "",
         "example: lightning fit -c experiments/unetr.yaml --data.root BraTS2020",
+        "",
+        "With RAUM_TRACEBACK=1 in the environment an error shows where in the program it was raised.",
     ]
     return "\n".join(lines)
 
 
 def _guarded(verb: str, words: list[str]) -> int:
-    """Runs a verb; a `ValueError` that this package raises is the user's to mend, so its sentence is enough."""
+    """Runs a verb; what is the user's to mend is said in one sentence."""
     try:
         return _run(verb, words)
-    except ValueError as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        ours = Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
-        if not ours or "RAUM_TRACEBACK" in os.environ:
+    except (ValueError, OSError) as error:
+        sentence = _sentence(error)
+        if sentence is None or "RAUM_TRACEBACK" in os.environ:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
+
+
+def _sentence(error: ValueError | OSError) -> str | None:
+    """Of a `ValueError` that this package raises, or a file that cannot be read or written; None for other failures."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else None
+    frames = traceback.extract_tb(error.__traceback__)
+    return str(error) if Path(frames[-1].filename).is_relative_to(Path(__file__).parent) else None
 
 
 def _run(verb: str, words: list[str]) -> int:

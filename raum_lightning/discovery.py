@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,6 +15,14 @@ from raum_lightning.labels import BACKGROUND, ED, EDITIONS, ET, NCR, Edition
 # that match decides ("non-enhancing" before "enhancing")
 _MSD_MODALITIES = {"flair": "flair", "t1w": "t1", "t1": "t1", "t1gd": "t1ce", "t1ce": "t1ce", "t2w": "t2", "t2": "t2"}
 _MSD_CLASSES = {"background": BACKGROUND, "edema": ED, "non-enhancing": NCR, "necro": NCR, "enhancing": ET}
+# ids that say which edition they are of, whatever their files are called
+_IDS = {r"brats(17|18|19|20)_": "brats2020", r"brats2021_": "brats2021", r"brats-[a-z]+-\d+": "brats2023"}
+
+
+def edition_of(name: str) -> Edition | None:
+    """The edition that an id, or the name of a file that begins with one, belongs to; None where it does not say."""
+    named = (edition for pattern, edition in _IDS.items() if re.match(pattern, name, re.IGNORECASE))
+    return EDITIONS[edition] if (edition := next(named, None)) else None
 
 
 def find_cases(root: Path | str, edition: str = "auto") -> list[Case]:
@@ -27,7 +36,7 @@ def find_cases(root: Path | str, edition: str = "auto") -> list[Case]:
     if edition != "auto" and edition not in EDITIONS:
         raise CaseError(f"edition {edition!r} is unknown; it is one of auto, {', '.join(EDITIONS)}")
     if not root.is_dir():
-        raise CaseError(f"{root}: no such folder; data.root is the folder that holds the cases")
+        raise CaseError(f"{root}: no such folder; expected one that holds cases")
     if edition == "msd" or (edition == "auto" and (root / "dataset.json").is_file()):
         cases = _find_msd(root)
     else:
@@ -60,7 +69,7 @@ def _find_brats(root: Path, edition: str) -> Iterator[Case]:
     found: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     editions: dict[tuple[Path, str], Edition] = {}
     masks: dict[Path, list[Path]] = defaultdict(list)
-    for path in sorted(_files(root)):
+    for path in sorted(files_below(root)):
         name = stem(path)
         if name is None:
             continue
@@ -79,8 +88,8 @@ def _find_brats(root: Path, edition: str) -> Iterator[Case]:
             # BraTS 2020's case 355 names its mask W39_1998.09.19_Segm.nii
             files["seg"] = [path for path in masks[folder] if (stem(path) or "").lower().endswith("segm")][:1]
         naming = editions[folder, name]
-        if edition == "auto" and name.startswith("BraTS2021"):
-            naming = EDITIONS["brats2021"]
+        if edition == "auto":
+            naming = edition_of(name) or naming
         doubles = tuple(
             f"two files for {role}: {', '.join(map(str, paths))}" for role, paths in files.items() if paths[1:]
         )
@@ -90,16 +99,23 @@ def _find_brats(root: Path, edition: str) -> Iterator[Case]:
         )
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """All files below `root`; folders are often links to where a cluster keeps the data, at times in a circle."""
+def files_below(root: Path) -> Iterator[Path]:
+    """All files below `root`; folders are often links to where a cluster keeps the data, at times in a circle.
+
+    Raises `CaseError` for a folder that cannot be read.
+    """
     seen: set[str] = set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()
             continue
         seen.add(real)
         yield from (Path(folder) / name for name in names)
+
+
+def _refuse(error: OSError) -> None:
+    raise CaseError(f"{error.filename}: cannot be searched for cases ({error.strerror})")
 
 
 def _find_msd(root: Path) -> list[Case]:

@@ -31,12 +31,13 @@ from typing import Any
 import torch
 
 from raum_lightning.cases import Case, CaseError, Volume, read_nifti, read_remark, stem
-from raum_lightning.discovery import find_cases
+from raum_lightning.discovery import edition_of, files_below, find_cases
 from raum_lightning.frame import voxel_size
-from raum_lightning.labels import CLASSES, EDITIONS, Edition, LabelError
-from raum_lightning.metrics import METRICS, RULES, score
+from raum_lightning.labels import EDITIONS, Edition, LabelError
+from raum_lightning.metrics import RULES, check_names, score
 
 LOWER_IS_BETTER = ("hd95", "lesion_hd95")
+WITHOUT_ORDER = ("volume",)
 # cases that are scored sooner than processes have started
 FEW = 8
 IMAGES = tuple(f"{naming.separator}{end}" for naming in EDITIONS.values() for end in naming.suffixes.values())
@@ -92,11 +93,16 @@ class Evaluation:
         columns = {name: [row[name] for row in self.scores.values()] for name in names}
         return {name: {"mean": fmean(values), "median": median(values)} for name, values in columns.items()}
 
+    @property
+    def ranked_by(self) -> str | None:
+        """The first metric by which one case is better than another."""
+        return next((metric for metric in self.metrics if metric not in WITHOUT_ORDER), None)
+
     def worst(self, count: int) -> list[str]:
-        """Ids of the cases that score worst in the mean of the first metric, the worst first."""
-        name = f"{self.metrics[0]}_mean"
-        order = sorted(self.scores, key=lambda case: self.scores[case][name])
-        return (order[::-1] if self.metrics[0] in LOWER_IS_BETTER else order)[:count]
+        """Ids of the cases that score worst in the mean of `ranked_by`, the worst first; none without one."""
+        name = f"{self.ranked_by}_mean"
+        order = sorted(self.scores, key=lambda case: self.scores[case][name]) if self.ranked_by else []
+        return (order[::-1] if self.ranked_by in LOWER_IS_BETTER else order)[:count]
 
     def save(self, path: Path) -> None:
         """Writes everything to `path`, JSON, and the scores of the cases beside it as CSV."""
@@ -131,12 +137,10 @@ def evaluate(
     """Scores the cases that both folders hold, several at a time, each read only while it is scored.
 
     `metrics` and `classes` are those of `metrics.score`. `workers` is the number of processes: where not given, one for
-    each core, or just this one for a few cases. `progress` is told (done, of). Raises `EvaluationError` where nothing
-    can be compared.
+    each core, or just this one for a few cases. `progress` is told (done, of). Raises `ValueError` for names that do
+    not exist, `EvaluationError` where nothing can be compared.
     """
-    for kind, names, known in (("metric", metrics, tuple(METRICS)), ("class", classes, CLASSES[1:])):
-        if unknown := [name for name in names if name not in known]:
-            raise EvaluationError(f"{kind} {unknown[0]!r} does not exist; choose from {', '.join(known)}")
+    check_names(metrics, classes)
     found, expected = find_masks(predictions, edition_predictions), find_references(references, edition_references)
     common = [case for case in expected if case in found]
     if not common:
@@ -193,7 +197,7 @@ def find_masks(root: Path, edition: str = "auto") -> dict[str, Mask]:
         if _is_image(path):
             continue
         name = stem(path) or ""
-        case = re.sub(r"[_-]seg$", "", name)
+        case = re.sub(r"[_-]seg$", "", name, flags=re.IGNORECASE)
         if case in masks:
             raise EvaluationError(f"case {case} is both {masks[case].path} and {path}; remove one")
         masks[case] = Mask(path, *((EDITIONS[edition], "option") if edition != "auto" else _recognised(path, name)))
@@ -229,7 +233,7 @@ def _read(mask: Mask, side: str) -> tuple[torch.Tensor, Volume]:
 def _files(root: Path) -> list[Path]:
     if not root.is_dir():
         raise EvaluationError(f"{root}: no such folder")
-    return [path for path in sorted(root.rglob("*.nii*")) if stem(path)]
+    return [path for path in sorted(files_below(root)) if stem(path)]
 
 
 def _is_image(path: Path) -> bool:
@@ -247,11 +251,9 @@ def _recognised(path: Path, name: str) -> tuple[Edition | None, str]:
     """Whose label values a mask holds, and how that is known."""
     if remark := read_remark(path):
         return EDITIONS[remark[0]], "header"
-    if re.match(r"brats(17|18|19|20|2021)_", name, re.IGNORECASE) or name.endswith("_seg"):
-        return EDITIONS["brats2020"], "file name"
-    if re.match(r"brats-[a-z]+-\d+", name, re.IGNORECASE) or name.endswith("-seg"):
-        return EDITIONS["brats2023"], "file name"
-    return None, ""
+    by_ending = {"_seg": EDITIONS["brats2020"], "-seg": EDITIONS["brats2023"]}
+    edition = edition_of(name) or by_ending.get(name[-4:].lower())
+    return edition, "file name" if edition else ""
 
 
 def _check_edition(edition: str) -> None:

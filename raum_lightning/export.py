@@ -77,6 +77,7 @@ def write(
     """
     network = network.eval().requires_grad_(False)
     images = torch.randn(3, channels, *about.windows["roi_size"], generator=torch.Generator().manual_seed(0))
+    path.parent.mkdir(parents=True, exist_ok=True)
     unchecked = path.with_name(f".unchecked-{path.name}")
     try:
         with _quiet():

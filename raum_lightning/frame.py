@@ -1,4 +1,4 @@
-"""Between the grid of a case and the frame in which a network was trained.
+"""Grids of voxels: how they lie in space, and the way from that of a case to the frame of a network.
 
 A network has seen arrays whose axes run one way through the head ("LPS": towards left, posterior, superior) and whose
 voxels have one size. A case that lies otherwise is turned, by permuting and reversing its axes, which changes no value.
@@ -8,7 +8,7 @@ Only where its voxels differ in size by more than 1 %, or its axes lean by more 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -21,10 +21,8 @@ SIZE_TOLERANCE = 0.01
 OBLIQUE_DEGREES = 3.0
 
 Matrix = NDArray[np.float64]
-
-
-class FrameError(ValueError):
-    """An affine that says nothing about where the voxels lie."""
+Box = tuple[slice, slice, slice]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def axis_codes(affine: Matrix) -> str:
@@ -38,6 +36,46 @@ def voxel_size(affine: Matrix) -> tuple[float, float, float]:
     return x, y, z
 
 
+def tilt(affine: Matrix) -> float:
+    """Degrees by which the axis that leans most differs from the nearest direction of the world."""
+    cosines = np.abs(affine[:3, :3] / voxel_size(affine)).max(axis=0)
+    return float(np.degrees(np.arccos(cosines.min().clip(max=1))))
+
+
+def bounding_box(mask: NDArray[Any]) -> Box:
+    """The smallest box that holds all that is not 0 in an array X Y Z; an empty one where everything is."""
+    extents = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    x, y, z = (slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0) for found in extents)
+    return x, y, z
+
+
+class Turn:
+    """How the axes of arrays on a grid with `shape` X Y Z and a 4 x 4 `affine` are permuted and reversed to `codes`.
+
+    `order` says which of them becomes each axis of the turned array, `reverse` which run the other way. `turned_shape`
+    and `turned_affine` are the turned grid's.
+    """
+
+    def __init__(self, codes: str, shape: Sequence[int], affine: Matrix) -> None:
+        turn = ornt_transform(io_orientation(affine), axcodes2ornt(codes))
+        self.order = np.argsort(turn[:, 0]).tolist()
+        self.reverse = [axis for axis in range(3) if turn[axis, 1] < 0]
+        self.turned_shape = tuple(shape[axis] for axis in self.order)
+        self.turned_affine: Matrix = affine @ inv_ornt_aff(turn, shape)
+
+    def __call__(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The turned view of an array ... X Y Z."""
+        return np.moveaxis(np.flip(array, self._last(self.reverse)), self._last(self.order), (-3, -2, -1))
+
+    def back(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The view of a turned array ... x y z as it was before."""
+        return np.flip(np.moveaxis(array, (-3, -2, -1), self._last(self.order)), self._last(self.reverse))
+
+    @staticmethod
+    def _last(axes: Sequence[int]) -> tuple[int, ...]:
+        return tuple(axis - 3 for axis in axes)
+
+
 @dataclass(frozen=True)
 class Frame:
     """Axis codes, such as "LPS", and voxel size in mm of the arrays that a network takes."""
@@ -49,22 +87,19 @@ class Frame:
 class Passage:
     """The way of arrays from the grid of a case, with `shape` X Y Z and a 4 x 4 `affine`, into `frame`, and back.
 
-    Both grids share their centre, and the frame's covers the case's. Raises `FrameError` where the affine is singular.
+    Both grids share their centre, and the frame's covers the case's.
     """
 
     def __init__(self, frame: Frame, shape: Sequence[int], affine: Matrix) -> None:
-        if not abs(np.linalg.det(affine[:3, :3])) > 0:
-            raise FrameError(f"the affine {np.round(affine[:3], 3).tolist()} gives voxels no size; mend the header")
+        turn = Turn(frame.orientation, shape, affine)
+        self.order, self.turned_shape = turn.order, turn.turned_shape
+        self.reverse = [axis + 1 for axis in turn.reverse]
+        turned = turn.turned_affine[:3, :3]
+        own = np.asarray(voxel_size(turned))
         target = axcodes2ornt(frame.orientation)
-        turn = ornt_transform(io_orientation(affine), target)
-        self.order = np.argsort(turn[:, 0]).tolist()
-        self.reverse = [axis + 1 for axis in range(3) if turn[axis, 1] < 0]
-        self.turned_shape = [shape[axis] for axis in self.order]
-        turned = (affine @ inv_ornt_aff(turn, shape))[:3, :3]
-        own = np.linalg.norm(turned, axis=0)
         straight = np.zeros((3, 3))
         straight[target[:, 0].astype(int), range(3)] = target[:, 1]
-        oblique = bool(((turned / own * straight).sum(axis=0) < np.cos(np.radians(OBLIQUE_DEGREES))).any())
+        oblique = tilt(turned) > OBLIQUE_DEGREES
         wanted = np.asarray(frame.spacing)
         size = np.where(np.abs(own / wanted - 1) > SIZE_TOLERANCE, wanted, own)
         self.resamples = oblique or bool((size != own).any())

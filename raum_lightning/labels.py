@@ -90,7 +90,7 @@ class Edition:
         """Label values on disk to class indices; raises `LabelError` naming every value the edition does not have."""
         values = np.unique(mask[mask != BACKGROUND])
         if unknown := [float(v) for v in values if float(v) not in self.classes]:
-            listed = ", ".join(f"{v:g}" for v in unknown[:5]) + (", ..." if unknown[5:] else "")
+            listed = ", ".join(_shown(v) for v in unknown[:5]) + (", ..." if unknown[5:] else "")
             hint = ""
             if self.name == "brats2023" and unknown == [4.0]:
                 hint = "; 4 is the resection cavity of BraTS 2024: declare it with edition: brats2024"
@@ -108,6 +108,12 @@ class Edition:
         for value, index in self.classes.items():
             table[index] = value
         return table.take(labels)
+
+
+def _shown(value: float) -> str:
+    """As short as it goes without becoming another number: 4, but 0.9999999403953552."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 _OLD = {"flair": "flair", "t1": "t1", "t1ce": "t1ce", "t2": "t2"}

@@ -91,7 +91,8 @@ class WandbLogger(loggers.WandbLogger):
         name: Name of the run.
         save_dir: Folder in which `wandb/` is created.
         id: Names the run for good: the same id continues it.
-        offline: Keep the run on disk until `wandb sync`; where not given, only when no key is configured.
+        offline: Keep the run on disk until `wandb sync`; where not given, only when no key is configured. WANDB_MODE in
+            the environment (online, offline, shared or disabled) comes first.
         group: Groups runs.
         tags: Tags of the run.
     """
@@ -107,13 +108,12 @@ class WandbLogger(loggers.WandbLogger):
         group: str | None = None,
         tags: list[str] | None = None,
     ) -> None:
-        if offline is None:
-            offline = not _online()
-        if offline and os.environ.get("WANDB_MODE") != "disabled":
-            rank_zero_info(f"W&B has no key: the run stays on disk, {_sending(save_dir)}")
+        mode, reason = _mode(offline)
+        if mode == "offline":
+            rank_zero_info(f"{reason}: the run stays on disk, {sending(save_dir)}")
         Path(save_dir).mkdir(parents=True, exist_ok=True)
         # `mode` and not Lightning's `offline`, which sets a mode that wandb no longer knows
-        how: dict[str, Any] = {"mode": "offline", "resume": None} if offline else {"resume": "allow"}
+        how: dict[str, Any] = {"mode": mode, "resume": None if mode == "offline" else "allow"}
         super().__init__(project=project, name=name, save_dir=save_dir, id=id, group=group, tags=tags, **how)
         self._wandb_init.pop("anonymous")  # wandb warns of it even where it is None
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", "300")  # seconds; W&B's own default is to wait for ever
@@ -128,7 +128,7 @@ class WandbLogger(loggers.WandbLogger):
         try:
             run = super().experiment
         except wandb.errors.CommError:
-            rank_zero_info(f"W&B cannot be reached: the run stays on disk, {_sending(self.save_dir)}")
+            rank_zero_info(f"W&B cannot be reached: the run stays on disk, {sending(self.save_dir)}")
             wandb.teardown()  # the process of W&B's own that has failed to start the run
             self._wandb_init |= {"mode": "offline", "resume": None}
             run = super().experiment
@@ -148,29 +148,41 @@ class WandbLogger(loggers.WandbLogger):
             self.lost = True
             rank_zero_info(
                 f"W&B takes no more numbers ({type(error).__name__}); training goes on, metrics.csv has them all; what "
-                f"W&B had before is on disk, {_sending(self.save_dir)}"
+                f"W&B had before is on disk, {sending(self.save_dir)}"
             )
 
 
-def _sending(folder: Path | str | None) -> str:
-    return f"`wandb sync {folder}/wandb/*run-*` sends it"
+def sending(folder: Path | str | None) -> str:
+    """By what command the runs in a folder go to the server, those that were online in part included."""
+    return f"`wandb sync --include-online {folder}/wandb/*run-*` sends it"
 
 
-def finish_wandb() -> None:
-    """Ends the process's W&B run if there is one, so that the next starts its own."""
+def finish_wandb(*, failed: bool = False) -> None:
+    """Ends the process's W&B run if there is one, so that the next starts its own; W&B shows it as failed or finished.
+
+    A run that was stopped to go on later counts as failed until it does.
+    """
     if wandb := sys.modules.get("wandb"):
         try:
-            wandb.finish()
+            wandb.finish(exit_code=int(failed))
         except OSError:  # SLURM ends W&B's own process together with ours, and it may be the first to go
             sys.unraisablehook = lambda failure: None  # wandb tries once more when Python exits
 
 
-def _online() -> bool:
+def _mode(offline: bool | None) -> tuple[str, str]:
+    """W&B's mode, and why."""
+    if mode := os.environ.get("WANDB_MODE"):
+        mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # their names of old
+        return mode, f"W&B is {mode} by WANDB_MODE"
+    if offline is None:
+        return ("online", "") if _has_key() else ("offline", "W&B has no key")
+    return ("offline", "W&B is offline as configured") if offline else ("online", "")
+
+
+def _has_key() -> bool:
     """Whether the environment or a netrc file holds a key, as `wandb login` leaves it; asks no server."""
     import wandb
 
-    if mode := os.environ.get("WANDB_MODE"):
-        return mode in ("online", "shared")
     if "WANDB_API_KEY" in os.environ or "WANDB_IDENTITY_TOKEN_FILE" in os.environ:
         return True
     host = urlsplit(wandb.Settings().base_url).hostname or ""

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from raum_lightning.compiling import compile_network, in_batches_of
@@ -16,7 +17,7 @@ from raum_lightning.inference import Network, has_signal, segment, sliding_windo
 from raum_lightning.labels import REGIONS, classify, to_regions
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.metrics import SegmentationMetrics
-from raum_lightning.schedule import warmup_cosine
+from raum_lightning.schedule import is_due, warmup_cosine
 
 Batch = dict[str, Any]
 
@@ -29,7 +30,9 @@ class SegmentationModule(pl.LightningModule):
 
     Args:
         network: Maps images B C X Y Z to logits B K X Y Z: one channel per class, or WT, TC, ET for regions.
-        loss: Called with logits and class indices B X Y Z; `DiceCELoss()` where not given.
+        loss: Called with logits B K X Y Z and class indices B X Y Z; `DiceCELoss()` where not given. The indices are
+            uint8 for a loss that says its `mode`, as this project's do, and int64 for any other, as
+            `torch.nn.CrossEntropyLoss` wants them. MONAI's losses, which want B 1 X Y Z, need a wrapper.
         mode: What the channels of the logits are: classes under a softmax, or regions under sigmoids; what the loss
             says (`loss.mode`) where not given.
         roi_size: Window of the sliding window in voxels; the network's `img_size` where not given.
@@ -107,22 +110,22 @@ class SegmentationModule(pl.LightningModule):
         if self.compiles:
             compile_network(self.network, report=rank_zero_info)
         data = getattr(self.trainer, "datamodule", None)
-        if data is None or stage == "predict":
+        if data is None:
             return
         self.check_data(data)
         needed = len(REGIONS) if self.mode == "regions" else data.num_classes
         outputs = getattr(self.network, "out_channels", needed)
-        if outputs != needed:
+        if outputs > needed or (outputs < needed and stage != "predict"):
             raise ValueError(f"the network has out_channels={outputs} but {self.mode} of this data need {needed}")
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The loss of a batch of patches."""
         logits = self(batch["image"])
-        loss: torch.Tensor = self.loss(logits, batch["label"])
+        loss = self._loss_of(logits, batch["label"])
         # not for Lightning's bar, which would fetch it from the device in every step: `ProgressBar` does in some
         self.log("train/loss", loss, sync_dist=True, batch_size=len(logits))
         trainer: Any = self.trainer
-        if self.global_step % trainer.log_every_n_steps == 0:
+        if is_due(self.global_step, trainer.log_every_n_steps):
             dice = pseudo_dice(logits.detach(), batch["label"], self.mode)
             self.log("train/pseudo_dice", dice, sync_dist=True, batch_size=len(logits))
         return loss
@@ -132,7 +135,7 @@ class SegmentationModule(pl.LightningModule):
         image, label = batch["image"], batch["label"]
         logits = sliding_window(image, self._window_network, **self.windows)
         prediction = classify(logits, self.mode) * has_signal(image)
-        self._update(self.val_metrics, prediction, batch, loss=self.loss(logits, label).item())
+        self._update(self.val_metrics, prediction, batch, loss=self._loss_of(logits, label).item())
         return prediction
 
     def on_validation_epoch_end(self) -> None:
@@ -157,6 +160,13 @@ class SegmentationModule(pl.LightningModule):
         if data is not None:
             checkpoint["case"] = data.described
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises `ValueError` where the voxels of the cases to be scored are not those of the cases that trained."""
+        trainer = self._trainer  # none where a program loads the checkpoint
+        data = getattr(trainer, "datamodule", None)
+        if data is not None and trainer is not None and not trainer.training and "case" in checkpoint:
+            data.check_trained(checkpoint["case"])
+
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up and cosine, stepped after every optimiser step."""
         optimizer: Any = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
@@ -169,9 +179,26 @@ class SegmentationModule(pl.LightningModule):
         scheduler = {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "lr"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning's, which leaves the norm of gradients that FSDP has sharded to FSDP."""
+        root = self.trainer.strategy.model
+        if isinstance(root, FullyShardedDataParallel) and gradient_clip_val and gradient_clip_algorithm != "value":
+            root.clip_grad_norm_(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     @property
     def _window_network(self) -> Network:
         return in_batches_of(self.windows["batch_size"], self.network) if self.compiles else self.network
+
+    def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = self.loss(logits, labels if hasattr(self.loss, "mode") else labels.long())
+        return loss
 
     def _update(self, metrics: SegmentationMetrics, prediction: torch.Tensor, batch: Batch, **more: float) -> None:
         rows = zip(batch["case"], batch["spacing"].tolist(), prediction, batch["label"], strict=True)

@@ -115,7 +115,7 @@ class Segmenter:
         `source` is a case's folder, a 4-D file listed in the dataset.json of MSD Task01, or a file for each modality.
         Raises `CaseError` where a modality is missing, cannot be read, or lies on another grid than the first.
         """
-        case = _case(source)
+        case = find(source)
         if case.edition.name != self.edition.name:
             case = replace(case, edition=self.edition)
         image, affine = case.read(self.modalities)
@@ -175,6 +175,23 @@ def load(checkpoint: Path | str | Sequence[Path | str], **settings: Any) -> Segm
     return Segmenter(modules, described, **settings)
 
 
+def find(source: Source) -> Case:
+    """The case that `source` names; raises `CaseError` where there is none."""
+    if isinstance(source, Case):
+        return source
+    if isinstance(source, Mapping):
+        images = {modality: Path(path) for modality, path in source.items()}
+        return Case(stem(next(iter(images.values()))) or "case", EDITIONS["brats2020"], images)
+    path = Path(source).expanduser()
+    if not path.is_file():
+        return find_case(path)
+    root = next((folder for folder in path.parents if (folder / "dataset.json").is_file()), None)
+    for case in find_cases(root) if root else ():
+        if path.resolve() in {image.resolve() for image in case.images.values()}:
+            return case
+    raise CaseError(f"{path}: is not an image that a dataset.json above it lists; give its folder or its modalities")
+
+
 def _open(path: Path) -> tuple[SegmentationModule | Exported, Mapping[str, Any]]:
     if is_export(path):
         exported = read(path)
@@ -196,22 +213,6 @@ def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, list) and isinstance(one[0], float):
         return bool(np.allclose(one, other, rtol=0.01))
     return bool(one == other)
-
-
-def _case(source: Source) -> Case:
-    if isinstance(source, Case):
-        return source
-    if isinstance(source, Mapping):
-        images = {modality: Path(path) for modality, path in source.items()}
-        return Case(stem(next(iter(images.values()))) or "case", EDITIONS["brats2020"], images)
-    path = Path(source).expanduser()
-    if not path.is_file():
-        return find_case(path)
-    root = next((folder for folder in path.parents if (folder / "dataset.json").is_file()), None)
-    for case in find_cases(root) if root else ():
-        if path.resolve() in {image.resolve() for image in case.images.values()}:
-            return case
-    raise CaseError(f"{path}: is not an image that a dataset.json above it lists; give its folder or its modalities")
 
 
 def _edition(wanted: str | None, trained: Edition, mode: str) -> Edition:

@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 
 from raum_lightning.cases import Case
@@ -61,20 +62,28 @@ def make_split(
 def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
     """A split from JSON: {"train": [ids], "val": [ids], "test": [ids]}, or a list of such, one a fold, as nnU-Net's.
 
-    Raises `SplitError` naming the file and the ids it has that the data has not.
+    Raises `SplitError` naming the file, and the ids that the data has not or the patients that are in two parts, unless
+    one part is all in the other.
     """
+    if fold < 0:
+        raise SplitError(f"fold {fold} does not exist: folds count from 0")
     try:
         content = json.loads(path.read_text())
         if isinstance(content, list):
             content = content[fold]
-        split = Split(*(sorted(content.get(key, [])) for key in ("train", "val", "test")))
+        split = Split(*(sorted(map(str, content.get(key, []))) for key in ("train", "val", "test")))
     except FileNotFoundError:
         raise SplitError(f"{path}: no such file; data.splits is a JSON file with train, val and test") from None
     except IndexError:
         raise SplitError(f"{path}: has no fold {fold}") from None
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise SplitError(f"{path}: is not a split ({error}); expected train, val and test with lists of ids") from None
-    known = {case.id for case in cases}
-    if unknown := sorted({*split.train, *split.val, *split.test} - known):
+    patients = {case.id: case.patient for case in cases}
+    if unknown := sorted({*split.train, *split.val, *split.test} - set(patients)):
         raise SplitError(f"{path}: {len(unknown)} ids are not among the cases with a mask: {', '.join(unknown[:5])}")
+    parts = {part: {patients[name] for name in ids} for part, ids in asdict(split).items()}
+    for (one, ours), (other, theirs) in combinations(parts.items(), 2):
+        # all of them in both is meant, as when a network is to learn them by heart
+        if (both := sorted(ours & theirs)) and len(both) < min(len(ours), len(theirs)):
+            raise SplitError(f"{path}: {', '.join(both[:5])} in both {one} and {other}; leave them out of one")
     return split

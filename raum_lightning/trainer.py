@@ -1,9 +1,6 @@
 """The verbs `fit`, `validate`, `test` and `predict`: LightningCLI with folders, loggers and callbacks decided."""
 
-import logging
 import os
-import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +8,17 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
+from raum_lightning.agreement import check_agreement, flat
 from raum_lightning.bases import with_bases
-from raum_lightning.callbacks.checkpoint import Continuation, Provenance
+from raum_lightning.callbacks.best import BestCheckpoint
+from raum_lightning.callbacks.checkpoint import Continuation, Provenance, TrainedCases
 from raum_lightning.callbacks.failures import FiniteLoss, SameEverywhere, TrainingError, explain, located
 from raum_lightning.callbacks.predictions import PredictionWriter
-from raum_lightning.callbacks.preemption import SaveOnLeaving
+from raum_lightning.callbacks.preemption import LastCheckpoint
 from raum_lightning.callbacks.progress import ProgressBar, RunSummary
 from raum_lightning.callbacks.rng import RandomState
 from raum_lightning.callbacks.tables import CaseTable
@@ -28,26 +27,19 @@ from raum_lightning.checkpoints import LAST, VerifiedCheckpointIO, newest_sound
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.loggers import finish_wandb
 from raum_lightning.module import SegmentationModule
-from raum_lightning.run import CHECKPOINTS, RunError, RunOptions, find_checkpoint, new_id, restarted, restarts, run_of
-
-WARNINGS = (
-    # volumes are read from a memory map in milliseconds; the training loader has the workers it was given
-    r"The '(val|test|predict|train)_dataloader' does not have many workers",
-    # short runs are meant to be short
-    r"The number of training batches \(\d+\) is smaller than the logging interval",
-    # a run too short to be validated has no best checkpoint; `RunSummary` says so
-    r"`ModelCheckpoint\(monitor='val/dice_mean'\)` could not find the monitored key",
-    # a run that goes on writes where it wrote before
-    r"Checkpoint directory .* exists and is not empty",
-    # every case is segmented already; `PredictionWriter` says so
-    r"Total length of `DataLoader` across ranks is zero",
-    # of Lightning itself: https://github.com/Lightning-AI/pytorch-lightning/issues/21340
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+from raum_lightning.quiet import quieten
+from raum_lightning.run import (
+    CHECKPOINTS,
+    CONFIG,
+    RunError,
+    RunOptions,
+    find_checkpoint,
+    new_id,
+    restarted,
+    restarts,
+    run_of,
 )
-# advertisements of other products, devices that are not used, and what `RunSummary` says of the ranks
-UNSAID = re.compile(r".*Tip:|(GPU|TPU|HPU) available: |-{20}", re.DOTALL)
-# what they say, every rank would say
-TALKATIVE = ("fabric.utilities.seed", "fabric.utilities.distributed", "pytorch.trainer.connectors.signal_connector")
+
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 TRAINER_DEFAULTS = {
     "logger": {"class_path": "raum_lightning.loggers.CSVLogger"},
@@ -60,16 +52,9 @@ TRAINER_DEFAULTS = {
 
 def run_trainer(args: Sequence[str]) -> int:
     """Runs one verb; returns the exit code."""
-    for pattern in WARNINGS:
-        warnings.filterwarnings("ignore", pattern)
-    if "SLURM_JOB_ID" not in os.environ:  # a login node, or a workstation with SLURM's tools
-        warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
-    for name in ("pytorch", "fabric"):
-        log = logging.getLogger(f"lightning.{name}.utilities.rank_zero")
-        log.addFilter(lambda record: not UNSAID.match(record.msg))
-    for name in TALKATIVE:
-        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
+    quieten()
     exact = {"allow_abbrev": False}  # a mistyped key is an error, not an abbreviation
+    failed = True
     try:
         RaumCLI(
             SegmentationModule,
@@ -82,6 +67,7 @@ def run_trainer(args: Sequence[str]) -> int:
             load_from_checkpoint_support=False,
             args=with_bases(args),
         )
+        failed = False
     except ValueError as error:
         if (text := located(str(error))) != str(error):
             error.args = (text,)
@@ -91,7 +77,7 @@ def run_trainer(args: Sequence[str]) -> int:
             raise TrainingError(located(sentence)) from error
         raise
     finally:
-        finish_wandb()
+        finish_wandb(failed=failed)
     return 0
 
 
@@ -130,21 +116,18 @@ class RaumCLI(LightningCLI):
         if self.subcommand == "fit":
             self._find_run(config, folder)
         else:
-            if config.ckpt_path in (None, "best", "last"):
-                config.ckpt_path = str(find_checkpoint(folder, config.ckpt_path))
-                rank_zero_info(f"checkpoint: {config.ckpt_path}")
-            self.start = Path(config.ckpt_path)
-            self.run_dir = run_of(self.start)
+            self._find_trained(config, folder, run_of(files[-1]) if files else None)
         if self.start and not self.start.is_file():
             raise RunError(f"{self.start}: no such checkpoint; --ckpt_path names a file")
         # what is saved and logged is the whole configuration: it needs neither its bases nor its files
         config.base = config.config = None
         config.run.experiment = self.run_dir.parent.name
-        config.run.id = self.run_dir.name
-        config.trainer.default_root_dir = str(self.run_dir)
         if config.trainer.precision == "bf16-mixed" and lacks_bf16(config.trainer.accelerator):
             rank_zero_info("precision: this GPU has no bf16, 32-true takes its place")
             config.trainer.precision = "32-true"
+        self.save_config_kwargs = {"text": self._anew(config)}
+        config.run.id = self.run_dir.name
+        config.trainer.default_root_dir = str(self.run_dir)
         for logger in _listed(config.trainer.logger):
             self._place(logger)
 
@@ -153,7 +136,7 @@ class RaumCLI(LightningCLI):
         if config.ckpt_path is None and restarts():
             config.ckpt_path = "auto"
         given = Path(config.ckpt_path) if config.ckpt_path not in (None, "auto") else None
-        self.run_dir = run_of(given) if given and not config.run.id else folder / (config.run.id or new_id())
+        self.run_dir = self._run_dir(config, folder, given) or folder / new_id(folder)
         checkpoints = self.run_dir / CHECKPOINTS
         own = newest_sound(checkpoints) if config.ckpt_path == "auto" or restarted() else None
         self.start = own or given
@@ -161,6 +144,31 @@ class RaumCLI(LightningCLI):
             raise RunError(
                 f"{self.run_dir} holds a trained run; continue it with --ckpt_path auto or give another --run.id"
             )
+
+    def _find_trained(self, config: Any, folder: Path, run: Path | None) -> None:
+        """What to score or predict with, and where; `run` is the one whose own configuration was given, if it was."""
+        if config.ckpt_path in (None, "best", "last"):
+            named = folder / config.run.id if config.run.id else run
+            config.ckpt_path = str(find_checkpoint(folder, config.ckpt_path, named))
+            rank_zero_info(f"checkpoint: {config.ckpt_path}")
+        self.start = Path(config.ckpt_path)
+        self.run_dir = self._run_dir(config, folder, self.start) or folder / self.start.stem
+
+    def _run_dir(self, config: Any, folder: Path, checkpoint: Path | None) -> Path | None:
+        """The run that is named, or else the one that a checkpoint lies in."""
+        if config.run.id:
+            return folder / str(config.run.id)
+        return run_of(checkpoint) if checkpoint else None
+
+    def _anew(self, config: Any) -> str:
+        """The configuration without what names this run, so that given to `fit` it is trained again as another."""
+        plain = config.clone()
+        plain.run.id = plain.ckpt_path = None
+        for logger in _listed(plain.trainer.logger):
+            if "id" in logger.init_args:
+                logger.init_args.id = None
+        text: str = self._parser(self.subcommand).dump(plain, skip_unset=False)
+        return text
 
     def _place(self, logger: Any) -> None:
         name, init = logger.class_path.rsplit(".", 1)[-1], logger.init_args
@@ -186,26 +194,32 @@ class RaumCLI(LightningCLI):
         self.model.check_data(self.datamodule)
         # class paths and arguments, from which Lightning's `load_from_checkpoint` makes the module again
         self.text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
-        recipe = yaml.safe_load(self.text)
-        self.model.save_hyperparameters(recipe["module"] | {"_instantiator": INSTANTIATOR}, logger=False)
+        self.settings = yaml.safe_load(self.text)
+        if self.start:
+            own = self.start.resolve().parent == (self.run_dir / CHECKPOINTS).resolve()
+            check_agreement(self.start, self.settings, continues=own and self.subcommand == "fit")
+        self.model.save_hyperparameters(self.settings["module"] | {"_instantiator": INSTANTIATOR}, logger=False)
         self.trainer = self.instantiate_trainer()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        shows = config.get("enable_progress_bar") is not False
+        saves = config.get("enable_checkpointing") is not False
+        # for the other verbs too: they restore its state with the checkpoint
+        best = BestCheckpoint(self.run_dir / CHECKPOINTS, keep=self.settings["run"]["keep"]) if saves else None
         ours: list[Callback] = [
             # before the table, which it would else write over
-            *([ProgressBar()] if shows else []),
-            RunSummary(self.run_dir),
+            *([ProgressBar()] if config.get("enable_progress_bar") is not False else []),
+            RunSummary(self.run_dir, best),
             CaseTable(self.verb_dir),
+            TrainedCases(),
             PredictionWriter(self.run_dir / "predictions"),
             RandomState(),
+            *([best] if best else []),
         ]
-        # for the other verbs too: they restore its state with the checkpoint
-        ours.append(_saving(self.run_dir / CHECKPOINTS, validated=config.get("limit_val_batches") != 0))
         if self.subcommand == "fit":
-            ours.append(SameEverywhere(configuration=self.text, checkpoint=str(self.start)))
+            ours.append(SameEverywhere(flat(self.settings) | {"checkpoint": self.start}))
             ours += [FiniteLoss(self.run_dir), Provenance(self.text), Continuation()]
-            ours.append(SaveOnLeaving(self.run_dir / CHECKPOINTS / LAST))
+            if saves:
+                ours.append(LastCheckpoint(self.run_dir / CHECKPOINTS / LAST))
             if config.get("logger"):
                 ours += [LearningRateMonitor("step"), Throughput()]
         config["plugins"] = [*_listed(config.get("plugins")), VerifiedCheckpointIO()]
@@ -229,8 +243,9 @@ def lacks_bf16(accelerator: str) -> bool:
 class SaveConfig(SaveConfigCallback):
     """Writes the run's `config.yaml` and `splits.json` when it trains, and tells the loggers the configuration."""
 
-    def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
+    def __init__(self, parser: LightningArgumentParser, config: Any, *, text: str, **kwargs: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False, **kwargs)
+        self.text = text
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """On rank 0, once."""
@@ -238,26 +253,10 @@ class SaveConfig(SaveConfigCallback):
             return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_unset=False)
-        (folder / "config.yaml").write_text(text)
+        (folder / CONFIG).write_text(self.text)
         trainer.datamodule.split.save(folder / "splits.json")  # type: ignore[attr-defined]
         for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(text))
-
-
-def _saving(folder: Path, *, validated: bool) -> ModelCheckpoint:
-    """Saves the best and the last state after every validation, or, where there is none, the last after every epoch."""
-    if not validated:
-        return ModelCheckpoint(folder, Path(LAST).stem, enable_version_counter=False)
-    return ModelCheckpoint(
-        folder,
-        "best",
-        monitor="val/dice_mean",
-        mode="max",
-        save_last=True,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-    )
+            logger.log_hyperparams(yaml.safe_load(self.text))
 
 
 def _listed(value: Any) -> list[Any]:

@@ -20,7 +20,10 @@ ONLY = {
 NEVER = {
     "labels": {"*"},
     "schedule": {"*"},
+    "quiet": {"*"},
+    "agreement": {"module", "data", "cases", "callbacks", "models", "trainer", "cli"},
     "run": {"*"},
+    "partials": {"*"},
     "checkpoints": {"*"},
     "models": {"module", "data", "cases", "callbacks", "losses", "metrics", "inference"},
     "compiling": {"*"},

@@ -83,6 +83,14 @@ def test_a_damaged_file_is_named_and_the_one_before_it_used(tmp_path: Path, dama
         VerifiedCheckpointIO().load_checkpoint(last)
 
 
+def test_the_latest_step_counts_and_not_the_clock(tmp_path: Path) -> None:
+    late, early = save(tmp_path / "late.ckpt", 2), save(tmp_path / "early.ckpt", 1)
+    os.utime(late, (1, 1))
+    assert newest_sound(tmp_path) == late
+    again = save(tmp_path / "again.ckpt", 2)
+    assert early != newest_sound(tmp_path) == again
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path: Path) -> None:
     assert newest_sound(tmp_path) is None
     (tmp_path / "last.ckpt").write_bytes(b"")

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == main([]) == 0
     shown = capsys.readouterr().out
+    assert "RAUM_TRACEBACK" in shown
     for verb, text in {**TRAINER_VERBS, **TOOL_VERBS}.items():
         assert f"  {verb} " in shown and text in shown
 
@@ -75,6 +78,12 @@ def test_every_experiment_is_complete(path: Path, capsys: pytest.CaptureFixture[
     assert network["img_size"] == config["data"]["roi_size"]
 
 
+def test_every_key_of_the_reference_run_is_explained() -> None:
+    lines = (EXPERIMENTS / "unetr.yaml").read_text().splitlines()
+    valued = [line for line in lines if re.match(r" *(- )?\w+: +[^#\s]", line)]
+    assert len(valued) > 50 and [line for line in valued if "#" not in line] == []
+
+
 def test_unknown_keys_are_rejected_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     for key in ("module.netwrok", "data.rot", "trainer.max_step"):
         with pytest.raises(SystemExit, match="2"):
@@ -96,14 +105,121 @@ def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
     split = json.loads((run / "splits.json").read_text())
     assert len({name for part in split.values() for name in part}) == 6
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert (config["run"]["id"], config["module"]["overlap"], config["base"]) == ("one", 0.0, None)
+    assert (config["run"]["id"], config["module"]["overlap"], config["base"]) == (None, 0.0, None)
 
 
 def test_its_configuration_runs_again(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
-    again = ["-c", "runs/debug/one/config.yaml", "--run.id", "two", "--trainer.logger", "false"]
-    assert main(["fit", *again, "--trainer.max_steps", "1"]) == 0
-    assert (trained / "runs/debug/two/checkpoints/last.ckpt").is_file()
+    again = ["-c", "runs/debug/one/config.yaml", "--trainer.max_steps", "1"]
+    monkeypatch.setattr("time.strftime", lambda *pattern: "two")
+    assert main(["fit", *again]) == 0
+    two = trained / "runs/debug/two"
+    assert (two / "checkpoints/last.ckpt").is_file()
+    # as a W&B run of its own
+    assert next(two.glob("wandb/offline-run-*")).name.endswith("-debug-two")
+    config = yaml.safe_load((two / "config.yaml").read_text())
+    wandb = config["trainer"]["logger"][1]["init_args"]
+    assert (wandb["id"], wandb["name"], wandb["group"]) == (None, None, None)
+    assert config["trainer"]["default_root_dir"] is None
+
+
+def test_the_run_that_is_named_is_taken(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(trained)
+    (trained / "runs/debug/newer/checkpoints").mkdir(parents=True)
+    (trained / "runs/debug/newer/checkpoints/best.ckpt").touch()
+    for words in ([*DEBUG, "--run.id", "one"], ["-c", "runs/debug/one/config.yaml"]):
+        caplog.clear()
+        assert main(["validate", *words, "--trainer.logger", "false"]) == 0
+        assert "checkpoint: runs/debug/one/checkpoints/best.ckpt" in caplog.text
+    assert main(["test", *DEBUG, "--run.id", "none"]) == 2
+    assert "no best or last.ckpt in runs/debug/none/checkpoints" in capsys.readouterr().err
+    shutil.rmtree(trained / "runs/debug/newer")
+
+
+def test_a_checkpoint_from_elsewhere_gets_a_folder_among_the_runs(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    shutil.copy("runs/debug/one/checkpoints/best.ckpt", tmp_path / "model.ckpt")
+    words = ["--ckpt_path", str(tmp_path / "model.ckpt"), "--run.experiment", "tuned", "--trainer.logger", "false"]
+    assert main(["test", *DEBUG, *words]) == 0
+    assert (trained / "runs/tuned/model/test/cases.csv").is_file()
+    monkeypatch.setattr("time.strftime", lambda *pattern: "now")
+    assert main(["fit", *DEBUG, *words, "--trainer.max_steps", "5"]) == 0
+    assert (trained / "runs/tuned/now/checkpoints/last.ckpt").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
+
+
+def test_cases_that_have_trained_are_not_scored(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    split = json.loads(Path("runs/debug/one/splits.json").read_text())
+    swapped = {"train": split["val"], "val": split["train"][:1], "test": split["train"][1:2]}
+    Path("swapped.json").write_text(json.dumps(swapped))
+    words = ["--ckpt_path", "runs/debug/one/checkpoints/best.ckpt", "--trainer.logger", "false"]
+    for verb, cases in (
+        ("validate", swapped["val"]),
+        ("test", swapped["test"]),
+        ("predict", swapped["test"]),
+        ("fit", sorted(swapped["val"] + swapped["test"])),
+    ):
+        other = ["--data.splits", "swapped.json", *(["--run.id", "swapped"] if verb == "fit" else [])]
+        assert main([verb, *DEBUG, *words, *other]) == 2
+        said = f"{len(cases)} of {len(cases)} cases to score have trained this checkpoint ({', '.join(cases)})"
+        assert said in capsys.readouterr().err
+    Path("swapped.json").unlink()
+    assert main(["predict", *DEBUG, *words, "--data.predict_root", "runs/phantom-cases"]) == 0  # as any cases
+
+
+def test_channels_in_another_order_are_noticed(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    words = ["--ckpt_path", "runs/debug/one/checkpoints/best.ckpt", "--data.modalities", "[t2, t1ce, flair]"]
+    for verb in ("validate", "test", "predict", "fit"):
+        assert main([verb, *DEBUG, *words, "--run.id", "swapped", "--trainer.logger", "false"]) == 2
+        said = "trained on flair, t1ce, t2, in this order, and data.modalities are t2, t1ce, flair"
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data.fold", "1"], "was trained with other data.fold (data.fold was 0 and is 1)"),
+        (
+            ["--module.network.init_args.dropout", "0.1", "--data.foreground_probability", "0.6"],
+            "other module.network.init_args.dropout, data.foreground_probability (",
+        ),
+    ],
+)
+def test_a_run_goes_on_as_it_was(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(trained)
+    again = ["--run.id", "one", "--ckpt_path", "auto", "--trainer.logger", "false", "--data.num_workers", "1"]
+    assert main(["fit", *DEBUG, *again, *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_best_few_are_kept(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    more = ["--run.keep", "2", "--trainer.max_steps", "6", "--trainer.logger", "false"]
+    assert main(["fit", *DEBUG, "--run.id", "kept", *more]) == 0
+    folder = trained / "runs/debug/kept/checkpoints"
+    best = [path for path in folder.iterdir() if path.name.startswith("best-")]
+    assert len(best) == 2 and {path.name for path in best} < {"best-2.ckpt", "best-4.ckpt", "best-6.ckpt"}
+    assert (folder / "best.ckpt").resolve() in best
+    assert main(["validate", *DEBUG, "--run.id", "kept", "--trainer.logger", "false"]) == 0
 
 
 def test_the_same_yaml_validates_tests_and_predicts(
@@ -149,7 +265,7 @@ def test_without_a_checkpoint_the_newest_run_of_the_experiment_is_taken(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--data.root", "nowhere"], "nowhere: no such folder; data.root is the folder that holds the cases"),
+        (["--data.root", "nowhere"], "nowhere: no such folder"),
         (["--data.modalities", "[flair]"], "in_channels=3 but data.modalities are 1: flair"),
         (["--data.modalities", "[flair, pet, t2]"], "must be some of flair, t1, t1ce, t2, each once"),
         (["--data.roi_size", "[64, 64, 64]"], "img_size=[32, 32, 32] but data.roi_size=[64, 64, 64]"),
@@ -157,6 +273,12 @@ def test_without_a_checkpoint_the_newest_run_of_the_experiment_is_taken(
         (["--module.network.init_args.out_channels", "5"], "out_channels=5 but labels of this data need 4"),
         (["--module.metrics", "[dise]"], "metric 'dise' does not exist; choose from dice"),
         (["--ckpt_path", "none.ckpt"], "none.ckpt: no such checkpoint"),
+        (["--run.keep", "0"], "run.keep=0 must be at least 1"),
+        (["--trainer.accelerator", "gpu", "--trainer.devices", "64"], "error: trainer: "),
+        (
+            ["--ckpt_path", "runs/debug/one/checkpoints/best.ckpt", "--module.network.init_args.feature_size", "8"],
+            "the checkpoint is of another network than module.network",
+        ),
         (["--data.fold", "7"], "fold 7 does not exist"),
         (["--trainer.max_steps", "-1", "--trainer.max_epochs", "-1"], "set trainer.max_steps or max_epochs"),
     ],
@@ -168,6 +290,28 @@ def test_a_users_mistake_gets_one_sentence(
     assert main(["fit", *DEBUG, "--trainer.logger", "false", "--run.id", "mistake", *words]) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    (trained / "file").touch()
+    assert main(["fit", *DEBUG, "--run.root", "file"]) == 2
+    assert "error: file/debug" in (said := capsys.readouterr().err) and ": Not a directory\n" in said
+    assert main(["phantom", "file/cases", "--cases", "1", "--shape", "32", "32", "32"]) == 2
+    assert "error: file/cases" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["--trainer.enable_checkpointing", "false"], ["--trainer.log_every_n_steps", "0"]], ids=str
+)
+def test_what_can_be_switched_off(trained: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.chdir(trained)
+    name = words[0].rpartition(".")[2]
+    logger = ["--trainer.logger", "raum_lightning.loggers.CSVLogger"]
+    assert main(["fit", *DEBUG, *logger, "--run.id", name, "--trainer.max_steps", "1", *words]) == 0
+    assert (trained / "runs/debug" / name / "checkpoints").exists() == (name != "enable_checkpointing")
 
 
 def test_check_finds_what_is_wrong(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ def test_the_table_says_how_good_and_how_bad_it_was(
     assert command(predictions, brats) == 0
     shown = capsys.readouterr().out
     summary, worst = shown.split("worst by mean dice")
-    assert "6 cases" in summary and "median" in summary
+    assert "6 of 6 references" in summary and "median" in summary
     listed = [case for line in worst.splitlines() for case in BRATS if case in line]
     assert listed == BRATS[:0:-1]  # the five that were moved farthest, the farthest first
     assert f"dice: {RULES['dice']}" in (said := " ".join(shown.split())) and f"hd95: {RULES['hd95']}" in said
@@ -87,12 +87,34 @@ def test_many_processes_find_what_one_finds(brats: Path, predictions: Path) -> N
     assert one == two and calls == [(done, 6) for done in range(1, 7)]
 
 
-@pytest.mark.parametrize("naming", ["{}.nii.gz", "{}.nii", "{}_seg.nii.gz", "{}-seg.nii.gz", "deeper/{0}/{0}_seg.nii"])
+@pytest.mark.parametrize(
+    "naming",
+    ["{}.nii.gz", "{}.nii", "{}_seg.nii.gz", "{}-seg.nii.gz", "{}_SEG.nii.gz", "{}.NII.GZ", "deeper/{0}/{0}_seg.nii"],
+)
 def test_names_of_predictions(brats: Path, tmp_path: Path, naming: str) -> None:
     for number, case in enumerate(BRATS, 1):
         write(tmp_path / "p" / naming.format(case), tiny_volumes(number)[1])
     found = evaluate(tmp_path / "p", brats)
     assert found.summary["dice_mean"] == {"mean": 1, "median": 1} and len(found.scores) == 6
+
+
+def test_linked_folders_of_predictions_are_followed(brats: Path, predictions: Path, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/here").symlink_to(predictions)
+    assert evaluate(tmp_path / "links", brats).scores == evaluate(predictions, brats).scores
+
+
+def test_an_id_says_more_than_the_end_of_a_name(tmp_path: Path) -> None:
+    write_brats(tmp_path / "cases", "BraTS-GLI-00001-000", EDITIONS["brats2023"])
+    write(tmp_path / "p/BraTS-GLI-00001-000_seg.nii.gz", tiny_volumes()[1], "brats2023")
+    assert evaluate(tmp_path / "p", tmp_path / "cases").summary["dice_mean"]["mean"] == 1
+
+
+def test_a_volume_is_neither_good_nor_bad(brats: Path, predictions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(predictions, brats, "--metrics", "volume") == 0
+    assert "volume" in (shown := capsys.readouterr().out) and "worst" not in shown
+    assert command(predictions, brats, "--metrics", "volume", "dice") == 0
+    assert "worst by mean dice" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("naming", ["{}_seg.nii.gz", "{}-seg.nii.gz", "{}.nii.gz"])
@@ -181,9 +203,9 @@ def test_what_has_no_partner_is_reported(
 ) -> None:
     (predictions / f"{BRATS[0]}.nii.gz").rename(predictions / "other.nii.gz")
     (brats / BRATS[1] / f"{BRATS[1]}_seg.nii.gz").unlink()
-    assert command(predictions, brats, "--out", tmp_path / "m.json") == 0
+    assert command(predictions, brats, "--out", tmp_path / "m.json") == 1
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"references without prediction (1): {BRATS[0]}" in shown
+    assert "4 of 5 references" in shown and f"references without prediction (1): {BRATS[0]}" in shown
     assert f"predictions without reference (2): {BRATS[1]}, other" in shown
     content = json.loads((tmp_path / "m.json").read_text())
     assert (content["without_prediction"], content["without_reference"]) == ([BRATS[0]], [BRATS[1], "other"])
@@ -199,10 +221,11 @@ def test_one_bad_file_does_not_stop_the_others(
     noise = np.random.default_rng(0).random(SHAPE).astype(np.float32)
     nib.save(nib.Nifti1Image(noise, AFFINE), predictions / f"{BRATS[3]}.nii.gz")
     assert command(predictions, brats, "--out", tmp_path / "m.json") == 1
+    shown = capsys.readouterr().out
     problems = json.loads((tmp_path / "m.json").read_text())["problems"]
     for case, said in zip(BRATS, ("shape", "affine", "cannot be read as NIfTI", "label"), strict=False):
         assert said in problems[case] and f"{case}.nii.gz" in problems[case] and len(problems[case]) < 500
-        assert f"{case} was not scored" in capsys.readouterr().out or case != BRATS[0]
+        assert f"{case} was not scored" in shown
     assert list(json.loads((tmp_path / "m.json").read_text())["cases"]) == BRATS[4:]
 
 
@@ -232,6 +255,7 @@ def test_millimetres_are_those_of_the_affine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--out", "scores.csv"], "scores.csv: let the name end in .json"),
         (["--predictions", "none"], "none: no such folder"),
         (["--references", "none"], "none: no such folder"),
         (["--predictions", "EMPTY"], "empty: no masks found; expected files such as <case>.nii.gz"),

@@ -104,10 +104,10 @@ def test_masks_are_those_of_the_checkpoint(
 
 def test_checkpoints_and_exports_make_an_ensemble(trained: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, case = trained
-    words = ["--format", "torch-export", "--out", str(tmp_path / "m.pt2")]
+    words = ["--format", "torch-export", "--out", str(tmp_path / "new/m.pt2")]
     assert main(["export", "--checkpoint", str(checkpoint), *words]) == 0
     alone = raum_lightning.load(checkpoint, device="cpu").segment(case)
-    both = raum_lightning.load([checkpoint, tmp_path / "m.pt2"], device="cpu").segment(case)
+    both = raum_lightning.load([checkpoint, tmp_path / "new/m.pt2"], device="cpu").segment(case)
     np.testing.assert_allclose(both.probabilities, alone.probabilities, atol=1e-5)
 
 

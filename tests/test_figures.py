@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 from scipy.spatial.transform import Rotation
 
+from raum_lightning.cases import write_mask
 from raum_lightning.cli import main
 from raum_lightning.discovery import find_case
 from raum_lightning.figures import Scan, draw
@@ -28,7 +29,7 @@ from raum_lightning.figures.paint import (
     overlay,
     rgb,
 )
-from raum_lightning.figures.planes import AXIAL, CORONAL, PLANES, SAGITTAL, Turn, bounding_box, centre, most
+from raum_lightning.figures.planes import AXIAL, CORONAL, PLANES, SAGITTAL, Turn, box_around, centre, most
 from raum_lightning.figures.scan import panels
 from raum_lightning.labels import ED, EDITIONS, ET, NCR, RC
 
@@ -88,7 +89,7 @@ def test_slices_hold_the_most_tumour() -> None:
     mask[2:5, 3, 4] = mask[4, 3:7, 9] = mask[4, 5, 8:11] = True
     assert most(mask) == (4, 3, 9)
     assert centre(mask[:, 3:4, 4:5]) == (3, 0, 0)
-    assert bounding_box(mask, (1, 1, 2), 2) == (slice(0, 7), slice(1, 9), slice(3, 12))
+    assert box_around(mask, (1, 1, 2), 2) == (slice(0, 7), slice(1, 9), slice(3, 12))
 
 
 def test_the_reference_decides_then_the_prediction_then_the_brain() -> None:
@@ -228,6 +229,12 @@ def test_a_prediction_is_read_in_the_values_of_the_edition(case: Path) -> None:
     scan = Scan.read(find_case(case), case / "BraTS20_Training_001_seg.nii.gz", ["t2", "flair"])
     assert list(scan.images) == ["t2", "flair"]
     assert np.array_equal(scan.prediction, tiny_volumes()[1])
+
+
+def test_a_prediction_that_notes_its_edition_is_read_by_it(case: Path, tmp_path: Path) -> None:
+    other = find_case(write_brats(tmp_path / "new", "BraTS-GLI-00001-000", EDITIONS["brats2023"]))
+    write_mask(tmp_path / "p.nii.gz", tiny_volumes()[1], other, "flair")
+    assert np.array_equal(Scan.read(find_case(case), tmp_path / "p.nii.gz").prediction, tiny_volumes()[1])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from raum_lightning.frame import Frame, FrameError, Passage, axis_codes, sample, voxel_size
+from raum_lightning.frame import Frame, Passage, axis_codes, sample, voxel_size
 
 CODES = ["".join(code) for axes in permutations(("LR", "AP", "SI")) for code in product(*axes)]
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -113,11 +113,6 @@ def test_a_brain_gets_no_dark_rim() -> None:
     values = entered[entered != 0]
     torch.testing.assert_close(values, torch.full_like(values, 7.0))
     assert len(values) == pytest.approx(4 / 3 * np.pi * 11**3, rel=0.03)
-
-
-def test_an_affine_without_a_size_is_named() -> None:
-    with pytest.raises(FrameError, match=r"the affine .* gives voxels no size"):
-        Passage(FRAME, (4, 4, 4), np.diag([1.0, 0.0, 1.0, 1.0]))
 
 
 def test_codes_and_sizes() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_brats, write_msd
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.cli import main
@@ -128,6 +130,38 @@ def test_msd_cases_train_and_come_back_on_their_grid(tmp_path: Path, monkeypatch
 def test_loss_and_module_must_agree_on_what_channels_mean() -> None:
     with pytest.raises(ValueError, match=r"module\.mode is labels but the loss is for regions"):
         SegmentationModule(tiny_unetr(out_channels=3), DiceCELoss(mode="regions"), mode="labels")
+
+
+def test_a_loss_of_torch_trains(brats: Path, tmp_path: Path) -> None:
+    cases = data(brats, tmp_path)
+    ours = SegmentationModule(tiny_unetr())
+    theirs = SegmentationModule(tiny_unetr(), torch.nn.CrossEntropyLoss())
+    assert ours.mode == theirs.mode == "labels"
+    trainer(tmp_path, max_steps=1).fit(theirs, datamodule=cases)
+    (scores,) = trainer(tmp_path).validate(theirs, datamodule=cases, verbose=False)
+    assert scores["val/loss"] > 0
+
+
+def test_a_network_with_more_classes_than_the_data_does_not_predict(brats: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="out_channels=5 but labels of this data need 4"):
+        trainer(tmp_path).predict(SegmentationModule(tiny_unetr(out_channels=5)), datamodule=data(brats, tmp_path))
+
+
+def test_fsdp_clips_the_gradients_that_it_has_sharded() -> None:
+    clipped = []
+
+    class Sharded(FullyShardedDataParallel):
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+
+        def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> torch.Tensor:
+            clipped.append(max_norm)
+            return torch.tensor(0.0)
+
+    module = SegmentationModule(tiny_unetr())
+    module._trainer = SimpleNamespace(strategy=SimpleNamespace(model=Sharded()))
+    module.configure_gradient_clipping(torch.optim.SGD(module.parameters()), 0.5, "norm")
+    assert clipped == [0.5]
 
 
 def test_pseudo_dice_counts_the_batch_as_one() -> None:

@@ -16,8 +16,9 @@ from handmade import DEBUG, fit_handmade
 
 from raum_lightning import SegmentationModule
 from raum_lightning.callbacks.predictions import hash_weights
-from raum_lightning.cases import read_remark, remove_partials
+from raum_lightning.cases import read_remark
 from raum_lightning.cli import main
+from raum_lightning.partials import partial_path, remove_partials
 
 CASES = [f"BraTS20_Training_{number:03d}" for number in range(1, 6)]
 # writes the first mask, half of the second, and dies
@@ -124,9 +125,13 @@ def test_weights_are_known_by_their_values() -> None:
 def test_only_dead_writers_files_are_removed(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    kept = [".1-a.nii.gz", "a.nii.gz", ".hidden-a.nii.gz"]
-    for name in (*kept, f".{dead.pid}-a.nii.gz", f".{os.getpid()}-b.nii.gz"):
+    own = partial_path(Path("a.nii.gz")).name
+    theirs = own.replace(str(os.getpid()), str(dead.pid))
+    elsewhere = f".other{theirs.replace('.', '', 1)}"  # what runs on another machine cannot be told from here
+    kept = [own, elsewhere, "a.nii.gz", ".hidden-a.nii.gz"]
+    for name in (*kept, theirs):
         (tmp_path / name).write_bytes(b"half")
+    (tmp_path / theirs.replace("a.nii.gz", "case")).mkdir()
     remove_partials(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
     assert read_remark(tmp_path / "a.nii.gz") is read_remark(tmp_path / "none.nii.gz") is None

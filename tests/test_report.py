@@ -15,6 +15,7 @@ from raum_lightning.cli import main
 from raum_lightning.figures.curves import MOST_POINTS, chart, thin, ticks
 from raum_lightning.labels import EDITIONS
 from raum_lightning.report import page
+from raum_lightning.run import RunError
 
 CASES = [f"BraTS20_Training_{number:03d}" for number in range(1, 6)]
 # worst, best, and 003 in the middle
@@ -159,6 +160,26 @@ def test_report_is_a_verb(run: Path, text: str, copy: Path, tmp_path: Path, caps
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
     assert ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("power", range(-9, 7))
+def test_any_top_has_ticks(power: int) -> None:
+    for digit in range(1, 10):
+        for top in (digit * 10**power, float(f"{digit}e{power}")):
+            found = ticks(0, top)
+            assert 4 <= len(found) <= 8 and found[-1] <= top * (1 + 1e-6)
+
+
+def test_a_run_without_splits_is_shown_and_a_damaged_one_named(copy: Path) -> None:
+    (copy / "splits.json").unlink()
+    assert "UNETR on flair, t1ce &middot; cases from" in page(copy)
+    (copy / "splits.json").write_text("{")
+    with pytest.raises(RunError, match=r"splits\.json: is not valid JSON"):
+        page(copy)
+    for text in ("run: [", "run: {}", "run", ""):
+        (copy / "config.yaml").write_text(text)
+        with pytest.raises(RunError, match=r"config\.yaml: is damaged or not what"):
+            page(copy)
 
 
 def test_a_line_runs_where_its_values_lie() -> None:

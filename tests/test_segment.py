@@ -1,6 +1,7 @@
 """Cases from their files to a mask on their own grid: `raum_lightning.load` and `raum segment`."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -18,12 +19,24 @@ from raum_lightning.cases import CaseError
 from raum_lightning.checkpoints import CheckpointError
 from raum_lightning.cli import main
 from raum_lightning.data.datamodule import BratsDataModule
+from raum_lightning.data.geometry import GeometryError, check_trained
 from raum_lightning.labels import EDITIONS, REGIONS, in_classes
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.module import SegmentationModule
 from raum_lightning.segmenter import Segmenter
+from raum_lightning.splits import SplitError
 
 DESCRIBED = {"modalities": list(MODALITIES), "edition": "brats2020", "orientation": "LPS", "spacing": [1.0, 1.0, 1.0]}
+
+
+NETWORK = ["--module.network", "handmade.Handmade", "--module.roi_size", "[32,32,32]", "--module.overlap", "0.25"]
+
+
+def leaning(degrees: float) -> np.ndarray:
+    """Of axes that run LPS but for a turn around z."""
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    affine[:3, :3] = Rotation.from_euler("z", degrees, degrees=True).as_matrix() @ affine[:3, :3]
+    return affine
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +68,7 @@ def segment(checkpoint: Path, *words: str | Path) -> int:
     return main(["segment", "--checkpoint", str(checkpoint), *map(str, words)])
 
 
-def copy_case(case: Path, to: Path, change: object) -> Path:
+def copy_case(case: Path, to: Path, change: Callable[[nib.Nifti1Image], nib.Nifti1Image]) -> Path:
     """The images of a case as `change` makes them."""
     to.mkdir(parents=True)
     for path in case.glob("*.nii.gz"):
@@ -78,28 +91,56 @@ def test_three_lines_segment_a_case(checkpoint: Path, case: Path, labels: np.nda
     }
 
 
+def turned_to(codes: str) -> Callable[[nib.Nifti1Image], nib.Nifti1Image]:
+    return lambda image: image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(codes)))
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "SAL"])
 def test_the_command_says_what_predict_says(
-    checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: str
 ) -> None:
-    assert segment(checkpoint, "--case", case, "--out", tmp_path / "a.nii") == 0
+    turn = turned_to(codes)
+    root = copy_case(case, tmp_path / "one", turn)
+    assert segment(checkpoint, "--case", root, "--out", tmp_path / "a.nii") == 0
     monkeypatch.chdir(checkpoint.parents[4])
-    root = copy_case(case, tmp_path / "one", lambda image: image)
-    network = ["--module.network", "handmade.Handmade", "--module.roi_size", "[32,32,32]", "--module.overlap", "0.25"]
-    predict = [*DEBUG, *network, "--data.predict_root", str(root), "--ckpt_path", str(checkpoint)]
-    assert main(["predict", *predict]) == 0
+    assert main(["predict", *DEBUG, *NETWORK, "--data.predict_root", str(root), "--ckpt_path", str(checkpoint)]) == 0
     predicted = nib.load(checkpoint.parents[1] / f"predictions/{case.name}.nii.gz")
-    found = np.asarray(nib.load(tmp_path / "a.nii").dataobj)
-    np.testing.assert_array_equal(found, np.asarray(predicted.dataobj))
-    np.testing.assert_array_equal(found, EDITIONS["brats2020"].decode(labels))
+    found, source = nib.load(tmp_path / "a.nii"), nib.load(case / f"{case.name}_flair.nii.gz")
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(predicted.dataobj))
+    np.testing.assert_array_equal(found.affine, predicted.affine)
+    expected = turn(nib.Nifti1Image(EDITIONS["brats2020"].decode(labels), source.affine))
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
+
+
+@pytest.mark.parametrize(
+    ("affine", "said"),
+    [
+        (np.diag([-1.0, -1.0, 1.2, 1.0]), "has voxels of 1 x 1 x 1.2 mm, the checkpoint's cases of 1 x 1 x 1 mm"),
+        (np.diag([1.0, 1.2, 1.0, 1.0]), "has voxels of 1 x 1.2 x 1 mm"),
+        (leaning(5), "leans by 5.0 degrees"),
+    ],
+)
+def test_predict_leaves_to_segment_what_must_be_resampled(
+    checkpoint: Path,
+    case: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    affine: np.ndarray,
+    said: str,
+) -> None:
+    root = copy_case(case, tmp_path / "one", lambda image: nib.Nifti1Image(np.asarray(image.dataobj), affine))
+    monkeypatch.chdir(checkpoint.parents[4])
+    assert main(["predict", *DEBUG, *NETWORK, "--data.predict_root", str(root), "--ckpt_path", str(checkpoint)]) == 2
+    error = capsys.readouterr().err
+    assert f"case {case.name} {said}" in error and "`raum segment`, which resamples" in error
 
 
 @pytest.mark.parametrize("codes", ["RAS", "SAL", "PIR"])
 def test_orientation_changes_nothing(
     checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path, codes: str
 ) -> None:
-    def turn(image: nib.Nifti1Image) -> nib.Nifti1Image:
-        return image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(codes)))
-
+    turn = turned_to(codes)
     turned = copy_case(case, tmp_path / "turned", turn)
     found = raum_lightning.load(checkpoint).segment(turned).labels
     expected = turn(nib.Nifti1Image(labels, nib.load(case / f"{case.name}_flair.nii.gz").affine))
@@ -170,10 +211,11 @@ def test_a_4d_image_of_msd(checkpoint: Path, tmp_path: Path) -> None:
     mask = nib.load(tmp_path / "a.nii.gz")
     assert mask.shape == nib.load(image).shape[:3]
     np.testing.assert_array_equal(mask.affine, np.eye(4))
-    # the network is symmetric, so that the axes' directions, which differ, do not matter
-    alike = raum_lightning.load(checkpoint).segment(write_brats(tmp_path, "alike", EDITIONS["brats2020"], seed=1))
-    assert (EDITIONS["msd"].encode(np.asarray(mask.dataobj)) == alike.labels).mean() > 0.999
-    assert np.bincount(alike.labels.ravel()).min() > 50
+    folder = write_brats(tmp_path, "same", EDITIONS["brats2020"], seed=1)
+    same = copy_case(folder, tmp_path / "alike", lambda image: nib.Nifti1Image(np.asarray(image.dataobj), np.eye(4)))
+    alike = raum_lightning.load(checkpoint).segment(same)
+    np.testing.assert_array_equal(EDITIONS["msd"].encode(np.asarray(mask.dataobj)), alike.labels)
+    assert np.bincount(alike.labels.ravel()).min() > 20
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 4)), AFFINE), tmp_path / "alone.nii.gz")
     with pytest.raises(CaseError, match=r"is not an image that a dataset\.json above it lists"):
         raum_lightning.load(checkpoint).segment(tmp_path / "alone.nii.gz")
@@ -237,6 +279,10 @@ def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) ->
         ([], "give either the case's folder as --case or its files"),
         (["--case", ".", "--flair", "a.nii"], "give either the case's folder as --case or its files"),
         (["--case", "CASE", "--out", "seg.mha"], "seg.mha: is no name of a NIfTI file; let it end in .nii.gz or .nii"),
+        (["--case", "CASE", "--out", "FLAIR"], "_flair.nii.gz: is a file of the case, which it would overwrite"),
+        (["--case", "CASE", "--out", "MASK"], "_seg.nii.gz: is a file of the case, which it would overwrite"),
+        (["--case", "CASE", "--out", "a.nii", "--probabilities", "./a.nii"], "a.nii: is what --out names"),
+        (["--case", "CASE", "--checkpoint", "none.ckpt", "--figure", "a.xyz"], "a.xyz: no picture can be written"),
         (["--case", "CASE", "--checkpoint", "none.ckpt"], "none.ckpt: no such checkpoint"),
         (["--case", "CASE", "--edition", "brats2019"], "edition 'brats2019' is unknown"),
         (["--case", "CASE", "--overlap", "1"], "overlap=1.0 is not in [0, 1)"),
@@ -250,25 +296,61 @@ def test_a_users_mistake_gets_one_sentence(
 ) -> None:
     volume = np.arange(9 * 8 * 7, dtype=np.float32).reshape(9, 8, 7)
     nib.save(nib.Nifti1Image(volume, AFFINE), tmp_path / "small.nii.gz")
-    names = {"CASE": case, "FLAIR": case / f"{case.name}_flair.nii.gz", "SMALL": tmp_path / "small.nii.gz"}
+    files = {name.upper(): case / f"{case.name}_{name}.nii.gz" for name in ("flair", "seg")}
+    names = {"CASE": case, "FLAIR": files["FLAIR"], "MASK": files["SEG"], "SMALL": tmp_path / "small.nii.gz"}
+    before = [path.stat().st_mtime_ns for path in files.values()]
     filled = [str(names.get(word, word)) for word in words]
     assert segment(checkpoint, "--out", tmp_path / "seg.nii.gz", *filled) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
     assert not (tmp_path / "seg.nii.gz").exists()
+    assert [path.stat().st_mtime_ns for path in files.values()] == before
 
 
-def test_the_frame_is_that_of_most_training_cases(brats: Path, tmp_path: Path) -> None:
-    for number, size in ((1, 1), (2, 3), (3, 3), (4, 1.5), (5, 1.5)):
-        axes = [-size, -size, size, 1] if number > 3 else [size, size, size, 1]
-        for path in brats.glob(f"*_00{number}/*.nii.gz"):
-            nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), np.diag(axes)), path)
+def resized(root: Path, sizes: dict[int, float]) -> None:
+    """Gives cases, by their number, voxels of that size and axes that run RAS."""
+    for number, size in sizes.items():
+        for path in root.glob(f"*_00{number}/*.nii.gz"):
+            nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), np.diag([size, size, size, 1])), path)
+
+
+def test_the_frame_is_that_of_the_training_cases(brats: Path, tmp_path: Path) -> None:
+    resized(brats, {1: 0.95, 2: 1.05, 3: 1.05})
     ids = [f"BraTS20_Training_{number:03d}" for number in range(1, 7)]
-    (tmp_path / "split.json").write_text(json.dumps({"train": [*ids[:2], *ids[3:]], "val": [ids[2]]}))
+    (tmp_path / "split.json").write_text(json.dumps({"train": ids[:3], "val": ids[3:]}))
     data = BratsDataModule(brats, splits=tmp_path / "split.json", prepared_dir=tmp_path / "prepared")
     data.prepare_data()
     data.setup("fit")
-    assert data.described == DESCRIBED | {"spacing": [1.5, 1.5, 1.5]}
+    assert data.described == DESCRIBED | {"spacing": pytest.approx([1.05] * 3)}
+
+
+def test_a_checkpoint_of_arrays_that_lay_otherwise_is_named() -> None:
+    with pytest.raises(GeometryError, match="trained on arrays that lie RAS, cases are now prepared to lie LPS"):
+        check_trained([], DESCRIBED | {"orientation": "RAS"})
+
+
+def test_a_split_without_training_cases_only_scores(brats: Path, tmp_path: Path) -> None:
+    (tmp_path / "split.json").write_text('{"test": ["BraTS20_Training_001"]}')
+    data = BratsDataModule(brats, splits=tmp_path / "split.json", prepared_dir=tmp_path / "prepared")
+    data.prepare_data()
+    data.setup("test")
+    with pytest.raises(SplitError, match=r"split\.json: has no case under train"):
+        data.setup("fit")
+
+
+def test_cases_of_another_voxel_size_do_not_train(brats: Path, tmp_path: Path) -> None:
+    resized(brats, {2: 1.15, 5: 3})
+    data = BratsDataModule(brats, prepared_dir=tmp_path / "prepared")
+    data.prepare_data()
+    with pytest.raises(GeometryError, match=r"2 of 5 cases .* size of most, 1 x 1 x 1 mm; .* data\.exclude") as raised:
+        data.setup("fit")
+    assert str(raised.value).splitlines()[1:] == [
+        "  BraTS20_Training_002: 1.15 x 1.15 x 1.15 mm",
+        "  BraTS20_Training_005: 3 x 3 x 3 mm",
+    ]
+    data = BratsDataModule(brats, prepared_dir=tmp_path / "prepared", exclude=["BraTS20_Training_002", "typo"])
+    with pytest.raises(ValueError, match=r"data\.exclude names typo, no such case in"):
+        data.prepare_data()
 
 
 def test_a_gpu_that_is_not_there_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

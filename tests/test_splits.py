@@ -63,6 +63,18 @@ def test_a_file_decides(tmp_path: Path) -> None:
         read_split(path, cases(["a", "b"]), fold=2)
     with pytest.raises(SplitError, match="1 ids are not among the cases with a mask: b"):
         read_split(path, cases(["a"]))
+    with pytest.raises(SplitError, match="fold -1 does not exist: folds count from 0"):
+        read_split(path, cases(["a", "b"]), fold=-1)
     path.write_text("[")
     with pytest.raises(SplitError, match="is not a split"):
         read_split(path, MANY)
+
+
+@pytest.mark.parametrize("visit", ["BraTS-GLI-00001-000", "BraTS-GLI-00001-001"])
+def test_parts_of_a_file_share_no_patients_but_by_intention(tmp_path: Path, visit: str) -> None:
+    path, first, second = tmp_path / "splits.json", "BraTS-GLI-00001-000", "BraTS-GLI-00002-000"
+    path.write_text(json.dumps({"train": [first, second], "val": ["BraTS-GLI-00003-000", visit]}))
+    with pytest.raises(SplitError, match="BraTS-GLI-00001 in both train and val"):
+        read_split(path, MANY)
+    path.write_text(json.dumps({"train": [first, second], "val": [visit], "test": [visit]}))
+    assert read_split(path, MANY).val == [visit]

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from raum_lightning import __version__
+from raum_lightning.run import RunError
 
 LIBRARIES = ("torch", "lightning", "torchio", "numpy")
 
@@ -23,6 +24,35 @@ class Provenance(pl.Callback):
         """Adds `config` and `versions`, text only, so that `torch.load(weights_only=True)` reads them."""
         checkpoint["config"] = self.config
         checkpoint["versions"] = versions()
+
+
+class TrainedCases(pl.Callback):
+    """Puts into every checkpoint which cases have trained it, and lets none of them be scored as if it had not."""
+
+    def __init__(self) -> None:
+        self.trained: frozenset[str] = frozenset()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds `trained`, their ids: of this run, and of those whose checkpoints it went on from."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint["trained"] = sorted(self.trained.union(data.split.train))
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Raises `RunError` naming cases; one that the split itself has twice is meant."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        split = data.split
+        parts = {"fit": [*split.val, *split.test], "validate": split.val}
+        scored = parts.get(trainer.state.fn or "", split.test)
+        self.trained = frozenset(checkpoint.get("trained", ()))
+        if known := sorted(self.trained.intersection(scored).difference(split.train)):
+            raise RunError(
+                f"{len(known)} of {len(scored)} cases to score have trained this checkpoint ({', '.join(known[:5])}); "
+                "give data.fold, folds and test_fraction as they were, or the splits.json of its run as data.splits"
+            )
 
 
 class Continuation(pl.Callback):

@@ -9,8 +9,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from raum_lightning.callbacks.checkpoint import versions
+from raum_lightning.schedule import is_due
 
 PACKAGE = Path(__file__).parents[1]
 NEVER = torch.iinfo(torch.int64).max
@@ -46,7 +48,7 @@ class FiniteLoss(pl.Callback):
         self.batches[number] = (batch["case"], batch_idx)
         self.first = torch.where(outputs["loss"].isfinite(), self.first, self.first.clamp(max=number))
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning, not declared
-        if every and (number + 1) % every == 0:
+        if is_due(number + 1, every):
             self._stop_if_found(trainer)
 
     def on_save_checkpoint(
@@ -80,33 +82,29 @@ class FiniteLoss(pl.Callback):
 
 
 class SameEverywhere(pl.Callback):
-    """Compares configuration, code and libraries of all ranks before training, since DDP would not notice."""
+    """Compares settings (keys to values), code and libraries of all ranks before training: DDP would not notice."""
 
-    def __init__(self, **given: str) -> None:
-        self.given = given
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Raises `TrainingError` on every rank, naming the first one that differs and in what."""
         if trainer.world_size == 1:
             return
-        mine = {key: _digest(value.encode()) for key, value in self.given.items()} | {"code": _code()} | versions()
+        mine = {key: str(value) for key, value in self.settings.items()} | {"code": _code()} | versions()
         everyone: list[Any] = [None] * trainer.world_size
         torch.distributed.all_gather_object(everyone, (socket.gethostname(), mine))
         reference = everyone[0][1]
         for rank, (host, theirs) in enumerate(everyone):
-            if differing := [key for key, value in theirs.items() if value != reference[key]]:
+            if differing := [key for key in reference | theirs if theirs.get(key) != reference.get(key)]:
                 raise TrainingError(
                     f"rank {rank} on {host} differs from rank 0 on {everyone[0][0]} in: {', '.join(differing)}; "
                     "start all ranks from one installation with the same arguments"
                 )
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _code() -> str:
-    return _digest(b"".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py")))).hexdigest()
 
 
 def explain(error: BaseException) -> str | None:
@@ -125,10 +123,23 @@ def explain(error: BaseException) -> str | None:
         )
     if isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in said):
         return (
-            "the connection to another rank is lost; what that one said last tells why. Started again with the same "
-            "--run.id and --ckpt_path auto, the run goes on from its last checkpoint"
+            f"the connection to another rank is lost ({_first_line(said)}); what that one said last tells why. Started "
+            "again with the same --run.id and --ckpt_path auto, the run goes on from its last checkpoint"
         )
+    if isinstance(error, RuntimeError) and said.startswith("Error(s) in loading state_dict"):
+        first = said.partition("\n")[2].strip()
+        return (
+            "the checkpoint is of another network than module.network; the config.yaml of its run has the one it was "
+            f"trained with ({_first_line(first)})"
+        )
+    if isinstance(error, MisconfigurationException):
+        return f"trainer: {_first_line(said)}"
     return None
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().partition("\n")[0].rstrip(".")
+    return line if len(line) <= 200 else f"{line[:200]}..."
 
 
 def located(text: str) -> str:

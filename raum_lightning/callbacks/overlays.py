@@ -80,9 +80,7 @@ def slices(
     case: Prepared, image: NDArray[np.float32], reference: NDArray[np.uint8], prediction: NDArray[np.uint8]
 ) -> dict[str, dict[str, list[Any]]]:
     """The upright slice of each plane, from a case's crop, X Y Z, as arguments of `WandbLogger.log_image`."""
-    affine = np.asarray(case.affine)
-    affine[:3, 3] += affine[:3, :3] @ case.start
-    turn = Turn.of(affine, image.shape)
+    turn = Turn.of(case.crop_affine, image.shape)
     background, *masks = grey(turn(image)), turn(reference), turn(prediction)
     at = most(masks[0]) if masks[0].any() else centre(background)
     pictures: dict[str, dict[str, list[Any]]] = {}

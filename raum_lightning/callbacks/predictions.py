@@ -9,7 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from raum_lightning.cases import read_remark, remove_partials, write_mask
+from raum_lightning.cases import read_remark, write_mask
+from raum_lightning.partials import remove_partials
 
 
 class PredictionWriter(pl.Callback):

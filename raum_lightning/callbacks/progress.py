@@ -8,6 +8,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
+from raum_lightning.schedule import is_due
+
 
 class ProgressBar(RichProgressBar):
     """Lightning's bar, without the number of epochs of a run that counts steps and without the logger's version."""
@@ -44,7 +46,7 @@ class ProgressBar(RichProgressBar):
     def _update_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # to show a loss is to wait for it, and the device would wait for the next step
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if last or trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if last or is_due(trainer.global_step, trainer.log_every_n_steps):  # type: ignore[attr-defined]
             super()._update_metrics(trainer, pl_module)
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -52,10 +54,10 @@ class ProgressBar(RichProgressBar):
 
 
 class RunSummary(pl.Callback):
-    """Says at the start what is trained on what, and at the end where it lies and how good it was."""
+    """Says at the start what is trained on what, and at the end where it lies and, of `best`, how good it was."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, best: ModelCheckpoint | None) -> None:
+        self.folder, self.best = folder, best
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One line each for network, data and steps, on rank 0."""
@@ -79,10 +81,8 @@ class RunSummary(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Best score and checkpoint, on rank 0."""
-        checkpoint = trainer.checkpoint_callback
-        if not trainer.is_global_zero or checkpoint is None:
+        if not trainer.is_global_zero or self.best is None:
             return
-        assert isinstance(checkpoint, ModelCheckpoint)
-        score, path = checkpoint.best_model_score, checkpoint.best_model_path
+        score, path = self.best.best_model_score, self.best.best_model_path
         said = f"best mean Dice on validation {float(score):.3f}, {path}" if score is not None else "was not validated"
         Console(highlight=False, soft_wrap=True).print(f"run {self.folder} {said}")

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
+from raum_lightning.schedule import is_due
+
 
 class Step(NamedTuple):
     """One batch: seconds from the end of the last one to its own, those of them spent waiting for it, and patches."""
@@ -59,7 +61,8 @@ class Throughput(pl.Callback):
             self.history.append(Step(now - self.ended, loader.waited - self.waited, len(batch["image"])))
         self.ended, self.waited = now, loader.waited
         step = trainer.global_step
-        if not self.history or step == self.logged or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning, not declared
+        if not self.history or step == self.logged or not is_due(step, every):
             return
         self.logged = step
         seconds, waited, patches = map(sum, zip(*self.history, strict=True))

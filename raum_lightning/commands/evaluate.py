@@ -24,10 +24,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a table, writes the files, and says what could not be scored; 1 when there is such a case."""
-    from raum_lightning.evaluation import evaluate
+    """Prints a table, writes the files, and says what could not be scored; 1 when a reference has no scores."""
+    from raum_lightning.evaluation import EvaluationError, evaluate
     from raum_lightning.progress import progress_bar
 
+    if args.out and args.out.suffix != ".json":
+        raise EvaluationError(f"{args.out}: let the name end in .json; the cases stand beside it in a .csv")
     metrics = [*args.metrics, *(["lesion_dice", "lesion_hd95"] if args.lesion_wise else [])]
     with progress_bar("scoring cases") as progress:
         evaluation = evaluate(
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         evaluation.save(args.out)
         print(f"{args.out}, {args.out.with_suffix('.csv')}: {len(evaluation.scores)} cases")
-    return int(bool(evaluation.problems))
+    return int(bool(evaluation.problems or evaluation.without_prediction))
 
 
 def _print(evaluation: "Evaluation") -> None:
@@ -54,7 +56,8 @@ def _print(evaluation: "Evaluation") -> None:
 
     console = Console(highlight=False, markup=False)
     if evaluation.scores:
-        console.print(_summary(evaluation), _worst(evaluation), sep="\n")
+        tables = [_summary(evaluation), *([_worst(evaluation)] if evaluation.ranked_by else [])]
+        console.print(*tables, sep="\n")
         for metric in evaluation.metrics:
             console.print(f"{metric}: {RULES[metric]}")
     for side, editions in evaluation.editions.items():
@@ -76,7 +79,9 @@ def _summary(evaluation: "Evaluation") -> Any:
 
     summary, first = evaluation.summary, evaluation.metrics[0]
     parts = [name.removeprefix(f"{first}_") for name in summary if name.startswith(f"{first}_")]
-    table = Table("metric", "", title=f"{len(evaluation.scores)} cases", title_justify="left")
+    scored = len(evaluation.scores)
+    of = scored + len(evaluation.problems) + len(evaluation.without_prediction)
+    table = Table("metric", "", title=f"{scored} of {of} references", title_justify="left")
     for part in parts:
         table.add_column(part if part == "mean" else part.upper(), justify="right")
     for metric in evaluation.metrics:
@@ -87,10 +92,11 @@ def _summary(evaluation: "Evaluation") -> Any:
 
 
 def _worst(evaluation: "Evaluation") -> Any:
-    """The worst cases as rows; the first metric in full and the means of the others as columns."""
+    """The worst cases as rows; the metric they are ranked by in full and the means of the others as columns."""
     from rich.table import Column, Table
 
-    first, *others = evaluation.metrics
+    first = evaluation.ranked_by
+    others = [metric for metric in evaluation.metrics if metric != first]
     names = [f"{first}_wt", f"{first}_tc", f"{first}_et", *(f"{metric}_mean" for metric in others)]
     table = Table(Column("case", no_wrap=True), title=f"worst by mean {first}", title_justify="left")
     for name in names:

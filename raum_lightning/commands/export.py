@@ -3,14 +3,14 @@
 import argparse
 from pathlib import Path
 
-SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `raum export`."""
+    from raum_lightning.export import FORMATS
+
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, metavar="CKPT", help="one of `lightning fit`")
-    add("--format", choices=SUFFIXES, help="what to write (default: as the name of --out says)")
+    add("--format", choices=FORMATS, help="what to write (default: as the name of --out says)")
     add("--out", type=Path, required=True, metavar="FILE", help="model.onnx or model.pt2")
     add("--tolerance", type=float, default=1e-3, help="largest difference of a logit allowed (default: %(default)s)")
 
@@ -19,12 +19,12 @@ def run(args: argparse.Namespace) -> int:
     """Exports, compares with the checkpoint, says how they differ, and returns 0."""
     import time
 
-    from raum_lightning.export import About, ExportError, write
+    from raum_lightning.export import FORMATS, About, ExportError, write
     from raum_lightning.segmenter import load
 
-    suffix = SUFFIXES.get(args.format, args.out.suffix)
-    if args.out.suffix != suffix or suffix not in SUFFIXES.values():
-        wanted = f"*{suffix}" if args.format else " or ".join(f"*{ending}" for ending in SUFFIXES.values())
+    suffix = FORMATS.get(args.format, args.out.suffix)
+    if args.out.suffix != suffix or suffix not in FORMATS.values():
+        wanted = f"*{suffix}" if args.format else " or ".join(f"*{ending}" for ending in FORMATS.values())
         raise ExportError(f"{args.out}: let the name end in {wanted}")
     start = time.perf_counter()
     model = load(args.checkpoint, device="cpu")

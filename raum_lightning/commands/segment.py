@@ -2,7 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raum_lightning.cases import Case
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
@@ -37,15 +40,15 @@ def run(args: argparse.Namespace) -> int:
     import time
 
     from raum_lightning.progress import progress_bar
-    from raum_lightning.segmenter import load
+    from raum_lightning.segmenter import find, load
 
-    source = _source(args)
-    _check_outputs(args)
+    case = find(_source(args))
+    _check_outputs(args, case)
     start = time.perf_counter()
     settings = {key: getattr(args, key) for key in ("edition", "device", "precision", "flips", "overlap", "compile")}
     segmenter = load(args.checkpoint, **settings)
     with progress_bar("segmenting") as progress:
-        result = segmenter.segment(source, progress=progress)
+        result = segmenter.segment(case, progress=progress)
     result.save(args.out)
     if args.probabilities:
         result.save_probabilities(args.probabilities)
@@ -64,13 +67,22 @@ def _source(args: argparse.Namespace) -> Any:
     return args.case or files
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
+def _check_outputs(args: argparse.Namespace, case: "Case") -> None:
     """Before the work rather than after it."""
-    from raum_lightning.cases import ENDINGS, stem
+    from raum_lightning.cases import ENDINGS, read_remark, stem
+    from raum_lightning.figures import check_ending
 
-    for path in (args.out, args.probabilities):
-        if path and not stem(path):
+    # a mask that this project wrote may be written anew
+    reference = [case.label] if case.label and not read_remark(case.label) else []
+    taken = {path.resolve(): "a file of the case" for path in (*case.images.values(), *reference)}
+    for path in filter(None, (args.out, args.probabilities)):
+        if not stem(path):
             raise ValueError(f"{path}: is no name of a NIfTI file; let it end in {' or '.join(ENDINGS)}")
+        if other := taken.get(path.resolve()):
+            raise ValueError(f"{path}: is {other}, which it would overwrite; give another name")
+        taken[path.resolve()] = "what --out names"
+    if args.figure:
+        check_ending(args.figure)
 
 
 def _draw(result: Any, path: Path) -> None:

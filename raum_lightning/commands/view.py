@@ -24,8 +24,9 @@ def run(args: argparse.Namespace) -> int:
     """Draw, write, say where, and return 0."""
     from raum_lightning.cases import CaseError
     from raum_lightning.discovery import find_case, find_cases
-    from raum_lightning.figures import Scan, draw, save
+    from raum_lightning.figures import Scan, check_ending, draw, save
 
+    check_ending(args.out)
     if args.id:
         cases = {case.id: case for case in find_cases(args.case, args.edition)}
         if args.id not in cases:

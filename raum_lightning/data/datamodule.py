@@ -1,7 +1,7 @@
 """BraTS cases as a LightningDataModule: find, split, prepare, stream."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mode
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from raum_lightning.cases import Case
 from raum_lightning.data.augment import BatchAugmentation, default_augmentation
+from raum_lightning.data.geometry import check_alike, check_trained
 from raum_lightning.data.kernels import Size
 from raum_lightning.data.patches import (
     PatchDataset,
@@ -25,12 +26,11 @@ from raum_lightning.data.patches import (
     listed,
 )
 from raum_lightning.data.sampling import read_weights
-from raum_lightning.data.store import Prepared, prepare, prepared_folder
+from raum_lightning.data.store import ORIENTATION, Prepared, prepare, prepared_folder
 from raum_lightning.discovery import find_cases
-from raum_lightning.frame import axis_codes
 from raum_lightning.labels import MODALITIES
 from raum_lightning.progress import progress_bar
-from raum_lightning.splits import Split, make_split, read_split
+from raum_lightning.splits import Split, SplitError, make_split, read_split
 
 
 class BratsDataModule(pl.LightningDataModule):
@@ -133,6 +133,18 @@ class BratsDataModule(pl.LightningDataModule):
             name: Prepared.open(prepared_folder(case, self.prepared_dir, self.modalities))
             for name, case in self.cases.items()
         }
+        if stage == "fit":
+            if not self.split.train:
+                raise SplitError(f"{self.splits}: has no case under train to learn from")
+            if seen := sorted({*self.split.train} & {*self.split.val, *self.split.test}):
+                rank_zero_info(f"trained on and scored: {', '.join(seen[:5])}; scores tell what is known by heart")
+            check_alike([self.prepared[name] for name in (*self.split.train, *self.split.val)])
+
+    def check_trained(self, described: Mapping[str, Any]) -> None:
+        """Raises `GeometryError` where the cases of validate, test or predict differ from those `described`."""
+        assert self.trainer is not None
+        names = self.split.val if self.trainer.validating else self.predict_cases
+        check_trained([self.prepared[name] for name in names], described)
 
     @property
     def num_classes(self) -> int:
@@ -143,17 +155,14 @@ class BratsDataModule(pl.LightningDataModule):
     def described(self) -> dict[str, Any]:
         """What the training cases are, in plain values: modalities, edition, axis codes, and voxel size in mm.
 
-        Edition and axis codes are those of most cases, the voxel size is their median.
+        The edition is that of most cases, the axis codes are those of prepared arrays, the voxel size is the median.
         """
         trained = [self.prepared[name] for name in self.split.train]
-        codes = [axis_codes(np.asarray(case.affine)) for case in trained]
-        orientation = mode(codes)
-        spacing = [case.spacing for case, own in zip(trained, codes, strict=True) if own == orientation]
         return {
             "modalities": list(self.modalities),
             "edition": mode(case.edition for case in trained),
-            "orientation": orientation,
-            "spacing": np.median(spacing, axis=0).tolist(),
+            "orientation": ORIENTATION,
+            "spacing": np.median([case.spacing for case in trained], axis=0).tolist(),
         }
 
     def _select(self) -> None:
@@ -173,7 +182,10 @@ class BratsDataModule(pl.LightningDataModule):
         self.cases = {case.id: case for case in labelled if case.id in used}
 
     def _find(self, root: Path | None) -> list[Case]:
-        return [case for case in find_cases(root or self.root, self.edition) if case.id not in self.exclude]
+        found = find_cases(root or self.root, self.edition)
+        if root == self.root and (unknown := sorted(self.exclude - {case.id for case in found})):
+            raise ValueError(f"data.exclude names {', '.join(unknown[:5])}, no such case in {root}")
+        return [case for case in found if case.id not in self.exclude]
 
     @property
     def _predicts_elsewhere(self) -> bool:

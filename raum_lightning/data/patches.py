@@ -94,12 +94,22 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             called = time.perf_counter()
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch and how many of its batches were handed out on this rank."""
-        return {"epoch": self.sampler.epoch, "batches": self.batches}
+        """The epoch, how many of its batches were handed out on this rank, and how many patches one is on all ranks."""
+        return {"epoch": self.sampler.epoch, "batches": self.batches, "patches": self._patches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where `state` was taken."""
-        self.resumed = {state["epoch"]: state["batches"]}
+        """Goes on where `state` was taken; raises `ValueError` in mid-epoch with batches of another size."""
+        patches = state.get("patches", self._patches)
+        if patches != self._patches and state["batches"] * patches < self.sampler.length:
+            raise ValueError(
+                f"the checkpoint was taken in the middle of an epoch with {patches} patches a batch over all ranks, "
+                f"now it is {self._patches}: choose data.batch_size for the number of ranks so that it stays the same"
+            )
+        self.resumed = {state["epoch"]: state["batches"] if patches == self._patches else 0}
+
+    @property
+    def _patches(self) -> int:
+        return (self.batch_size or 1) * self.sampler.num_replicas
 
 
 class VolumeDataset(Dataset[dict[str, Any]]):

@@ -100,9 +100,13 @@ def read_weights(
     if isinstance(given, Path):
         if not given.expanduser().is_file():
             raise ValueError(f"{given}: no such file, named as data.case_weights")
-        weights = yaml.safe_load(given.expanduser().read_text())
+        try:
+            weights = yaml.safe_load(given.expanduser().read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{given}: is not valid YAML ({error}), named as data.case_weights") from None
     if not isinstance(weights, Mapping) or not all(isinstance(weight, (int, float)) for weight in weights.values()):
         raise ValueError(f"data.case_weights={given} must map ids of cases to numbers")
-    if unknown := sorted(set(map(str, weights)) - set(known)):
+    weights = {str(name): weight for name, weight in weights.items()}  # to YAML an id of digits is a number
+    if unknown := sorted(set(weights) - set(known)):
         raise ValueError(f"data.case_weights names {', '.join(unknown[:5])}, which are no cases of this run")
     return [float(weights.get(name, 1)) for name in cases]

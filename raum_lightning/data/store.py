@@ -5,7 +5,10 @@ Each case becomes a folder `<id>-<fingerprint>` holding
     image.npy       C X Y Z, float16: every modality z-scored over the brain, 0 outside it
     label.npy       X Y Z, uint8 class indices (cases with a mask)
     tumour.npy      int32 flat indices of the tumour's voxels, sorted by class (cases with a mask)
-    case.json       what is needed to go back: crop, original shape and affine, edition
+    case.json       what is needed to go back: crop, original shape and affine (from which the turn follows), edition
+
+X, Y, Z run to the left, to the back and upwards (LPS) however the files lie: axes are permuted and reversed, which
+changes no value.
 
 The fingerprint covers the source files (path, size, time of change), the modalities and the edition, so that a change
 of any of them prepares the case anew. Folders appear whole, by renaming, so that several processes may prepare the
@@ -28,17 +31,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raum_lightning.cases import Case, CaseError
+from raum_lightning.frame import Matrix, Turn, bounding_box, voxel_size
 from raum_lightning.labels import BACKGROUND
+from raum_lightning.partials import partial_path, remove_partials
 
 # part of the fingerprint: goes up when what is stored changes
-LAYOUT = 1
+LAYOUT = 2
+# where the axes of prepared arrays run
+ORIENTATION = "LPS"
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A prepared case.
 
-    `start` is where the crop begins in the original array, in voxels, and `shape` and `affine` are the original's.
+    `start` is where the crop begins in the turned array, in voxels; `shape` and `affine` are those before the turn.
     `tumour` maps a class index to its number of voxels.
     """
 
@@ -80,16 +87,27 @@ class Prepared:
         return voxels[before : before + self.tumour[index]]
 
     @cached_property
+    def turn(self) -> Turn:
+        """From the original grid."""
+        return Turn(ORIENTATION, self.shape, np.asarray(self.affine))
+
+    @cached_property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along X, Y, Z."""
-        x, y, z = np.linalg.norm(np.asarray(self.affine)[:3, :3], axis=0).tolist()
-        return x, y, z
+        return voxel_size(self.turn.turned_affine)
+
+    @property
+    def crop_affine(self) -> Matrix:
+        """4 x 4, from the crop's voxels to mm."""
+        affine = self.turn.turned_affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ self.start
+        return affine
 
     def uncrop(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A mask of the crop, X Y Z, back on the original grid, background around it."""
-        full = np.zeros(self.shape, labels.dtype)
+        full = np.zeros(self.turn.turned_shape, labels.dtype)
         full[tuple(slice(a, a + n) for a, n in zip(self.start, labels.shape, strict=True))] = labels
-        return full
+        return np.ascontiguousarray(self.turn.back(full))
 
     def _map(self, name: str) -> Any:
         # copy-on-write, as torch takes no read-only arrays
@@ -104,7 +122,7 @@ def normalise(image: NDArray[np.float32], keep: NDArray[np.bool_] | None = None)
     slices along X, Y, Z.
     """
     brain = (image != 0).any(axis=0)
-    crop = _bounding_box(brain if keep is None else brain | keep)
+    crop = bounding_box(brain if keep is None else brain | keep)
     image, brain = image[:, *crop], brain[crop]
     out = np.zeros(image.shape, np.float16)
     for source, target in zip(image, out, strict=True):
@@ -131,7 +149,8 @@ def prepare(
     lists those that failed, and what was prepared stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [case for case in cases if not prepared_folder(case, folder, modalities).exists()]
+    remove_partials(folder)
+    missing = [case for case in cases if not _is_prepared(case, folder, modalities)]
     problems: list[str] = []
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         for done, problem in enumerate(pool.map(partial(_prepare_case, folder, modalities), missing), 1):
@@ -155,13 +174,23 @@ def prepared_folder(case: Case, folder: Path, modalities: Sequence[str]) -> Path
     return folder / f"{case.id}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def _prepare_case(folder: Path, modalities: Sequence[str], case: Case) -> str | None:
-    target = prepared_folder(case, folder, modalities)
-    if target.exists():  # meanwhile, by another process
-        return None
-    partial_folder = folder / f".{case.id}-{uuid.uuid4().hex}"
+def _is_prepared(case: Case, folder: Path, modalities: Sequence[str]) -> bool:
     try:
+        return prepared_folder(case, folder, modalities).exists()
+    except CaseError:  # which `_prepare_case` tells
+        return False
+
+
+def _prepare_case(folder: Path, modalities: Sequence[str], case: Case) -> str | None:
+    partial_folder = partial_path(folder / f"{case.id}-{uuid.uuid4().hex}")
+    try:
+        target = prepared_folder(case, folder, modalities)
+        if target.exists():  # meanwhile, by another process
+            return None
         image, label, affine = case.read_labelled(modalities)
+        shape = image.shape[1:]
+        turn = Turn(ORIENTATION, shape, affine)
+        image, label = turn(image), None if label is None else turn(label)
         normalised, crop = normalise(image, None if label is None else label != BACKGROUND)
         partial_folder.mkdir()
         np.save(partial_folder / "image.npy", normalised)
@@ -170,7 +199,7 @@ def _prepare_case(folder: Path, modalities: Sequence[str], case: Case) -> str | 
             "edition": case.edition.name,
             "modalities": list(modalities),
             "start": [int(axis.start) for axis in crop],
-            "shape": image.shape[1:],
+            "shape": shape,
             "affine": affine.tolist(),
             "tumour": None if label is None else _save_label(partial_folder, label[crop]),
         }
@@ -195,16 +224,13 @@ def _save_label(folder: Path, label: NDArray[np.uint8]) -> dict[int, int]:
     return {int(index): int(count) for index, count in zip(*np.unique(classes, return_counts=True), strict=True)}
 
 
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    x, y, z = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
-    return slice(x[0], x[-1] + 1), slice(y[0], y[-1] + 1), slice(z[0], z[-1] + 1)
-
-
 def _stat(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except FileNotFoundError:
         raise CaseError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CaseError(f"{path}: cannot be read ({error.strerror})") from None
     return status.st_size, status.st_mtime_ns
 
 

@@ -47,8 +47,8 @@ def chart(title: str, curves: Mapping[str, Points], *, top: float | None = None)
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers from `low` on, each a multiple of 1, 2 or 5 times a power of ten, up to `high`."""
-    span = high - low
+    """Four to eight round numbers from `low` on, a multiple of 1, 2 or 5 times a power of ten apart, up to `high`."""
+    span = (high - low) * (1 + 1e-9)  # three steps of 1e-4 are less than 3e-4 to a computer
     step = 10 ** math.floor(math.log10(span / 3))
     step *= next(factor for factor in (5, 2, 1) if span / (factor * step) >= 3)
     first = math.floor(low / step + 1e-9)

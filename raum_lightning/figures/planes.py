@@ -8,11 +8,12 @@ World coordinates are NIfTI's: mm that grow towards the patient's right, anterio
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from raum_lightning import frame
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Point = tuple[int, int, int]
@@ -61,15 +62,9 @@ class Turn:
     @classmethod
     def of(cls, affine: NDArray[np.float64], shape: Sequence[int]) -> "Turn":
         """The turn for arrays of `shape` on a grid with `affine`; an oblique one is taken for its nearest neighbour."""
-        cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-        axes = max(permutations(range(3)), key=lambda order: np.abs(cosines[range(3), order]).sum())
-        reverse = tuple(bool(cosines[world, axis] > 0) for world, axis in enumerate(axes))
-        back = np.zeros((4, 4))
-        back[3, 3] = 1
-        for world, (axis, reversed_) in enumerate(zip(axes, reverse, strict=True)):
-            back[axis, world] = -1 if reversed_ else 1
-            back[axis, 3] = shape[axis] - 1 if reversed_ else 0
-        return cls(axes, reverse, tuple(shape[axis] for axis in axes), affine @ back)
+        turn = frame.Turn("LPI", shape, affine)
+        reverse = tuple(axis in turn.reverse for axis in turn.order)
+        return cls(tuple(turn.order), reverse, turn.turned_shape, turn.turned_affine)
 
     def __call__(self, volume: NDArray[Scalar]) -> NDArray[Scalar]:
         """The turned view of an array X Y Z."""
@@ -96,7 +91,7 @@ class Turn:
     @property
     def spacing(self) -> tuple[float, ...]:
         """Size of a voxel in mm along the turned axes."""
-        return tuple(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
+        return frame.voxel_size(self.affine)
 
 
 def most(mask: NDArray[Any]) -> Point:
@@ -113,11 +108,11 @@ def centre(mask: NDArray[Any]) -> Point:
     return i, j, k
 
 
-def bounding_box(mask: NDArray[Any], spacing: Sequence[float], margin: float) -> tuple[slice, slice, slice]:
+def box_around(mask: NDArray[Any], spacing: Sequence[float], margin: float) -> tuple[slice, slice, slice]:
     """The box around what is not 0 in X Y Z and `margin` mm around it, within the volume."""
-    slices = []
-    for axis, (size, millimetres) in enumerate(zip(mask.shape, spacing, strict=True)):
-        hits = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        extra = round(margin / millimetres)
-        slices.append(slice(max(0, hits[0] - extra), min(size, hits[-1] + 1 + extra)))
-    return slices[0], slices[1], slices[2]
+    extras = [round(margin / millimetres) for millimetres in spacing]
+    x, y, z = (
+        slice(max(0, side.start - extra), min(size, side.stop + extra))
+        for side, extra, size in zip(frame.bounding_box(mask), extras, mask.shape, strict=True)
+    )
+    return x, y, z

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raum_lightning.cases import Case
+from raum_lightning.cases import Case, read_remark
 from raum_lightning.figures.paint import AGREED, CLASS_COLOURS, ERROR_COLOURS, errors, grey, overlay
 from raum_lightning.figures.planes import Plane, Point, Turn, centre, most
-from raum_lightning.labels import BACKGROUND, CLASSES, ED, ET, MODALITIES, NCR, REGIONS, in_classes
+from raum_lightning.labels import BACKGROUND, CLASSES, ED, EDITIONS, ET, MODALITIES, NCR, REGIONS, in_classes
 
 Labels = NDArray[np.uint8]
 
@@ -33,13 +33,19 @@ class Scan:
 
     @classmethod
     def read(cls, case: Case, prediction: Path | None = None, modalities: Sequence[str] = MODALITIES) -> "Scan":
-        """A case with those of `modalities` it has, and a prediction in the label values of its edition.
+        """A case with those of `modalities` it has, and a prediction.
 
-        Raises `CaseError` for files that cannot be read or do not lie on one grid.
+        Its label values are those of the edition that its header notes, else those of the case. Raises `CaseError` for
+        files that cannot be read or do not lie on one grid.
         """
         names = [modality for modality in modalities if modality in case.images]
         image, reference, affine = case.read_labelled(names)
-        predicted = replace(case, label=prediction).read_labelled(names[:1])[1] if prediction else None
+        predicted = None
+        if prediction:
+            noted = (read_remark(prediction) or (case.edition.name,))[0]
+            # what dataset.json of MSD Task01 says of its values holds for predictions too
+            edition = case.edition if noted == case.edition.name else EDITIONS[noted]
+            predicted = replace(case, label=prediction, edition=edition).read_labelled(names[:1])[1]
         return cls(case.id, dict(zip(names, image, strict=True)), affine, reference, predicted)
 
     @cached_property

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from raum_lightning.figures.paint import CLASS_COLOURS, ERROR_COLOURS, ERROR_NAMES, errors
-from raum_lightning.figures.planes import PLANES, Plane, Point, Turn, bounding_box
+from raum_lightning.figures.planes import PLANES, Plane, Point, Turn, box_around
 from raum_lightning.figures.scan import Panel, Scan, panels
 from raum_lightning.labels import CLASSES, REGIONS, in_classes
 from raum_lightning.metrics import score
@@ -32,7 +32,7 @@ def draw(scan: Scan, *, point: Sequence[int] | None = None, isolate: bool = True
 
     at = scan.turn.voxel(_checked(scan, point) if point else scan.middle)
     content = np.logical_or.reduce([scan.brain, *(mask > 0 for mask in scan.masks.values())])
-    box = bounding_box(scan.turn(content), scan.turn.spacing, MARGIN)
+    box = box_around(scan.turn(content), scan.turn.spacing, MARGIN)
     spans = [(part.stop - part.start) * mm for part, mm in zip(box, scan.turn.spacing, strict=True)]
     columns = list(panels(scan, isolate=isolate))
     inches = COLUMN / max(spans[0], spans[1])
@@ -73,12 +73,19 @@ def summary(scan: Scan) -> str:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a figure in the format that the ending of `path` names; raises `FigureError` for one there is not."""
-    ending = path.suffix.removeprefix(".").lower()
-    if ending not in figure.canvas.get_supported_filetypes():
-        raise FigureError(f"{path}: no picture can be written with the ending {ending!r}; take .png, .pdf or .svg")
+    """Writes a figure in the format that the ending of `path` names; see `check_ending`."""
+    check_ending(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def check_ending(path: Path) -> None:
+    """Raises `FigureError` where no picture can be written under such a name."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in FigureCanvasBase.get_supported_filetypes():
+        raise FigureError(f"{path}: no picture can be written with the ending {ending!r}; take .png, .pdf or .svg")
 
 
 def _checked(scan: Scan, point: Sequence[int]) -> Sequence[int]:

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from raum_lightning.metrics.surface import Mask, bounding_box, hd95
+from raum_lightning.frame import bounding_box
+from raum_lightning.metrics.surface import Mask, hd95
 
 DILATIONS = 3
 SMALLEST_MM3 = 50.0

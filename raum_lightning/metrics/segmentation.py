@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from raum_lightning.frame import bounding_box
 from raum_lightning.labels import CLASSES, REGIONS, in_classes
 from raum_lightning.metrics.lesions import MISSED_MM as MISSED_LESION_MM
 from raum_lightning.metrics.lesions import SMALLEST_MM3, Lesions, match_lesions
 from raum_lightning.metrics.overlap import Overlap, confusion, overlap
-from raum_lightning.metrics.surface import MISSED_MM, Mask, bounding_box, hd95
+from raum_lightning.metrics.surface import MISSED_MM, Mask, hd95
 
 Spacing = tuple[float, float, float]
 
@@ -118,7 +119,7 @@ def score(
     given for the regions WT, TC and ET, for their mean, and for each of the single `classes` (such as "NCR").
     Raises ValueError for names that do not exist and for masks of different shapes.
     """
-    _check_names(metrics, classes)
+    check_names(metrics, classes)
     if prediction.shape != target.shape:
         raise ValueError(
             f"prediction and target must lie on the same grid, but have {tuple(prediction.shape)} "
@@ -137,7 +138,8 @@ def score(
     return scores
 
 
-def _check_names(metrics: Sequence[str], classes: Sequence[str]) -> None:
+def check_names(metrics: Sequence[str], classes: Sequence[str]) -> None:
+    """Raises `ValueError` for names that `score` does not know."""
     for kind, names, known in (("metric", metrics, tuple(METRICS)), ("class", classes, CLASSES[1:])):
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"{kind} {unknown[0]!r} does not exist; choose from {', '.join(known)}")
@@ -165,7 +167,7 @@ class SegmentationMetrics(Metric):
         self, metrics: Sequence[str] = ("dice", "precision", "recall"), *, classes: Sequence[str] = ()
     ) -> None:
         super().__init__(dist_sync_fn=_gather)
-        _check_names(metrics, classes)
+        check_names(metrics, classes)
         self.metrics, self.classes = tuple(metrics), tuple(classes)
         self.add_state("lines", default=[], dist_reduce_fx="cat")
 

@@ -11,12 +11,14 @@ equal weight, which differs by up to about a voxel.
 import math
 from functools import cache
 from itertools import permutations, product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
+
+from raum_lightning.frame import bounding_box
 
 Mask = NDArray[np.bool_]
 
@@ -66,12 +68,6 @@ def surfel_areas(spacing: tuple[float, float, float]) -> NDArray[np.float64]:
     x, y, z = spacing
     areas: NDArray[np.float64] = np.linalg.norm(_triangles() * (y * z, x * z, x * y), axis=-1).sum(axis=-1)
     return areas
-
-
-def bounding_box(mask: NDArray[Any]) -> tuple[slice, ...]:
-    """The smallest box that holds all that is not 0 in an array X Y Z; an empty one where everything is."""
-    extents = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    return tuple(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0) for found in extents)
 
 
 def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:

@@ -30,9 +30,14 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The configuration."""
-        content: dict[str, Any] = yaml.safe_load(self.text)
-        return content
+        """The configuration; raises `RunError` where it is none."""
+        try:
+            content: dict[str, Any] = yaml.safe_load(self.text)
+            if all(content[key] for key in ("run", "data", "module")):
+                return content
+        except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError):
+            pass
+        raise RunError(f"{self.folder / 'config.yaml'}: is damaged or not what `lightning fit` writes")
 
     @cached_property
     def text(self) -> str:
@@ -41,8 +46,12 @@ class Run:
 
     @cached_property
     def split(self) -> dict[str, list[str]]:
-        """Ids of the cases that train, validate and test."""
-        content: dict[str, list[str]] = json.loads((self.folder / "splits.json").read_text())
+        """Ids of the cases that train, validate and test; nothing where it was not written."""
+        path = self.folder / "splits.json"
+        try:
+            content: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
+        except ValueError as error:
+            raise RunError(f"{path}: is not valid JSON ({error})") from None
         return content
 
     @cached_property
@@ -82,7 +91,7 @@ class Run:
         """What has to be typed for one of the trainer's verbs."""
         words = ["lightning", verb, "-c", str(self.folder / "config.yaml")]
         if verb == "fit":
-            words += ["--run.id", f"{self.config['run']['id']}-again"]
+            words += ["--run.id", f"{self.folder.name}-again"]
         else:
             best = self.folder / CHECKPOINTS / "best.ckpt"
             words += ["--ckpt_path", str(best if best.exists() else best.with_name("last.ckpt"))]

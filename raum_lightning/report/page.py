@@ -26,7 +26,7 @@ def page(folder: Path, *, progress: Callable[[int, int], None] | None = None) ->
     What the run does not have is named, with the command that makes it. Raises `RunError` where there is no run.
     """
     run = Run(folder)
-    name = "{experiment} / {id}".format(**run.config["run"])
+    name = f"{run.config['run']['experiment']} / {run.folder.name}"
     sections = [
         ("Curves", _curves(run)),
         ("Test cases", _table(run)),
@@ -44,8 +44,8 @@ def _missing(sentence: str, command: str) -> str:
 
 def _head(run: Run) -> str:
     data, network = run.config["data"], run.config["module"]["network"]["class_path"].rpartition(".")[2]
-    counts = ", ".join(f"{len(run.split[part])} {part}" for part in ("train", "val", "test"))
-    facts = f"{network} on {', '.join(data['modalities'])} &middot; {counts} cases from {escape(str(data['root']))}"
+    cases = " ".join([", ".join(f"{len(ids)} {part}" for part, ids in run.split.items()), "cases"]).strip()
+    facts = f"{network} on {', '.join(data['modalities'])} &middot; {cases} from {escape(str(data['root']))}"
     tiles = []
     if validated := run.curves.get("val/dice_mean"):
         step, best = max(validated, key=lambda point: point[1])

@@ -102,7 +102,9 @@ def test_a_patch_is_cut_from_its_volume(cases: list[Prepared]) -> None:
         case = by_id[item["case"]]
         assert item["image"].shape == (3, *ROI) and item["image"].dtype == torch.float16
         windows = np.lib.stride_tricks.sliding_window_view(np.asarray(case.label), ROI)
-        assert (windows == item["label"].numpy()).all(axis=(3, 4, 5)).any()
+        places = np.argwhere((windows == item["label"].numpy()).all(axis=(3, 4, 5)))
+        cut = (case.image[:, *(slice(a, a + n) for a, n in zip(place, ROI, strict=True))] for place in places)
+        assert any(np.array_equal(image, item["image"]) for image in cut)
 
 
 def test_a_volume_smaller_than_the_patch_lies_in_its_middle(cases: list[Prepared]) -> None:

@@ -112,12 +112,15 @@ def test_weights_of_cases_from_a_mapping_or_a_file(tmp_path: Path) -> None:
     for source in (given, tmp_path / "weights.json", tmp_path / "weights.yaml"):
         assert read_weights(source, cases, known) == [0.5, 2, 1]
     assert read_weights(None, cases, known) is None
+    (tmp_path / "numbers.yaml").write_text("12: 2\n")
+    assert read_weights(tmp_path / "numbers.yaml", ["12", "13"], {"12", "13"}) == [2, 1]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a: 1\nd: 2\n", "names d, which are no cases of this run"),
+        ("[1, 2", r"weights\.yaml: is not valid YAML"),
         ("[1, 2]", "must map ids of cases to numbers"),
         ("a: heavy", "must map ids of cases to numbers"),
     ],

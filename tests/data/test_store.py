@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -6,13 +8,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import AFFINE, SHAPE, tiny_volumes
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from raum_lightning.cases import CaseError
 from raum_lightning.data.store import Prepared, normalise, prepare, prepared_folder
 from raum_lightning.discovery import find_cases
 from raum_lightning.labels import ED, ET, NCR
+from raum_lightning.partials import partial_path
 
 MODALITIES = ("flair", "t1ce")
+# from a voxel of the crop to that of the volume
+CROP = [[1, 0, 0, 2], [0, 1, 0, 2], [0, 0, 1, 2], [0, 0, 0, 1]]
 
 
 def opened(root: Path, folder: Path) -> list[Prepared]:
@@ -92,6 +98,50 @@ def test_bad_cases_are_listed_and_good_ones_kept(brats: Path, tmp_path: Path) ->
     assert sorted(path.name[:-13] for path in (tmp_path / "prepared").iterdir()) == sorted(
         case.id for case in cases if case is not cases[1]
     )
+
+
+def test_cases_that_lack_a_file_are_listed_beside_the_damaged(brats: Path, tmp_path: Path) -> None:
+    cases = find_cases(brats)
+    cases[1].images["flair"].unlink()
+    cases[2].images["flair"].write_bytes(b"damaged")
+    cases[4].images["flair"].unlink()
+    with pytest.raises(CaseError, match=r"3 of 6 cases .* data\.exclude") as raised:
+        prepare([*cases[:4], find_cases(brats)[4], cases[5]], tmp_path / "prepared", MODALITIES)
+    listed = str(raised.value).splitlines()[1:]
+    for line, said in zip(listed, ("no such file", "cannot be read", "flair is missing"), strict=True):
+        assert said in line
+    assert len(list((tmp_path / "prepared").iterdir())) == 3
+
+
+@pytest.mark.parametrize("codes", ["RAS", "SAL", "PIR"])
+def test_every_case_is_prepared_as_if_it_lay_lps(brats: Path, tmp_path: Path, codes: str) -> None:
+    case, folder = find_cases(brats)[0], tmp_path / "prepared"
+    images, labels = tiny_volumes(1)
+    size = np.diag([1.0, 2.0, 3.0, 1.0])
+    for path in (*case.images.values(), case.label):
+        image = nib.Nifti1Image(np.asarray(nib.load(path).dataobj), AFFINE @ size)
+        turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(codes))
+        nib.save(image.as_reoriented(turn), path)
+    prepare([case], folder, MODALITIES)
+    prepared = Prepared.open(prepared_folder(case, folder, MODALITIES))
+    inside = tuple(slice(2, n - 2) for n in SHAPE)
+    np.testing.assert_array_equal(prepared.label, labels[inside])
+    np.testing.assert_array_equal(prepared.image, normalise(np.stack([images[name] for name in MODALITIES]))[0])
+    assert prepared.spacing == (1, 2, 3)
+    np.testing.assert_allclose(prepared.crop_affine, AFFINE @ size @ np.array(CROP))
+    on_file = np.asarray(nib.load(case.label).dataobj)
+    np.testing.assert_array_equal(prepared.uncrop(np.array(prepared.label)) != 0, on_file != 0)
+
+
+def test_what_killed_preparations_left_is_removed(brats: Path, tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    name = partial_path(Path("case-0")).name
+    left = tmp_path / "prepared" / name.replace(str(os.getpid()), str(dead.pid))
+    left.mkdir(parents=True)
+    (left / "image.npy").touch()
+    prepare(find_cases(brats)[:1], tmp_path / "prepared", MODALITIES)
+    assert not left.exists()
 
 
 def test_several_at_once_do_not_disturb_each_other(brats: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def stream(patches: PatchLoader) -> Iterator[dict[str, Any]]:
 def workers() -> list[int]:
     tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     pids = [int(pid) for task in tasks for pid in task.read_text().split()]
-    return [pid for pid in pids if "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text()]
+    return [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text() == "pt_data_worker\n"]
 
 
 def resident(pid: int) -> int:

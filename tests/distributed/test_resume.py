@@ -9,6 +9,7 @@ import torch
 from conftest import write_brats
 from ranks import EXPERIMENTS, rows, run, signal_at, splits, state
 
+from raum_lightning.checkpoints import VerifiedCheckpointIO
 from raum_lightning.cli import main
 from raum_lightning.labels import EDITIONS
 
@@ -63,6 +64,7 @@ def test_a_signal_after_any_step(work: Path, monkeypatch: pytest.MonkeyPatch, st
     job = step % 2 == 0
     if job:
         monkeypatch.setenv("SLURM_JOB_ID", "17")
+        monkeypatch.setenv("SLURM_STEP_ID", "0")
     signum = signal.SIGTERM if job else signal.SIGUSR1
     with pytest.raises(SystemExit, match=str(128 + signum)):
         main(words(name, *signal_at(work, step, signum)))
@@ -110,6 +112,33 @@ def test_a_signal_between_batches_of_one_step(work: Path, monkeypatch: pytest.Mo
     assert state(work / f"runs/debug/between-{batches}")["global_step"] == 1
     assert main(words(f"between-{batches}", *two, "--ckpt_path", "auto")) == 0
     assert_same_run(work, f"between-{batches}", "accumulated")
+
+
+def test_the_last_state_is_saved_however_bad(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    saved = []
+    monkeypatch.setattr("lightning.pytorch.callbacks.ModelCheckpoint.check_monitor_top_k", lambda *unused: False)
+    write = VerifiedCheckpointIO.save_checkpoint
+
+    def watch(io: VerifiedCheckpointIO, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+        saved.append((Path(path).name, checkpoint["global_step"]))
+        write(io, checkpoint, path)
+
+    monkeypatch.setattr(VerifiedCheckpointIO, "save_checkpoint", watch)
+    assert main(words("bad")) == 0
+    assert saved == [("last.ckpt", 3), ("last.ckpt", 6)]
+
+
+def test_batches_of_another_size_do_not_go_on_in_mid_epoch(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    with pytest.raises(SystemExit):
+        main(words("size", *signal_at(work, 2, signal.SIGTERM)))
+    assert main(words("size", "--ckpt_path", "auto", "--data.batch_size", "1")) == 2
+    assert "in the middle of an epoch with 2 patches a batch over all ranks, now it is 1" in capsys.readouterr().err
+    ended = ["--ckpt_path", "runs/debug/whole/checkpoints/last.ckpt", "--trainer.max_steps", str(STEPS + 1)]
+    assert main(words("ended", *ended, "--data.batch_size", "1")) == 0
 
 
 def test_a_restarted_job_goes_on_with_its_own(

@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ranks import PROCESSES
 
-from raum_lightning.loggers import WandbLogger, finish_wandb
+from raum_lightning.cli import main
+from raum_lightning.loggers import WandbLogger, finish_wandb, sending
 
 RUN = {"id": "x", "name": "abc", "displayName": "n", "project": {"name": "raum", "entity": {"name": "me"}}}
 ANSWERS: dict[bytes, dict[str, Any]] = {
@@ -84,6 +86,51 @@ def test_a_server_that_goes_away(tmp_path: Path, server: ThreadingHTTPServer) ->
     process.join(90)
     assert process.exitcode == 0
     assert kept(tmp_path, "run") == list(range(20))
+    command = sending(tmp_path).split("`")[1] + " --dry-run"
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    shown = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=True)
+    assert "Would sync 1 run" in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "offline", "mode", "said"),
+    [
+        ({}, None, "offline", "W&B has no key: the run stays"),
+        ({"WANDB_API_KEY": "0" * 40}, None, "online", ""),
+        ({"WANDB_API_KEY": "0" * 40}, True, "offline", "W&B is offline as configured: the run stays"),
+        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "0" * 40}, False, "offline", "W&B is offline by WANDB_MODE: the"),
+        ({"WANDB_MODE": "disabled"}, None, "disabled", ""),
+    ],
+)
+def test_online_or_not(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    environment: dict[str, str],
+    offline: bool | None,
+    mode: str,
+    said: str,
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    logger = WandbLogger(save_dir=tmp_path, offline=offline)
+    assert logger._wandb_init["mode"] == mode
+    assert said in caplog.text if said else not caplog.text
+    if mode == "disabled":
+        logger.log_metrics({"val/dice_mean": 0.5}, 0)
+        finish_wandb()
+        assert not list(tmp_path.rglob("*run-*"))
+
+
+def test_a_run_that_fails_is_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(finish=lambda exit_code: codes.append(exit_code)))
+    assert main(["validate", "--data.root", "none", "--module.network", "torch.nn.Identity", "--run.id", "none"]) == 2
+    finish_wandb()
+    assert codes == [1, 0]
 
 
 def test_no_server_at_all(tmp_path: Path) -> None:

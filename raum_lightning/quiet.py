@@ -1,0 +1,38 @@
+"""What the libraries say of a run that a user can do nothing about, or that is said better elsewhere."""
+
+import logging
+import os
+import re
+import warnings
+
+WARNINGS = (
+    # volumes are read from a memory map in milliseconds; the training loader has the workers it was given
+    r"The '(val|test|predict|train)_dataloader' does not have many workers",
+    # short runs are meant to be short
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+    # a run too short to be validated has no best checkpoint; `RunSummary` says so
+    r"`ModelCheckpoint\(monitor='val/dice_mean'\)` could not find the monitored key",
+    # a run that goes on writes where it wrote before
+    r"Checkpoint directory .* exists and is not empty",
+    # every case is segmented already; `PredictionWriter` says so
+    r"Total length of `DataLoader` across ranks is zero",
+    # of Lightning itself: https://github.com/Lightning-AI/pytorch-lightning/issues/21340
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+# advertisements of other products, devices that are not used, and what `RunSummary` says of the ranks
+UNSAID = re.compile(r".*Tip:|(GPU|TPU|HPU) available: |-{20}", re.DOTALL)
+# what they say, every rank would say
+TALKATIVE = ("fabric.utilities.seed", "fabric.utilities.distributed", "pytorch.trainer.connectors.signal_connector")
+
+
+def quieten() -> None:
+    """Leaves it unsaid, in this process."""
+    for pattern in WARNINGS:
+        warnings.filterwarnings("ignore", pattern)
+    if "SLURM_JOB_ID" not in os.environ:  # a login node, or a workstation with SLURM's tools
+        warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
+    for name in ("pytorch", "fabric"):
+        log = logging.getLogger(f"lightning.{name}.utilities.rank_zero")
+        log.addFilter(lambda record: not UNSAID.match(record.msg))
+    for name in TALKATIVE:
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
