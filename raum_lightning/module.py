@@ -7,17 +7,19 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
+from raum_lightning.checkpoints import VerifiedCheckpointIO
 from raum_lightning.compiling import compile_network, in_batches_of
 from raum_lightning.inference import Network, has_signal, segment, sliding_window
 from raum_lightning.labels import REGIONS, classify, to_regions
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.metrics import SegmentationMetrics
 from raum_lightning.schedule import is_due, warmup_cosine
+from raum_lightning.sharding import hold_whole, shard
 
 Batch = dict[str, Any]
 
@@ -106,7 +108,12 @@ class SegmentationModule(pl.LightningModule):
             raise ValueError(f"the network has img_size={list(size)} but data.roi_size={list(data.roi_size)}")
 
     def setup(self, stage: str) -> None:
-        """Checks that network and data fit together, and compiles the network where asked to."""
+        """Checks that strategy, network and data fit together, and compiles the network where asked to."""
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            raise ValueError(
+                "trainer.strategy fsdp would wait for ever where ranks validate different numbers of windows; "
+                "give lightning.pytorch.strategies.ModelParallelStrategy, which shards as well"
+            )
         if self.compiles:
             compile_network(self.network, report=rank_zero_info)
         data = getattr(self.trainer, "datamodule", None)
@@ -117,6 +124,13 @@ class SegmentationModule(pl.LightningModule):
         outputs = getattr(self.network, "out_channels", needed)
         if outputs > needed or (outputs < needed and stage != "predict"):
             raise ValueError(f"the network has out_channels={outputs} but {self.mode} of this data need {needed}")
+
+    def configure_model(self) -> None:
+        """Shards the network where the strategy, `ModelParallelStrategy`, has a mesh of devices."""
+        if self.device_mesh is not None:
+            strategy: Any = self.trainer.strategy
+            strategy._save_distributed_checkpoint = False  # one file, as with all others, not one for each rank
+            shard(self.network, self.device_mesh)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The loss of a batch of patches."""
@@ -130,6 +144,12 @@ class SegmentationModule(pl.LightningModule):
             self.log("train/pseudo_dice", dice, sync_dist=True, batch_size=len(logits))
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Every rank holds the whole network until its volumes are read."""
+        hold_whole(self.network, True)
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Scores one whole volume; its class indices, B X Y Z uint8, are for the callbacks."""
         image, label = batch["image"], batch["label"]
@@ -140,6 +160,7 @@ class SegmentationModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Means over the cases of all ranks."""
+        hold_whole(self.network, False)
         self._log_metrics("val", self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -148,11 +169,16 @@ class SegmentationModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Means over the cases of all ranks."""
+        hold_whole(self.network, False)
         self._log_metrics("test", self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Class indices B X Y Z, uint8, of whole volumes."""
         return segment(batch["image"], self._window_network, mode=self.mode, flips=self.flips, **self.windows)
+
+    def on_predict_epoch_end(self) -> None:
+        """Each rank holds its shard of the network again."""
+        hold_whole(self.network, False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds, as `case`, what `raum_lightning.load` needs to know of the cases that trained."""
@@ -163,6 +189,10 @@ class SegmentationModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises `ValueError` where the voxels of the cases to be scored are not those of the cases that trained."""
         trainer = self._trainer  # none where a program loads the checkpoint
+        if self.device_mesh is not None and trainer is not None:
+            # the strategy has looked at no checksum, and kept the weights, which callbacks want to see, to itself
+            content = VerifiedCheckpointIO().load_checkpoint(str(trainer.ckpt_path), weights_only=True)
+            checkpoint["state_dict"] = content["state_dict"]
         data = getattr(trainer, "datamodule", None)
         if data is not None and trainer is not None and not trainer.training and "case" in checkpoint:
             data.check_trained(checkpoint["case"])
@@ -178,19 +208,6 @@ class SegmentationModule(pl.LightningModule):
         factor = partial(warmup_cosine, warmup_steps=self.warmup_steps, total_steps=int(steps))
         scheduler = {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "lr"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """As Lightning's, which leaves the norm of gradients that FSDP has sharded to FSDP."""
-        root = self.trainer.strategy.model
-        if isinstance(root, FullyShardedDataParallel) and gradient_clip_val and gradient_clip_algorithm != "value":
-            root.clip_grad_norm_(gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     @property
     def _window_network(self) -> Network:

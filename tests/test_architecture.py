@@ -27,6 +27,7 @@ NEVER = {
     "checkpoints": {"*"},
     "models": {"module", "data", "cases", "callbacks", "losses", "metrics", "inference"},
     "compiling": {"*"},
+    "sharding": {"*"},
     "export": {"*"},
     "losses": {"module", "data", "cases", "callbacks", "models", "metrics"},
     "inference": {"module", "data", "cases", "callbacks", "models", "metrics"},

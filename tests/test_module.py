@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_brats, write_msd
-from torch.distributed.fsdp import FullyShardedDataParallel
+from lightning.pytorch.strategies import FSDPStrategy
 
 from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.cli import main
@@ -147,21 +147,11 @@ def test_a_network_with_more_classes_than_the_data_does_not_predict(brats: Path,
         trainer(tmp_path).predict(SegmentationModule(tiny_unetr(out_channels=5)), datamodule=data(brats, tmp_path))
 
 
-def test_fsdp_clips_the_gradients_that_it_has_sharded() -> None:
-    clipped = []
-
-    class Sharded(FullyShardedDataParallel):
-        def __init__(self) -> None:
-            torch.nn.Module.__init__(self)
-
-        def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> torch.Tensor:
-            clipped.append(max_norm)
-            return torch.tensor(0.0)
-
-    module = SegmentationModule(tiny_unetr())
-    module._trainer = SimpleNamespace(strategy=SimpleNamespace(model=Sharded()))
-    module.configure_gradient_clipping(torch.optim.SGD(module.parameters()), 0.5, "norm")
-    assert clipped == [0.5]
+def test_fsdp_is_refused_for_its_successor() -> None:
+    module: Any = SegmentationModule(tiny_unetr())
+    module._trainer = SimpleNamespace(strategy=FSDPStrategy())
+    with pytest.raises(ValueError, match=r"fsdp would wait for ever .* give lightning\.\S+\.ModelParallelStrategy"):
+        module.setup("fit")
 
 
 def test_pseudo_dice_counts_the_batch_as_one() -> None:

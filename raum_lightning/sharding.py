@@ -1,0 +1,39 @@
+"""A network whose weights, gradients and optimiser state lie in shards on the devices (FSDP2)."""
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+
+def shard(network: nn.Module, mesh: DeviceMesh) -> None:
+    """Shards each block of the network's lists, and then the rest, in place; does nothing to what is sharded already.
+
+    Args:
+        network: Is called as a whole, and the blocks of its lists each as a whole.
+        mesh: Replicas x shards of the weights: with 4 x 8, eight devices share one copy, and there are four copies.
+    """
+    lists = [part for part in network.modules() if isinstance(part, nn.ModuleList)]
+    # those within others first
+    blocks = [block for part in reversed(lists) for block in part if not isinstance(block, CONTAINERS)]
+    for part in (*blocks, network):
+        if not isinstance(part, FSDPModule):
+            fully_shard(part, mesh=mesh)
+
+
+def hold_whole(network: nn.Module, whole: bool) -> None:
+    """Where the network is sharded: gathers all its weights on every rank, or leaves each rank its shard again.
+
+    While they are whole no forward pass waits for another rank, and ranks may take different numbers of them.
+    """
+    with torch.inference_mode(False):  # what is gathered first in that mode could not be trained afterwards
+        for part in network.modules():
+            if isinstance(part, FSDPModule):
+                # the backward pass begins where the network as a whole ends
+                part.set_reshard_after_forward(not whole and part is not network, recurse=False)
+                if whole:
+                    part.unshard()
+                else:
+                    part.reshard()
