@@ -132,15 +132,9 @@ def cluster(folder: Path) -> Iterator[Slurm]:
             ["slurmd", "-D", "-N", "node1"],
             ["slurmd", "-D", "-N", "node2"],
         ):
-            log = (folder / f"{len(daemons)}-{command[0]}.log").open("w")
-            daemons.append(
-                subprocess.Popen(
-                    [shutil.which(command[0]) or command[0], *command[1:]],
-                    env=slurm.environment,
-                    stdout=log,
-                    stderr=log,
-                )
-            )
+            program = shutil.which(command[0]) or command[0]
+            with (folder / f"{len(daemons)}-{command[0]}.log").open("w") as log:
+                daemons.append(subprocess.Popen([program, *command[1:]], env=slurm.environment, stdout=log, stderr=log))
             time.sleep(1)
         wait(
             lambda: "idle" in _answer(slurm, "sinfo", "-h", "-t", "idle", "-n", "node1,node2", "-o", "%D %t") and True,
