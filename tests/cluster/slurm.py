@@ -69,14 +69,25 @@ class Slurm:
         return shown["JobState"]
 
     def wait(self, job: str, *states: str, seconds: float = 300) -> str:
-        """Waits until a job is in one of the states; requeued jobs are not left waiting."""
+        """Waits until a job is in one of the states; requeued jobs are not left waiting for minutes.
+
+        Three seconds they are: nodes refuse a job that comes back before they have forgotten its last credential.
+        """
+        pending_since: list[float] = []
 
         def reached() -> str | None:
-            if (state := self.state(job)) == "PENDING" and "PENDING" not in states:
+            state = self.state(job)
+            if state in states:
+                return state
+            if state != "PENDING":
+                pending_since.clear()
+            elif not pending_since:
+                pending_since.append(time.monotonic())
+            elif time.monotonic() > pending_since[0] + 3:
                 subprocess.run(
                     ["scontrol", "update", f"job={job}", "StartTime=now"], env=self.environment, capture_output=True
                 )
-            return state if state in states else None
+            return None
 
         return wait(reached, f"job {job} in {' or '.join(states)}", seconds)
 
