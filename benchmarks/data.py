@@ -34,6 +34,7 @@ BATCH = 2
 PER_VOLUME = 4
 QUEUE = 16  # patches that TorchIO's queue holds
 SECONDS = 8  # of one measurement, at least
+IDLE = 0.1  # seconds of processor time in one by the clock, below which a contender rests
 MB = 2**20
 
 
@@ -221,10 +222,19 @@ class Contender:
         self.peak = 0
         self.start = self._answer(watched=True)
         self._round(watched=True)
+        self.settle()
 
     def measure(self) -> None:
         """Another round."""
         self.rounds.append(self._round())
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits until its workers have fetched what they fetch beforehand, and rest."""
+        spent = 0.0
+        while (now := _cpu_seconds(self.process.pid)) - spent > IDLE:
+            spent = now
+            time.sleep(1)
 
     def close(self) -> None:
         """Lets the process end."""
