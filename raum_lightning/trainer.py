@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning.agreement import check_agreement, flat
 from raum_lightning.bases import with_bases
+from raum_lightning.callbacks.attached import data_of
 from raum_lightning.callbacks.best import BestCheckpoint
 from raum_lightning.callbacks.checkpoint import Continuation, Provenance, TrainedCases
 from raum_lightning.callbacks.failures import FiniteLoss, SameEverywhere, TrainingError, explain, located
@@ -254,7 +255,7 @@ class SaveConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(self.text)
-        trainer.datamodule.split.save(folder / "splits.json")  # type: ignore[attr-defined]
+        data_of(trainer).split.save(folder / "splits.json")
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.text))
 

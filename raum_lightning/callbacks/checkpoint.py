@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from raum_lightning import __version__
+from raum_lightning.callbacks.attached import data_of
 from raum_lightning.run import RunError
 
 LIBRARIES = ("torch", "lightning", "torchio", "numpy")
@@ -36,14 +37,14 @@ class TrainedCases(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Adds `trained`, their ids: of this run, and of those whose checkpoints it went on from."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         checkpoint["trained"] = sorted(self.trained.union(data.split.train))
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Raises `RunError` naming cases; one that the split itself has twice is meant."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         split = data.split
         parts = {"fit": [*split.val, *split.test], "validate": split.val}
         scored = parts.get(trainer.state.fn or "", split.test)

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from raum_lightning.callbacks.attached import log_interval
 from raum_lightning.callbacks.checkpoint import versions
 from raum_lightning.schedule import is_due
 
@@ -47,7 +48,7 @@ class FiniteLoss(pl.Callback):
         number = trainer.fit_loop.epoch_loop.total_batch_idx
         self.batches[number] = (batch["case"], batch_idx)
         self.first = torch.where(outputs["loss"].isfinite(), self.first, self.first.clamp(max=number))
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning, not declared
+        every = log_interval(trainer)
         if is_due(number + 1, every):
             self._stop_if_found(trainer)
 

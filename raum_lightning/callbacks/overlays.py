@@ -8,6 +8,7 @@ import numpy as np
 from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 
+from raum_lightning.callbacks.attached import data_of, scores_of
 from raum_lightning.data.store import Prepared
 from raum_lightning.figures.paint import grey
 from raum_lightning.figures.planes import PLANES, Turn, centre, most
@@ -37,7 +38,7 @@ class Overlays(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Raises `ValueError` where the data has no such modality."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         if self.modality and self.modality not in data.modalities:
             raise ValueError(f"modality={self.modality!r} is not one of data.modalities: {', '.join(data.modalities)}")
 
@@ -54,7 +55,7 @@ class Overlays(pl.Callback):
         logger = _wandb(trainer)
         if logger is None or trainer.sanity_checking or self.validations % self.every or batch_idx >= self.cases:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         channel = data.modalities.index(self.modality) if self.modality else 0
         for name, image, reference, prediction in zip(
             batch["case"], batch["image"], batch["label"], outputs, strict=True
@@ -70,7 +71,7 @@ class Overlays(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the scores of every case, which stand in `pl_module.case_scores`."""
         logger = _wandb(trainer)
-        scores: Mapping[str, Mapping[str, float]] = pl_module.case_scores  # type: ignore[assignment]
+        scores = scores_of(pl_module)
         if logger is not None and scores:
             columns = ["case", *next(iter(scores.values()))]
             logger.log_table("test/cases", columns, [[case, *row.values()] for case, row in scores.items()])

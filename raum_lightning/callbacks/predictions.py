@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from raum_lightning.callbacks.attached import data_of
 from raum_lightning.cases import read_remark, write_mask
 from raum_lightning.partials import remove_partials
 
@@ -30,7 +31,7 @@ class PredictionWriter(pl.Callback):
         """Tells the data module which cases are done; rank 0 looks, so that all ranks share the same rest."""
         if not trainer.predicting:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         module: Any = pl_module
         windows = {key: module.windows[key] for key in ("roi_size", "overlap")}
         settings = [hash_weights(checkpoint["state_dict"]), module.mode, module.flips, windows, str(trainer.precision)]
@@ -62,7 +63,7 @@ class PredictionWriter(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Called on the rank that segmented the case, so each is written once."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         labels: torch.Tensor = outputs
         for name, crop in zip(batch["case"], labels, strict=True):
             full = data.prepared[name].uncrop(crop.cpu().numpy())

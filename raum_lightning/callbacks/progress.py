@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
+from raum_lightning.callbacks.attached import data_of, log_interval
 from raum_lightning.schedule import is_due
 
 
@@ -46,7 +47,7 @@ class ProgressBar(RichProgressBar):
     def _update_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # to show a loss is to wait for it, and the device would wait for the next step
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if last or is_due(trainer.global_step, trainer.log_every_n_steps):  # type: ignore[attr-defined]
+        if last or is_due(trainer.global_step, log_interval(trainer)):
             super()._update_metrics(trainer, pl_module)
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -64,7 +65,7 @@ class RunSummary(pl.Callback):
         if not trainer.is_global_zero:
             return
         module: Any = pl_module
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         parameters = sum(weight.numel() for weight in module.network.parameters()) / 1e6
         split = data.split
         batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches

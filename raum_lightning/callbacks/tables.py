@@ -4,7 +4,6 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from raum_lightning.callbacks.attached import data_of, scores_of
 from raum_lightning.data.store import Prepared
 from raum_lightning.labels import REGIONS, in_classes
 from raum_lightning.metrics import RULES
@@ -35,7 +35,7 @@ class CaseTable(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints and writes on rank 0."""
-        scores: Scores = pl_module.case_scores  # type: ignore[assignment]
+        scores = scores_of(pl_module)
         if trainer.is_global_zero and scores:
             write_csv(self.folder / "cases.csv", scores)
             console = Console()
@@ -59,8 +59,8 @@ class FlairThreshold(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Fits on the training cases and scores the test cases, on rank 0."""
-        scores: Scores = pl_module.case_scores  # type: ignore[assignment]
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        scores = scores_of(pl_module)
+        data = data_of(trainer)
         if not trainer.is_global_zero or "flair" not in data.modalities:
             return
         channel = data.modalities.index("flair")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
+from raum_lightning.callbacks.attached import log_interval
 from raum_lightning.schedule import is_due
 
 
@@ -61,7 +62,7 @@ class Throughput(pl.Callback):
             self.history.append(Step(now - self.ended, loader.waited - self.waited, len(batch["image"])))
         self.ended, self.waited = now, loader.waited
         step = trainer.global_step
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning, not declared
+        every = log_interval(trainer)
         if not self.history or step == self.logged or not is_due(step, every):
             return
         self.logged = step

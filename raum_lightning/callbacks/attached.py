@@ -1,0 +1,22 @@
+"""What hangs on a trainer or a module without being declared there, so that it is asked for in one place."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+
+def data_of(trainer: pl.Trainer) -> Any:
+    """The run's `BratsDataModule`; Lightning sets the attribute when it attaches the data."""
+    return trainer.datamodule  # type: ignore[attr-defined]
+
+
+def log_interval(trainer: pl.Trainer) -> int:
+    """Steps from one log to the next, 0 for never; Lightning's logger connector sets it."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return every
+
+
+def scores_of(module: pl.LightningModule) -> dict[str, dict[str, float]]:
+    """What `SegmentationModule` scored last: case id to name to value."""
+    scores: dict[str, dict[str, float]] = module.case_scores  # type: ignore[assignment]
+    return scores
