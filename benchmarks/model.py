@@ -1,21 +1,23 @@
-"""Time our UNETR beside MONAI's: the same weights, in one run, the networks alternating so that drift cancels.
+"""Time our UNETR beside MONAI's: the same weights, in one run, taking turns so that drift cancels.
 
     python benchmarks/model.py [--size 96] [--repeats 5] [--batch 1] [--threads 2] [--device cpu] [--no-compile]
 
-Per kind of step: the median in ms for each network and precision, eager and compiled, and under "best" the fastest of
-MONAI's over the fastest of ours; ratios are MONAI's time over ours (above 1, ours is faster). On a CPU both are given
-twice, by the clock and by the CPU time of the process, which other processes disturb less; CPU time is fair with one
-thread only, since idle threads spin. A training step is forward, mean square of the logits and backward, without
-optimiser. Peak memory is what the allocator holds in an eager training step beyond the weights and the image, the
+Each network has a process of its own, as it has in use, and they take turns. Ours runs with `keep_memory`, as every
+verb on a CPU does; MONAI's as it comes, and once more with our `keep_memory`. The table gives the median of the rounds
+in ms. A training step is forward, mean square of the logits and backward, without optimiser; inference is the forward
+pass of one window, of four in a row, as a whole case takes them. Ratios at the end are MONAI's time over ours (above 1, ours is faster), the best of its rows over
+the best of ours. Then the peaks of a training step, eager: what torch's allocator holds beyond weights and image, the
 gradients included.
 """
 
 import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from copy import copy
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from statistics import median
-from time import perf_counter, process_time
+from time import perf_counter, sleep
 from typing import Any
 
 import torch
@@ -23,65 +25,140 @@ from loss import allocator_peak
 from monai.networks import nets
 from torch import Tensor, nn
 
+from raum_lightning.allocator import keep_memory
 from raum_lightning.models import UNETR
 from raum_lightning.models.monai import TAPS, from_monai
 
 CHANNELS, CLASSES = 3, 4
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-Step = Callable[[nn.Module, Tensor], None]
-# seconds by the clock and of CPU time
-Times = dict[str, tuple[float, float]]
+WINDOWS = 4
+SETTLE = 0.05  # seconds after which the threads of a process that has had its turn no longer spin
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A network as one uses it."""
+
+    ours: bool
+    compile: bool = False
+    keeps_memory: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+EAGER = {
+    "raum": Contestant(ours=True),
+    "MONAI": Contestant(ours=False, keeps_memory=False),
+    "MONAI, memory kept": Contestant(ours=False),
+}
+COMPILED = {
+    "raum, compiled": Contestant(ours=True, compile=True),
+    "MONAI, compiled": Contestant(ours=False, compile=True, keeps_memory=False),
+}
+SAVING = {
+    "raum, checkpointing decoder": Contestant(ours=True, options={"checkpointing": "decoder"}),
+    "raum, checkpointing all": Contestant(ours=True, options={"checkpointing": "all"}),
+}
 
 
 def main() -> None:
     options = parse()
-    torch.manual_seed(0)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    image = torch.randn(options.batch, CHANNELS, *[options.size] * 3, device=options.device)
-    networks = build(options.size, options.device)
-    with torch.inference_mode():
-        difference = (networks["ours"](image) - networks["MONAI"](image)).abs().max().item()
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
     print(f"{options.batch} x {CHANNELS} x {options.size}^3 on {where}, torch {torch.__version__}")
-    print(f"largest difference of the logits in fp32: {difference:.1e}\n")
-    raced = (
-        networks
-        if options.no_compile
-        else networks | {f"{name}, compiled": compiled(network) for name, network in networks.items()}
-    )
-    for kind, step in (("training step", train), ("inference", infer)):
-        print_times(kind, race(raced, image, step, options.repeats), options.device)
-    print_memory(networks["MONAI"], image)
+    rivals = EAGER if options.no_compile else EAGER | COMPILED
+    stage = Stage(rivals, options)
+    logits = {name: stage.ask(name, "logits", "fp32") for name in rivals}
+    print(f"largest difference of the logits in fp32: {abs(logits['raum'] - logits['MONAI']).max():.1e}\n")
+    columns = [(step, precision) for step in ("training", "inference") for precision in PRECISIONS]
+    times = {column: stage.race(*column, options.repeats) for column in columns}
+    print("| | " + " | ".join(f"{step}, {precision}, ms" for step, precision in columns) + " |")
+    print("|---|" + "---|" * len(columns))
+    for name in rivals:
+        print(f"| {name} | " + " | ".join(f"{1e3 * times[column][name]:.0f}" for column in columns) + " |", flush=True)
+    stage.close()
+    print()
+    for step in ("training", "inference"):
+        best = {
+            name: min(times[step, precision][name] for precision in PRECISIONS if name in times[step, precision])
+            for name in rivals
+        }
+        ours = min(time for name, time in best.items() if rivals[name].ours)
+        for what, kept in (("as it comes", False), ("memory kept", True)):
+            theirs = min(t for name, t in best.items() if not rivals[name].ours and rivals[name].keeps_memory == kept)
+            print(f"{step}: best of MONAI, {what}, over best of raum: {theirs / ours:.2f}")
+    print_memory(options)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=96, help="voxels along each axis (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="threads of the CPU (default: torch's)")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-compile", action="store_true", help="eager only")
     return parser.parse_args()
 
 
-def build(size: int, device: str, **options: Any) -> dict[str, nn.Module]:
+class Stage:
+    """A process for each contestant; only the one that is asked works."""
+
+    def __init__(self, contestants: dict[str, Contestant], options: argparse.Namespace) -> None:
+        context = get_context("spawn")
+        self.lines: dict[str, Connection] = {}
+        for name, contestant in contestants.items():
+            self.lines[name], theirs = context.Pipe()
+            context.Process(target=perform, args=(contestant, options, theirs), daemon=True).start()
+
+    def ask(self, name: str, what: str, precision: str) -> Any:
+        """Its answer; see `perform`."""
+        self.lines[name].send((what, precision))
+        answer = self.lines[name].recv()
+        sleep(SETTLE)
+        return answer
+
+    def race(self, step: str, precision: str, repeats: int) -> dict[str, float]:
+        """Medians in seconds; the first two rounds warm up and do not count."""
+        rounds = [{name: self.ask(name, step, precision) for name in self.lines} for _ in range(repeats + 2)][2:]
+        return {name: median(times[name] for times in rounds) for name in self.lines}
+
+    def close(self) -> None:
+        """Ends all processes."""
+        for line in self.lines.values():
+            line.send(None)
+
+
+def perform(contestant: Contestant, options: argparse.Namespace, line: Connection) -> None:
+    """Answers requests (what, precision) with seconds, MiB or logits until there is None."""
+    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    if contestant.keeps_memory:
+        keep_memory()
+    image = torch.randn(options.batch, CHANNELS, *[options.size] * 3, device=options.device)
+    network = build(contestant, options.size).to(options.device)
+    if contestant.compile:
+        network.compile(dynamic=False)
+    steps: dict[str, Callable[[], Any]] = {
+        "training": lambda: train(network, image),
+        "inference": lambda: [infer(network, image) for _ in range(WINDOWS)],
+    }
+    while request := line.recv():
+        what, precision = request
+        with cast(precision, options.device):
+            if what == "logits":
+                line.send(infer(network, image).cpu().numpy())
+            elif what == "peak":
+                line.send(allocator_peak(steps["training"], options.device))
+            else:
+                line.send(seconds(steps[what], options.device) / (WINDOWS if what == "inference" else 1))
+
+
+def build(contestant: Contestant, size: int) -> nn.Module:
     theirs = nets.UNETR(CHANNELS, CLASSES, size)
-    return {"ours": ours_like(theirs, size, **options).to(device), "MONAI": theirs.to(device)}
-
-
-def ours_like(theirs: nn.Module, size: int, **options: Any) -> nn.Module:
-    ours = UNETR(in_channels=CHANNELS, out_channels=CLASSES, img_size=size, taps=TAPS, **options)
+    if not contestant.ours:
+        return theirs
+    ours = UNETR(in_channels=CHANNELS, out_channels=CLASSES, img_size=size, taps=TAPS, **contestant.options)
     ours.load_state_dict(from_monai(theirs.state_dict()))
     return ours
-
-
-def compiled(network: nn.Module) -> nn.Module:
-    """A shallow copy under torch.compile: the parameters are shared."""
-    network = copy(network)
-    network.compile(dynamic=False)
-    return network
 
 
 def train(network: nn.Module, image: Tensor) -> None:
@@ -90,75 +167,37 @@ def train(network: nn.Module, image: Tensor) -> None:
     network.zero_grad(set_to_none=True)
 
 
-def infer(network: nn.Module, image: Tensor) -> None:
+def infer(network: nn.Module, image: Tensor) -> Tensor:
     network.eval()
     with torch.inference_mode():
-        network(image)
-
-
-def race(networks: dict[str, nn.Module], image: Tensor, step: Step, repeats: int) -> Times:
-    """Medians of each network in each precision, taking turns; the first round warms up and does not count."""
-    contestants = [(name, precision) for precision in PRECISIONS for name in networks]
-    rounds = [
-        {f"{name}, {precision}": once(networks[name], image, step, precision) for name, precision in contestants}
-        for _ in range(repeats + 1)
-    ][1:]
-    return {name: (median(r[name][0] for r in rounds), median(r[name][1] for r in rounds)) for name in rounds[0]}
+        return network(image)
 
 
 def cast(precision: str, device: str) -> AbstractContextManager[Any]:
     return nullcontext() if precision == "fp32" else torch.autocast(device, PRECISIONS[precision])
 
 
-def once(network: nn.Module, image: Tensor, step: Step, precision: str) -> tuple[float, float]:
-    if image.is_cuda:
+def seconds(step: Callable[[], Any], device: str) -> float:
+    if device == "cuda":
         torch.cuda.synchronize()
-    start, cpu_start = perf_counter(), process_time()
-    with cast(precision, image.device.type):
-        step(network, image)
-    if image.is_cuda:
+    started = perf_counter()
+    step()
+    if device == "cuda":
         torch.cuda.synchronize()
-    return perf_counter() - start, process_time() - cpu_start
+    return perf_counter() - started
 
 
-def print_times(kind: str, times: Times, device: str) -> None:
-    columns = ("ms", "CPU ms") if device == "cpu" else ("ms",)
-    print(f"| {kind} | " + " | ".join(f"ours, {c} | MONAI, {c} | ratio" for c in columns) + " |")
-    print("|---|" + "---|" * 3 * len(columns))
-    pairs = {name.removeprefix("ours, "): (name, name.replace("ours", "MONAI")) for name in times if "ours" in name}
-    rows = {
-        name: [(times[ours][i], times[monai][i]) for i in range(len(columns))] for name, (ours, monai) in pairs.items()
-    }
-    rows["best"] = [tuple(min(row[i][side] for row in rows.values()) for side in (0, 1)) for i in range(len(columns))]
-    for name, cells in rows.items():
-        texts = [f"{1e3 * ours:.0f} | {1e3 * monai:.0f} | {monai / ours:.2f}" for ours, monai in cells]
-        print(f"| {name} | " + " | ".join(texts) + " |", flush=True)
-    print()
-
-
-def print_memory(theirs: nn.Module, image: Tensor) -> None:
-    """Peaks of an eager training step, fp32 and bf16, of MONAI's and of ours with each way of checkpointing."""
-    size = image.shape[-1]
-    ways = ("none", "decoder", "all")
-    networks = {"MONAI": theirs} | {
-        f"ours, checkpointing {way}": ours_like(theirs, size, checkpointing=way).to(image.device) for way in ways
-    }
-    names = list(PRECISIONS)
-    print("| training step | " + " | ".join(f"peak MiB, {name} | ms, {name}" for name in names) + " |")
-    print("|---|" + "---|---|" * len(names))
-    peaks = {(name, p): peak(network, image, p) for name, network in networks.items() for p in names}
-    times = race(networks, image, train, repeats=2)
-    for name in networks:
-        texts = [f"{peaks[name, p]:.0f} | {1e3 * times[f'{name}, {p}'][0]:.0f}" for p in names]
-        print(f"| {name} | " + " | ".join(texts) + " |", flush=True)
-
-
-def peak(network: nn.Module, image: Tensor, precision: str) -> float:
-    def step() -> None:
-        with cast(precision, image.device.type):
-            train(network, image)
-
-    return allocator_peak(step, image.device.type)
+def print_memory(options: argparse.Namespace) -> None:
+    """Of MONAI's and of ours with each way of checkpointing."""
+    rivals = {"raum": EAGER["raum"], "MONAI": EAGER["MONAI"]} | SAVING
+    stage = Stage(rivals, options)
+    times = {precision: stage.race("training", precision, repeats=2) for precision in PRECISIONS}
+    print("\n| training step | " + " | ".join(f"peak MiB, {name} | ms, {name}" for name in PRECISIONS) + " |")
+    print("|---|" + "---|---|" * len(PRECISIONS))
+    for name in rivals:
+        cells = [f"{stage.ask(name, 'peak', p):.0f} | {1e3 * times[p][name]:.0f}" for p in PRECISIONS]
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    stage.close()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from raum_lightning.allocator import keep_memory
 from raum_lightning.checkpoints import VerifiedCheckpointIO
 from raum_lightning.compiling import compile_network, in_batches_of
 from raum_lightning.inference import Network, has_signal, segment, sliding_window
@@ -114,6 +115,8 @@ class SegmentationModule(pl.LightningModule):
                 "trainer.strategy fsdp would wait for ever where ranks validate different numbers of windows; "
                 "give lightning.pytorch.strategies.ModelParallelStrategy, which shards as well"
             )
+        if self.trainer.strategy.root_device.type == "cpu":
+            keep_memory()
         if self.compiles:
             compile_network(self.network, report=rank_zero_info)
         data = getattr(self.trainer, "datamodule", None)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raum_lightning.allocator import keep_memory
 from raum_lightning.cases import Case, CaseError, stem, write_like, write_mask
 from raum_lightning.checkpoints import CheckpointError, verify
 from raum_lightning.compiling import compile_network, in_batches_of
@@ -97,6 +98,8 @@ class Segmenter:
         first = modules[0]
         self.device = _device(device)
         self.dtype = _dtype(precision, self.device)
+        if self.device.type == "cpu":
+            keep_memory()
         self.networks = [module.network.to(self.device).eval() for module in modules]
         self.compiles = compile
         if compile:

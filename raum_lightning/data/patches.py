@@ -4,8 +4,6 @@ A sampler hands out keys (epoch, index), a dataset turns a key into a patch. Not
 number of workers and ranks draws the same patches, each once, and a resumed run goes on with the next key.
 """
 
-import ctypes
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,14 +13,13 @@ import torch
 import torchio as tio
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from raum_lightning.allocator import keep_memory
 from raum_lightning.data.augment import Draw, drawable, margin
 from raum_lightning.data.kernels import Size
 from raum_lightning.data.sampling import CaseOrder, PatchPlaces
 from raum_lightning.data.store import Prepared
 
 Key = tuple[int, int]
-# of malloc.h
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class ShardSampler(DistributedSampler[Any]):
@@ -78,7 +75,7 @@ class PatchLoader(DataLoader[dict[str, Any]]):
     sampler: PatchSampler
 
     def __init__(self, dataset: "PatchDataset", sampler: PatchSampler, *, batch_size: int, **loading: Any) -> None:
-        super().__init__(dataset, batch_size=batch_size, sampler=sampler, worker_init_fn=keep_memory, **loading)
+        super().__init__(dataset, batch_size=batch_size, sampler=sampler, worker_init_fn=_start_worker, **loading)
         self.batches = 0
         self.waited = 0.0
         self.resumed: dict[int, int] = {}
@@ -202,18 +199,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         return _centre(subject["image"].data, self.roi_size), _centre(subject["label"].data, self.roi_size)
 
 
-def keep_memory(worker: int) -> None:
-    """Lets a worker reuse the memory that it frees.
-
-    The allocator of glibc hands arrays of more than 32 MB back to the system, which then clears every page of the next
-    one: with patches of 128^3 a quarter of the time that a patch takes. See mallopt(3).
-    """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # not in musl
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+def _start_worker(worker: int) -> None:
+    keep_memory()
 
 
 def listed(items: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -6,7 +6,8 @@ no [CLS] token, a learnable 1-D position embedding. The official implementation 
 
 - The patch embedding is one matrix product on rearranged patches instead of a strided convolution: the same numbers,
   in less time.
-- Attention goes through `scaled_dot_product_attention`, with dropout in training only.
+- Attention goes through `scaled_dot_product_attention`, with dropout in training only. In bf16 on a CPU, whose fused
+  kernel takes more than twice as long, it is two products and a softmax.
 - Every parameter takes part in the output, so that DistributedDataParallel works as it is. MONAI 1.6 carries a
   LayerNorm for cross-attention in each block that nothing reads.
 - Linear layers inside the blocks start from a normal distribution truncated at two units, standard deviation 0.02, with
@@ -61,7 +62,9 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens, B N E, to tokens, B N E."""
         q, k, v = rearrange(self.qkv(tokens), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.num_heads)
-        heads = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout.p if self.training else 0.0)
+        dropout = self.dropout.p if self.training else 0.0
+        attend = _attend if q.is_cpu and q.dtype == torch.bfloat16 else F.scaled_dot_product_attention
+        heads = attend(q, k, v, dropout_p=dropout)
         out: Tensor = self.dropout(self.proj(rearrange(heads, "b h n d -> b n (h d)")))
         return out
 
@@ -131,7 +134,10 @@ class ViT(nn.Module):
         self.blocks.apply(_init_linear)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """An image, B C X Y Z, to one map per tap, B E X/p Y/p Z/p, the last one after the final LayerNorm."""
+        """An image, B C X Y Z, to one map per tap, B E X/p Y/p Z/p, the last one after the final LayerNorm.
+
+        The maps are views of the tokens, which lie channels last in memory.
+        """
         p = self.patch_size
         patches = rearrange(image, "b c (x i) (y j) (z k) -> b (x y z) (c i j k)", i=p, j=p, k=p)
         tokens = self.dropout(self.patch_embed(patches) + self.pos_embed)
@@ -145,8 +151,13 @@ class ViT(nn.Module):
 
     def _to_map(self, tokens: Tensor) -> Tensor:
         gx, gy, _ = self.grid
-        # contiguous, or the decoder's convolutions would take the strides for channels_last_3d and run slower
-        return rearrange(tokens, "b (x y z) e -> b e x y z", x=gx, y=gy).contiguous()
+        return rearrange(tokens, "b (x y z) e -> b e x y z", x=gx, y=gy)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float) -> Tensor:
+    """`scaled_dot_product_attention` written out; B H N D each."""
+    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
+    return F.dropout(weights, dropout_p).to(v.dtype) @ v
 
 
 def _init_linear(module: nn.Module) -> None:

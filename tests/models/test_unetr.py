@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from raum_lightning.models import UNETR
 from raum_lightning.models.monai import TAPS, from_monai, to_monai
+from raum_lightning.models.unetr import Convolution
+from raum_lightning.models.vit import _attend
 
 SMALL = {
     "img_size": 16,
@@ -63,9 +65,13 @@ def gradients(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor, dict[s
     return logits.detach(), image.grad, {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_logits_and_gradients_are_monais(sizes: dict[str, Any]) -> None:
+def test_logits_and_gradients_are_monais(
+    monkeypatch: pytest.MonkeyPatch, sizes: dict[str, Any], layout: torch.memory_format
+) -> None:
     ours, theirs = pair(sizes)
+    monkeypatch.setattr(ours, "_layout", lambda image: layout)
     image = torch.randn(2, sizes["in_channels"], *sizes["img_size"], dtype=torch.float64)
     logits, image_grad, grads = gradients(ours, image)
     expected, expected_image_grad, expected_grads = gradients(theirs, image)
@@ -76,6 +82,35 @@ def test_logits_and_gradients_are_monais(sizes: dict[str, Any]) -> None:
     ours.eval(), theirs.eval()
     with torch.no_grad():
         torch.testing.assert_close(ours(image), theirs(image), rtol=1e-9, atol=1e-9)
+
+
+def maps_of(network: UNETR, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and what the decoder's 3^3 convolutions saw."""
+    seen: list[Tensor] = []
+    for module in network.modules():
+        if isinstance(module, Convolution) and module.kernel_size == (3, 3, 3):
+            module.register_forward_pre_hook(lambda _, parts: seen.extend(parts))
+    return network(image), seen
+
+
+@pytest.mark.parametrize(("norm", "last"), [("instance", True), ("batch", True), ("group", False)])
+def test_bf16_on_a_cpu_has_its_channels_last(norm: str, last: bool) -> None:
+    image = torch.randn(2, 3, 16, 16, 16)
+    logits, contiguous = maps_of(small(norm=norm), image)
+    with torch.autocast("cpu", torch.bfloat16):
+        in_bf16, maps = maps_of(small(norm=norm), image)
+    assert all(map.is_contiguous() for map in contiguous)
+    assert all(map.is_contiguous(memory_format=torch.channels_last_3d) == last for map in maps if map.shape[-1] > 1)
+    assert in_bf16.is_contiguous()
+    assert (in_bf16.float() - logits).std() < 0.02 * logits.std()
+
+
+def test_attention_written_out_is_torchs() -> None:
+    q, k, v = torch.randn(3, 2, 3, 5, 7, dtype=torch.float64)
+    expected = nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(_attend(q, k, v, dropout_p=0.0), expected, rtol=1e-12, atol=1e-12)
+    kept = _attend(q, k, torch.ones_like(v), dropout_p=0.5)
+    assert kept.std() > 0.1, "weights are dropped"
 
 
 @pytest.mark.parametrize("sizes", SIZES)
