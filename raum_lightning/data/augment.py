@@ -121,14 +121,13 @@ class Draw:
 
         `offset` is the patch's centre in voxels from that of what was read.
         """
-        image = image.float()
         for (transform, params), box in zip(self.steps, self._boxes(roi_size)[1:], strict=True):
             if isinstance(transform, RandomIntensity):
-                image = transform.apply(image, params)
+                image = transform.apply(image.float(), params)
             else:
                 move = transform.mover(params, box, image.device, offset)
                 image, label, offset = move(image, False), move(label, True), (0, 0, 0)
-        return kernels.crop(image, roi_size, offset), kernels.crop(label, roi_size, offset)
+        return kernels.crop(image.float(), roi_size, offset), kernels.crop(label, roi_size, offset)
 
     def _boxes(self, roi_size: Size) -> list[list[int]]:
         """Sizes of the box to read and of the one that each step has to leave to the next; the last is `roi_size`.

@@ -1,8 +1,8 @@
 """Augmentation as pure functions on one patch, the same on every device.
 
-An image is C X Y Z, float32; a label is C X Y Z of any type, C mostly 1. Nothing here is random: what is drawn comes
-in as numbers, or as small tensors on the CPU, so that nothing is read back from the device. No function writes into its
-arguments.
+An image is C X Y Z, float32, and where said so float16; a label is C X Y Z of any type, C mostly 1. Nothing here is
+random: what is drawn comes in as numbers, or as small tensors on the CPU, so that nothing is read back from the device.
+No function writes into its arguments.
 
 Positions are in voxels from the centre of a volume, so that any part of a volume about that centre gives what the whole
 of it gives, as far as it reaches.
@@ -10,6 +10,7 @@ of it gives, as far as it reaches.
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import TypeAlias
 
 import torch
@@ -20,8 +21,11 @@ Size: TypeAlias = tuple[int, int, int]
 Params: TypeAlias = dict[str, Tensor]
 """One draw of a transform: small tensors on the CPU by name."""
 
+BLOCK = 32
+"""Voxels along each axis that are interpolated at a time on a CPU, so that what they need stays in its cache."""
+
 SLAB = 8
-"""Planes that are sampled at a time on a CPU, so that their indices stay in its cache."""
+"""Planes whose nearest neighbours are looked up at a time on a CPU, so that their indices stay in its cache."""
 
 BAND = 16
 """Voxels along an axis that are blurred at a time on a CPU, which then skips most of what does not reach them."""
@@ -75,38 +79,45 @@ def separable(volume: Tensor, wx: Tensor, wy: Tensor, wz: Tensor) -> Tensor:
 
 
 def sample_linear(image: Tensor, points: Tensor) -> Tensor:
-    """C X Y Z at 3 X' Y' Z' positions, trilinear, zero outside."""
-    if image.device.type == "cpu":
-        return _sample_planes(image, points)
-    return F.grid_sample(image[None], _grid(image, points), align_corners=False)[0]
+    """C X Y Z, float16 or float32, at 3 X' Y' Z' positions: float32, trilinear, zero outside."""
+    if image.device.type != "cpu":
+        return F.grid_sample(image.float()[None], _grid(image, points), align_corners=False)[0]
+    sampled = torch.empty(len(image), *points.shape[1:])
+    for first in product(*(range(0, size, BLOCK) for size in points.shape[1:])):
+        block = (..., *(slice(start, start + BLOCK) for start in first))
+        sampled[block] = _sample_planes(image, points[block])
+    return sampled
 
 
 def _sample_planes(image: Tensor, points: Tensor) -> Tensor:
     """`sample_linear` by the kernel for two dimensions, which is vectorised on a CPU as that for three is not.
 
-    The planes of constant x, one below the other, are one picture of X Y rows and Z columns. Sampled bilinearly there
-    and one plane further on, the two are weighted by the fraction of x. Rows are counted in float32, from the first
-    plane that a slab needs: some 10,000 of them at most, which places a sample within 0.001 voxels.
+    Of the box that holds all positions, the planes of constant x, one below the other, are one picture of X Y rows and
+    Z columns. Sampled bilinearly there and one plane further on, the two are weighted by the fraction of x. Rows are
+    counted in float32: two thousand of them, as a block of 32^3 may need, place a sample within 0.0002 voxels.
     """
-    framed = F.pad(image, (0, 0, 1, 1, 1, 1))  # whatever lies outside along x and y is moved onto the frame of zeros
-    channels, x, y, z = framed.shape
-    pair = framed.as_strided((2, channels, (x - 1) * y, z), (y * z, x * y * z, z, 1))
-    sampled = image.new_empty(channels, *points.shape[1:])
-    for first in range(0, points.shape[1], SLAB):
-        px, py, pz = points[:, first : first + SLAB].flatten(2)
-        fraction = (px + (x - 1) / 2).clamp_(0, x - 1)
-        plane = fraction.floor().clamp_(max=x - 2)
-        fraction -= plane
-        low, high = (int(bound) for bound in plane.aminmax())
-        rows = pair[:, :, low * y : (high + 1) * y]
-        row = (py + (y - 1) / 2).clamp_(0, y - 1).add_(plane.sub_(low), alpha=y)
-        # as grid_sample counts: in half sizes from the centre
-        grid = torch.empty(*row.shape, 2)
-        torch.mul(pz, 2 / z, out=grid[..., 0])
-        torch.mul(row.sub_((rows.shape[2] - 1) / 2), 2 / rows.shape[2], out=grid[..., 1])
-        here, further = F.grid_sample(rows, grid.expand(2, -1, -1, -1), align_corners=False)
-        torch.lerp(here, further, fraction, out=sampled.flatten(2)[:, first : first + SLAB])
-    return sampled
+    sizes = torch.tensor(image.shape[1:])
+    at = points.flatten(1) + (sizes[:, None] - 1) / 2
+    # what lies outside is moved onto a frame of zeros, one voxel wide
+    low, high = (
+        bound.floor().clamp(min=-1).minimum(sizes - 1).int().tolist() for bound in (at.amin(dim=1), at.amax(dim=1))
+    )
+    pads = [pad for lo, hi, size in zip(low, high, sizes.tolist(), strict=True) for pad in (hi + 2 - size, -lo)]
+    box = F.pad(image, pads[::-1]).float()
+    channels, x, y, z = box.shape
+    rows = (x - 1) * y
+    pair = box.as_strided((2, channels, rows, z), (y * z, x * y * z, z, 1))
+    px, py, pz = at.sub_(torch.tensor(low)[:, None])
+    fraction = px.clamp_(0, x - 1)
+    plane = fraction.floor().clamp_(max=x - 2)
+    fraction -= plane
+    row = py.clamp_(0, y - 1).add_(plane, alpha=y)
+    # as grid_sample counts: in half sizes from the centre
+    grid = torch.empty(len(row), 2)
+    torch.mul(pz.sub_((z - 1) / 2), 2 / z, out=grid[:, 0])
+    torch.mul(row.sub_((rows - 1) / 2), 2 / rows, out=grid[:, 1])
+    here, further = F.grid_sample(pair, grid.expand(2, 1, -1, -1), align_corners=False)
+    return torch.lerp(here, further, fraction).view(channels, *points.shape[1:])
 
 
 def sample_nearest(label: Tensor, points: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def test_affine_is_torchios(
     scales: tuple[float, float, float], degrees: tuple[float, float, float], translation: tuple[float, float, float]
 ) -> None:
     transform = tio.Affine(scales=scales, degrees=degrees, translation=translation)
-    assert_samples(affine(scales, degrees, translation), None, transform, tolerance=1e-5, share=1e-3)
+    assert_samples(affine(scales, degrees, translation), None, transform, tolerance=2e-5, share=1e-3)
 
 
 def test_elastic_is_torchios() -> None:
@@ -113,16 +113,16 @@ def test_linear_sampling_is_torchs(
     points = (torch.rand(3, *out_shape, generator=generator) * 2 - 1) * half * reach
     grid = (points / half).flip(0).permute(1, 2, 3, 0)
     want = functional.grid_sample(image[None].double(), grid[None].double(), align_corners=False)[0]
-    torch.testing.assert_close(kernels.sample_linear(image, points).double(), want, atol=1e-4, rtol=0)
+    torch.testing.assert_close(kernels.sample_linear(image, points).double(), want, atol=5e-4, rtol=0)
 
 
-def test_linear_sampling_of_a_whole_patch_is_exact_to_a_thousandth_of_a_voxel() -> None:
+def test_linear_sampling_of_a_patch_is_off_by_less_than_a_thousandth_of_a_voxel() -> None:
     ramp = torch.arange(150.0).expand(150, 150, 150)
     image = torch.stack([ramp.permute(2, 0, 1), ramp.permute(0, 2, 1), ramp]) - 149 / 2
     points = kernels.coordinates(affine((0.9,) * 3, (15.0, -12.0, 14.0), (2.0, 1.0, 0.5)), None, (96,) * 3, ramp.device)
     assert points.abs().max() > 70
     inside = (points.abs() < 74).all(0)
-    assert (kernels.sample_linear(image, points) - points)[:, inside].abs().max() < 1e-3
+    assert (kernels.sample_linear(image, points) - points)[:, inside].abs().max() < 5e-4
 
 
 def test_flip_is_torchios_to_the_last_bit() -> None:
