@@ -84,8 +84,8 @@ def sample_linear(image: Tensor, points: Tensor) -> Tensor:
         return F.grid_sample(image.float()[None], _grid(image, points), align_corners=False)[0]
     sampled = torch.empty(len(image), *points.shape[1:])
     for first in product(*(range(0, size, BLOCK) for size in points.shape[1:])):
-        block = (..., *(slice(start, start + BLOCK) for start in first))
-        sampled[block] = _sample_planes(image, points[block])
+        x, y, z = (slice(start, start + BLOCK) for start in first)
+        sampled[:, x, y, z] = _sample_planes(image, points[:, x, y, z])
     return sampled
 
 
