@@ -5,7 +5,7 @@
 Each network has a process of its own, as it has in use, and they take turns. Ours runs with `keep_memory`, as every
 verb on a CPU does; MONAI's as it comes, and once more with our `keep_memory`. The table gives the median of the rounds
 in ms. A training step is forward, mean square of the logits and backward, without optimiser; inference is the forward
-pass of one window, of four in a row, as a whole case takes them. Ratios at the end are MONAI's time over ours (above
+pass of one window, of eight in a row, as a whole case takes them. Ratios at the end are MONAI's time over ours (above
 1, ours is faster), the best of its rows over the best of ours. Then the peaks of a training step, eager: what torch's
 allocator holds beyond weights and image, the gradients included.
 """
@@ -31,7 +31,7 @@ from raum_lightning.models.monai import TAPS, from_monai
 
 CHANNELS, CLASSES = 3, 4
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-WINDOWS = 4
+WINDOWS = 8
 SETTLE = 0.05  # seconds after which the threads of a process that has had its turn no longer spin
 
 

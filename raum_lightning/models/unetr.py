@@ -211,6 +211,8 @@ class UNETR(nn.Module):
             needed = f"in_channels={self.in_channels} and img_size={self.img_size}"
             raise ValueError(f"image of shape {tuple(image.shape)} does not fit {needed}: crop, pad or slide a window")
         layout = self._layout(image)
+        if layout == torch.channels_last_3d:
+            image = image.bfloat16()  # once, instead of for each layer that sees it
         sources: list[Tensor] = [source.contiguous(memory_format=layout) for source in (image, *self.vit(image))]
         x = sources.pop()
         keep = self.checkpointing == "none"
