@@ -210,9 +210,9 @@ class UNETR(nn.Module):
         if image.shape[1:] != (self.in_channels, *self.img_size):
             needed = f"in_channels={self.in_channels} and img_size={self.img_size}"
             raise ValueError(f"image of shape {tuple(image.shape)} does not fit {needed}: crop, pad or slide a window")
+        if image.is_cpu and image.dtype == torch.float32 and torch.is_autocast_enabled("cpu"):
+            image = image.to(torch.get_autocast_dtype("cpu"))  # once, instead of for each layer that sees it
         layout = self._layout(image)
-        if layout == torch.channels_last_3d:
-            image = image.bfloat16()  # once, instead of for each layer that sees it
         sources: list[Tensor] = [source.contiguous(memory_format=layout) for source in (image, *self.vit(image))]
         x = sources.pop()
         keep = self.checkpointing == "none"
@@ -228,10 +228,8 @@ class UNETR(nn.Module):
         In bf16 on a CPU, convolutions of few channels take down to a third of the time with channels last. In float32
         nothing is gained, the gradient of group norm loses more than that, and compiled code moves back and forth.
         """
-        if not image.is_cpu or self.norm == "group" or torch.compiler.is_compiling():
-            return torch.contiguous_format
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
-        return torch.channels_last_3d if dtype == torch.bfloat16 else torch.contiguous_format
+        last = image.is_cpu and image.dtype == torch.bfloat16 and self.norm != "group"
+        return torch.channels_last_3d if last and not torch.compiler.is_compiling() else torch.contiguous_format
 
 
 def _levels(patch_size: int, taps: Sequence[int]) -> int:
