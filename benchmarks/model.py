@@ -1,14 +1,14 @@
 """Time our UNETR beside MONAI's: the same weights, in one run, taking turns so that drift cancels.
 
     python benchmarks/model.py [--size 96] [--repeats 5] [--batch 1] [--threads 2] [--device cpu] [--no-compile]
-    python benchmarks/model.py --size 128 --precisions bf16    # five processes: in fp32 they take 25 GB
+    python benchmarks/model.py --size 128 --precisions bf16    # six processes: in fp32 they take 30 GB
 
-Each network has a process of its own, as it has in use, and they take turns. Ours runs with `keep_memory`, as every
-verb on a CPU does; MONAI's as it comes, and once more with our `keep_memory`. The table gives the median of the rounds
-in ms. A training step is forward, mean square of the logits and backward, without optimiser; inference is the forward
-pass of one window, of eight in a row, as a whole case takes them. Ratios at the end are MONAI's time over ours (above
-1, ours is faster), the best of its rows over the best of ours. Then the peaks of a training step, eager: what torch's
-allocator holds beyond weights and image, the gradients included.
+Each network has a new process for each column, as it has in use, and they take turns. Ours runs with `keep_memory`, as
+every verb on a CPU does; MONAI's as it comes, and once more with our `keep_memory`. The table gives the median of the
+rounds in ms. A training step is forward, mean square of the logits and backward, without optimiser; inference is the
+forward pass, for one window, of eight as a whole case takes them: one by one, and in the columns after that in pairs.
+Ratios at the end are MONAI's time over ours (above 1, ours is faster), the best of its rows over the best of ours. Then
+the peaks of a training step, eager: what torch's allocator holds beyond weights and image, the gradients included.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from raum_lightning.models.monai import TAPS, from_monai
 
 CHANNELS, CLASSES = 3, 4
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+STEPS = ("training", "inference", "inference in pairs")
 WINDOWS = 8
 SETTLE = 0.05  # seconds after which the threads of a process that has had its turn no longer spin
 
@@ -54,6 +55,7 @@ EAGER = {
 COMPILED = {
     "raum, compiled": Contestant(ours=True, compile=True),
     "MONAI, compiled": Contestant(ours=False, compile=True, keeps_memory=False),
+    "MONAI, compiled, memory kept": Contestant(ours=False, compile=True),
 }
 SAVING = {
     "raum, checkpointing decoder": Contestant(ours=True, options={"checkpointing": "decoder"}),
@@ -66,23 +68,25 @@ def main() -> None:
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
     print(f"{options.batch} x {CHANNELS} x {options.size}^3 on {where}, torch {torch.__version__}")
     rivals = EAGER if options.no_compile else EAGER | COMPILED
-    stage = Stage(rivals, options)
-    logits = {name: stage.ask(name, "logits", "fp32") for name in rivals}
+    with Stage(EAGER, options) as stage:
+        logits = {name: stage.ask(name, "logits", "fp32") for name in EAGER}
     print(f"largest difference of the logits in fp32: {abs(logits['raum'] - logits['MONAI']).max():.1e}\n")
-    columns = [(step, precision) for step in ("training", "inference") for precision in options.precisions]
-    times = {column: stage.race(*column, options.repeats) for column in columns}
+    columns = [(step, precision) for step in STEPS for precision in options.precisions]
+    times = {}
+    for column in columns:
+        with Stage(rivals, options) as stage:
+            times[column] = stage.race(*column, options.repeats)
     print("| | " + " | ".join(f"{step}, {precision}, ms" for step, precision in columns) + " |")
     print("|---|" + "---|" * len(columns))
     for name in rivals:
         print(f"| {name} | " + " | ".join(f"{1e3 * times[column][name]:.0f}" for column in columns) + " |", flush=True)
-    stage.close()
     print()
-    for step in ("training", "inference"):
-        best = {name: min(times[step, precision][name] for precision in options.precisions) for name in rivals}
+    for kind in ("training", "inference"):
+        best = {name: min(times[column][name] for column in columns if column[0].startswith(kind)) for name in rivals}
         ours = min(time for name, time in best.items() if rivals[name].ours)
         for what, kept in (("as it comes", False), ("memory kept", True)):
             theirs = min(t for name, t in best.items() if not rivals[name].ours and rivals[name].keeps_memory == kept)
-            print(f"{step}: best of MONAI, {what}, over best of raum: {theirs / ours:.2f}")
+            print(f"{kind}: best of MONAI, {what}, over best of raum: {theirs / ours:.2f}")
     print_memory(options)
 
 
@@ -104,9 +108,11 @@ class Stage:
     def __init__(self, contestants: dict[str, Contestant], options: argparse.Namespace) -> None:
         context = get_context("spawn")
         self.lines: dict[str, Connection] = {}
+        self.processes = []
         for name, contestant in contestants.items():
             self.lines[name], theirs = context.Pipe()
-            context.Process(target=perform, args=(contestant, options, theirs), daemon=True).start()
+            self.processes.append(context.Process(target=perform, args=(contestant, options, theirs), daemon=True))
+            self.processes[-1].start()
 
     def ask(self, name: str, what: str, precision: str) -> Any:
         """Its answer; see `perform`."""
@@ -120,10 +126,14 @@ class Stage:
         rounds = [{name: self.ask(name, step, precision) for name in self.lines} for _ in range(repeats + 2)][2:]
         return {name: median(times[name] for times in rounds) for name in self.lines}
 
-    def close(self) -> None:
-        """Ends all processes."""
+    def __enter__(self) -> "Stage":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for line in self.lines.values():
             line.send(None)
+        for process in self.processes:
+            process.join()
 
 
 def perform(contestant: Contestant, options: argparse.Namespace, line: Connection) -> None:
@@ -136,9 +146,11 @@ def perform(contestant: Contestant, options: argparse.Namespace, line: Connectio
     network = build(contestant, options.size).to(options.device)
     if contestant.compile:
         network.compile(dynamic=False)
+    pair = torch.cat([image, image])
     steps: dict[str, Callable[[], Any]] = {
         "training": lambda: train(network, image),
         "inference": lambda: [infer(network, image) for _ in range(WINDOWS)],
+        "inference in pairs": lambda: [infer(network, pair) for _ in range(WINDOWS // 2)],
     }
     while request := line.recv():
         what, precision = request
@@ -148,7 +160,7 @@ def perform(contestant: Contestant, options: argparse.Namespace, line: Connectio
             elif what == "peak":
                 line.send(allocator_peak(steps["training"], options.device))
             else:
-                line.send(seconds(steps[what], options.device) / (WINDOWS if what == "inference" else 1))
+                line.send(seconds(steps[what], options.device) / (1 if what == "training" else WINDOWS))
 
 
 def build(contestant: Contestant, size: int) -> nn.Module:
@@ -168,7 +180,7 @@ def train(network: nn.Module, image: Tensor) -> None:
 
 def infer(network: nn.Module, image: Tensor) -> Tensor:
     network.eval()
-    with torch.inference_mode():
+    with torch.no_grad():  # in inference_mode autocast casts the weights again for each window
         return network(image)
 
 
@@ -189,15 +201,15 @@ def seconds(step: Callable[[], Any], device: str) -> float:
 def print_memory(options: argparse.Namespace) -> None:
     """Of MONAI's and of ours with each way of checkpointing."""
     rivals = {"raum": EAGER["raum"], "MONAI": EAGER["MONAI"]} | SAVING
-    stage = Stage(rivals, options)
     precisions = options.precisions
-    times = {precision: stage.race("training", precision, repeats=2) for precision in precisions}
+    with Stage(rivals, options) as stage:
+        times = {precision: stage.race("training", precision, repeats=2) for precision in precisions}
+        peaks = {(name, precision): stage.ask(name, "peak", precision) for name in rivals for precision in precisions}
     print("\n| training step | " + " | ".join(f"peak MiB, {name} | ms, {name}" for name in precisions) + " |")
     print("|---|" + "---|---|" * len(precisions))
     for name in rivals:
-        cells = [f"{stage.ask(name, 'peak', p):.0f} | {1e3 * times[p][name]:.0f}" for p in precisions]
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-    stage.close()
+        cells = [f"{peaks[name, p]:.0f} | {1e3 * times[p][name]:.0f}" for p in precisions]
+        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def blend(
     sums: torch.Tensor | None = None
     for first in range(0, len(starts), batch_size):
         batch = [_region(start, roi_size) for start in starts[first : first + batch_size]]
-        with torch.inference_mode():
+        with torch.no_grad():
             outputs = network(torch.stack([volume[:, *region] for region in batch]))
         if sums is None:
             sums = _zeros((outputs.shape[1] + 1, *volume.shape[1:]), dtype, device)

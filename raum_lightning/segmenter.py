@@ -153,7 +153,8 @@ class Segmenter:
             tick = _Counter(progress, total)
             networks = [partial(tick, network) for network in networks]
         mixed = self.dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=mixed):
+        # not inference_mode, in which autocast would cast the weights again for each window
+        with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=mixed):
             return probabilities(image, networks, mode=self.mode, flips=self.flips, **self.windows)
 
 

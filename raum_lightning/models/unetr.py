@@ -25,7 +25,9 @@ what comes from below, a concatenation with the skip and a residual block:
     z12 ----------------------------------------+
 """
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -60,6 +62,73 @@ class InstanceNorm(nn.InstanceNorm3d):
         return torch.cat(normed) if len(x) > 1 else normed[0]
 
 
+@dataclass(frozen=True)
+class Upsampled:
+    """What a transposed convolution makes of a map `below`, B C X Y Z, with `weight`, C D 2 2 2: not yet computed.
+
+    What follows is linear too, so that a convolution of the upsampled map is one transposed convolution of the map
+    below: 8 products for a voxel and a pair of channels instead of 27, and no upsampled map.
+    """
+
+    below: Tensor
+    weight: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """B D 2X 2Y 2Z."""
+        return self.below.shape[0], self.weight.shape[1], *(2 * size for size in self.below.shape[2:])
+
+    def compute(self) -> Tensor:
+        """The upsampled map."""
+        return F.conv_transpose3d(self.below, self.weight, stride=2)
+
+    def convolve(self, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        """B E 2X 2Y 2Z: its convolution with E D K K K, K odd, that keeps the size."""
+        width = kernel.shape[-1]
+        # zeros around the map below are zeros around the upsampled one, which has no bias
+        weight = F.conv3d(self.weight, kernel, padding=width - 1)
+        return F.conv_transpose3d(self.below, weight, bias, stride=2, padding=width // 2)
+
+
+Map = Tensor | Upsampled
+
+
+def _computed(part: Map) -> Tensor:
+    return part.compute() if isinstance(part, Upsampled) else part
+
+
+class Upsampling(nn.ConvTranspose3d):
+    """Twice as many voxels along each axis, a block of 2^3 from each."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=2, stride=2, bias=False)
+
+    def forward(self, below: Map) -> Map:  # type: ignore[override]
+        """B C X Y Z to B D 2X 2Y 2Z, put off where 3^3 convolutions to D channels gain from that."""
+        up = Upsampled(_computed(below), self.weight)
+        return up if self._pays(math.prod(up.shape[2:])) else up.compute()
+
+    def _pays(self, voxels: int) -> bool:
+        c, d = self.in_channels, self.out_channels
+        one_by_one, at_once = c * d + 27 * d * d, 8 * c * d  # products for a voxel
+        kernels = 8 * c * 27 * d * d
+        # with its gradient, a product among kernels takes up to eight times as long as one in a map
+        return voxels * (one_by_one - at_once) > 8 * kernels
+
+
+def _convolve(part: Map, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A map B C X Y Z convolved with D C K K K, K odd, to B D X Y Z of the same layout."""
+    if isinstance(part, Upsampled):
+        return part.convolve(kernel, bias)
+    width = kernel.shape[-1]
+    if width > 1 or not part.is_contiguous():
+        return F.conv3d(part, kernel, bias, padding=width // 2)
+    # the matrix product that it is
+    matrix, voxels = kernel.flatten(1).expand(part.shape[0], -1, -1), part.flatten(2)
+    y = torch.bmm(matrix, voxels) if bias is None else torch.baddbmm(bias[:, None], matrix, voxels)
+    return y.view(part.shape[0], -1, *part.shape[2:])
+
+
 class Convolution(nn.Conv3d):
     """A convolution with an odd kernel that keeps the size, over one map or over several as if they were concatenated.
 
@@ -69,21 +138,13 @@ class Convolution(nn.Conv3d):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
 
-    def forward(self, *parts: Tensor) -> Tensor:
+    def forward(self, *parts: Map) -> Tensor:
         """Maps B C X Y Z, whose C add up to the input's channels, to B D X Y Z in the same layout."""
-        weights = torch.split(self.weight, [part.shape[1] for part in parts], dim=1)
-        total = self._conv_forward(parts[0], weights[0], self.bias)
-        for part, weight in zip(parts[1:], weights[1:], strict=True):
-            total += self._conv_forward(part, weight, None)
+        kernels = torch.split(self.weight, [part.shape[1] for part in parts], dim=1)
+        total = _convolve(parts[0], kernels[0], self.bias)
+        for part, kernel in zip(parts[1:], kernels[1:], strict=True):
+            total += _convolve(part, kernel)
         return total
-
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.kernel_size != (1, 1, 1) or not x.is_contiguous():
-            return F.conv3d(x, weight, bias, padding=self.padding)
-        # the matrix product that it is
-        matrix, voxels = weight.flatten(1).expand(x.shape[0], -1, -1), x.flatten(2)
-        y = torch.bmm(matrix, voxels) if bias is None else torch.baddbmm(bias[:, None], matrix, voxels)
-        return y.view(x.shape[0], -1, *x.shape[2:])
 
 
 class Shortcut(nn.Sequential):
@@ -92,7 +153,7 @@ class Shortcut(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, *, norm: Norm) -> None:
         super().__init__(Convolution(in_channels, out_channels, 1), norm(out_channels))
 
-    def forward(self, *parts: Tensor) -> Tensor:
+    def forward(self, *parts: Map) -> Tensor:
         """As `Convolution`."""
         convolution, norm = self
         out: Tensor = norm(convolution(*parts))
@@ -113,15 +174,33 @@ class ResidualBlock(nn.Module):
         self.norm2 = norm(out_channels)
         self.act = nn.LeakyReLU(0.01, inplace=True)
         same = in_channels == out_channels
-        self.shortcut = nn.Identity() if same else Shortcut(in_channels, out_channels, norm=norm)
+        self.shortcut = None if same else Shortcut(in_channels, out_channels, norm=norm)
 
-    def forward(self, *parts: Tensor) -> Tensor:
+    def forward(self, *parts: Map) -> Tensor:
         """Maps B C X Y Z, whose C add up to the input's channels, to B D X Y Z."""
         y = self.act(self.norm1(self.conv1(*parts)))
         y = self.norm2(self.conv2(y))
-        y += self.shortcut(*parts)
+        y += self.shortcut(*parts) if self.shortcut is not None else _computed(*parts)
         out: Tensor = self.act(y)
         return out
+
+
+class Skip(nn.Sequential):
+    """From tokens' map to a level of the decoder: an upsampling, then upsamplings each followed by a residual block."""
+
+    def __init__(self, embed_dim: int, channels: int, *, ups: int, norm: Norm) -> None:
+        steps = (
+            nn.Sequential(Upsampling(channels, channels), ResidualBlock(channels, channels, norm=norm))
+            for _ in range(ups - 1)
+        )
+        super().__init__(Upsampling(embed_dim, channels), *steps)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """B E X Y Z to B D, and each of X, Y and Z doubled `ups` times."""
+        part: Map = tokens
+        for step in self:
+            part = step(part)
+        return _computed(part)
 
 
 class Level(nn.Module):
@@ -129,14 +208,12 @@ class Level(nn.Module):
 
     def __init__(self, below_channels: int, channels: int, *, norm: Norm) -> None:
         super().__init__()
-        self.up = _up(below_channels, channels)
+        self.up = Upsampling(below_channels, channels)
         self.block = ResidualBlock(2 * channels, channels, norm=norm)
 
     def forward(self, below: Tensor, skip: Tensor) -> Tensor:
         """B C X/2 Y/2 Z/2 from below and B D X Y Z from the skip to B D X Y Z."""
-        parts = [self.up(below), skip]
-        # contiguous maps cost less to concatenate than their convolutions to add
-        out: Tensor = self.block(torch.cat(parts, dim=1)) if skip.is_contiguous() else self.block(*parts)
+        out: Tensor = self.block(self.up(below), skip)
         return out
 
 
@@ -201,7 +278,7 @@ class UNETR(nn.Module):
         widths = [feature_size * 2**level for level in range(levels)] + [embed_dim]
         self.skips = nn.ModuleList([ResidualBlock(in_channels, feature_size, norm=make_norm)])
         for level in range(1, levels):
-            self.skips.append(_skip(embed_dim, widths[level], ups=levels - level, norm=make_norm))
+            self.skips.append(Skip(embed_dim, widths[level], ups=levels - level, norm=make_norm))
         self.levels = nn.ModuleList(Level(widths[i + 1], widths[i], norm=make_norm) for i in range(levels))
         self.head = Convolution(feature_size, out_channels, 1, bias=True)
 
@@ -253,15 +330,3 @@ def _norm(name: str, feature_size: int) -> Norm:
     if name == "group" and feature_size % 8:
         raise ValueError(f"feature_size={feature_size} is not divisible by the 8 groups of norm='group'")
     return norms[name]
-
-
-def _up(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.ConvTranspose3d(in_channels, out_channels, kernel_size=2, stride=2, bias=False)
-
-
-def _skip(embed_dim: int, channels: int, *, ups: int, norm: Norm) -> nn.Sequential:
-    """From tokens' map to a decoder level: a bare upsampling, then upsamplings each followed by a residual block."""
-    steps = [
-        nn.Sequential(_up(channels, channels), ResidualBlock(channels, channels, norm=norm)) for _ in range(ups - 1)
-    ]
-    return nn.Sequential(_up(embed_dim, channels), *steps)
