@@ -23,7 +23,6 @@ from raum_lightning.data.patches import (
     PatchSampler,
     ShardSampler,
     VolumeDataset,
-    listed,
 )
 from raum_lightning.data.sampling import read_weights
 from raum_lightning.data.store import ORIENTATION, Prepared, prepare, prepared_folder
@@ -206,9 +205,7 @@ class BratsDataModule(pl.LightningDataModule):
             raw=self.batch_augmentation is not None,
             seed=self._seed,
         )
-        collate = listed if dataset.raw else None
-        loading = self._loading(self.num_workers)
-        return PatchLoader(dataset, sampler, batch_size=self.batch_size, collate_fn=collate, **loading)
+        return PatchLoader(dataset, sampler, batch_size=self.batch_size, **self._loading(self.num_workers))
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Augments raw patches where they lie now; in the run's precision from the float16 that batches travel in."""

@@ -27,8 +27,11 @@ BLOCK = 32
 SLAB = 8
 """Planes whose nearest neighbours are looked up at a time on a CPU, so that their indices stay in its cache."""
 
-BAND = 16
-"""Voxels along an axis that are blurred at a time on a CPU, which then skips most of what does not reach them."""
+ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+"""Whether convolutions on a CPU are fast."""
+
+BLOCK_Z = 16
+"""Voxels along Z that are blurred at a time on a CPU."""
 
 
 def coordinates(matrix: Tensor, displacement: Tensor | None, out_size: Sequence[int], device: torch.device) -> Tensor:
@@ -92,18 +95,22 @@ def sample_linear(image: Tensor, points: Tensor) -> Tensor:
 def _sample_planes(image: Tensor, points: Tensor) -> Tensor:
     """`sample_linear` by the kernel for two dimensions, which is vectorised on a CPU as that for three is not.
 
+    Where there is nothing around the brain but zeros, it is a single one.
+
     Of the box that holds all positions, the planes of constant x, one below the other, are one picture of X Y rows and
     Z columns. Sampled bilinearly there and one plane further on, the two are weighted by the fraction of x. Rows are
     counted in float32: two thousand of them, as a block of 32^3 may need, place a sample within 0.0002 voxels.
     """
     sizes = torch.tensor(image.shape[1:])
     at = points.flatten(1) + (sizes[:, None] - 1) / 2
-    # what lies outside is moved onto a frame of zeros, one voxel wide
+    # what lies outside is moved into a frame of zeros, two voxels wide
     low, high = (
-        bound.floor().clamp(min=-1).minimum(sizes - 1).int().tolist() for bound in (at.amin(dim=1), at.amax(dim=1))
+        bound.floor().clamp(min=-2).minimum(sizes).int().tolist() for bound in (at.amin(dim=1), at.amax(dim=1))
     )
     pads = [pad for lo, hi, size in zip(low, high, sizes.tolist(), strict=True) for pad in (hi + 2 - size, -lo)]
     box = F.pad(image, pads[::-1]).float()
+    if not box.numpy().view(bool).any():  # by bytes, as far as the first that is not 0
+        return box.new_zeros(())
     channels, x, y, z = box.shape
     rows = (x - 1) * y
     pair = box.as_strided((2, channels, rows, z), (y * z, x * y * z, z, 1))
@@ -172,8 +179,9 @@ def crop(volume: Tensor, size: Sequence[int], offset: Sequence[float] = (0, 0, 0
 
 def gamma(image: Tensor, exponents: Tensor) -> Tensor:
     """sign(x) |x|^g with one exponent per channel, C."""
-    # x |x|^(g - 1) by way of a logarithm is faster than a power; that of 0 would be very slow
-    factor = image.abs().clamp_(min=1e-20).log2_().mul_(_by_channel(exponents - 1, image.device)).exp2_()
+    # x (x^2)^((g - 1) / 2) by way of a logarithm is faster than a power; that of 0 would be very slow
+    tiny = image.new_full((), 1e-37)
+    factor = torch.addcmul(tiny, image, image).log2_().mul_(_by_channel((exponents - 1) / 2, image.device)).exp2_()
     return factor.mul_(image)
 
 
@@ -197,31 +205,66 @@ def blur(image: Tensor, std: Sequence[float]) -> Tensor:
     for axis, width in enumerate(std, start=1):
         radius = int(4 * width + 0.5)
         if radius:
-            image = _filter(image, axis, _blur_matrix(image.shape[axis], width, radius), radius)
+            weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / width) ** 2)
+            image = _filter(image.contiguous(), axis, weights / weights.sum())
     return image
 
 
-def _filter(volume: Tensor, axis: int, matrix: Tensor, radius: int) -> Tensor:
-    """A matrix, zero further than `radius` from its diagonal, along one axis of C X Y Z."""
-    matrix, filtered = matrix.to(volume.device, non_blocking=True), torch.empty_like(volume)
-    band = BAND if volume.device.type == "cpu" else len(matrix)
-    for first in range(0, len(matrix), band):
-        rows, columns = slice(first, first + band), slice(max(0, first - radius), first + band + radius)
-        part = matrix[rows, columns]
+def _filter(volume: Tensor, axis: int, weights: Tensor) -> Tensor:
+    """C X Y Z convolved along one axis with an odd number of weights, mirrored at the border as scipy's "reflect"."""
+    size, radius = volume.shape[axis], len(weights) // 2
+    mirrored = _mirrored(size, weights)
+    if volume.device.type != "cpu" or not ONEDNN:
+        matrix = mirrored.to(volume.device, non_blocking=True)
+        return volume @ matrix.T if axis == 3 else (matrix @ volume.flatten(axis + 1)).view_as(volume)
+    filtered = _filter_rows(volume, weights) if axis == 3 else _filter_columns(volume, axis, weights)
+    missing = mirrored - _toeplitz(size, size, weights)  # but for the ends it is 0
+    end = radius if axis < 3 else math.ceil(radius / BLOCK_Z) * BLOCK_Z  # products of whole blocks are faster
+    starts, length = ([0, size - end], end) if 2 * end < size else ([0], size)
+    for start in starts:
+        matrix = missing.narrow(0, start, length).narrow(1, start, length)
+        source, target = (whole.narrow(axis, start, length) for whole in (volume, filtered))
         if axis == 3:
-            filtered[..., rows] = volume[..., columns] @ part.T
+            target.flatten(0, 2).addmm_(source.flatten(0, 2), matrix.T)
         else:
-            filtered.flatten(axis + 1)[..., rows, :] = part @ volume.flatten(axis + 1)[..., columns, :]
+            target.flatten(axis + 1).add_(matrix @ source.flatten(axis + 1))
     return filtered
 
 
-def _blur_matrix(size: int, std: float, radius: int) -> Tensor:
-    """What blurs a column of `size` voxels, size x size: convolution and mirroring in one, as scipy's "reflect"."""
-    offsets = torch.arange(-radius, radius + 1)
-    weights = torch.exp(-0.5 * (offsets / std) ** 2)
-    period = (torch.arange(size)[:, None] + offsets).remainder(2 * size)
+def _filter_columns(volume: Tensor, axis: int, weights: Tensor) -> Tensor:
+    """C X Y Z convolved along X or Y, zero outside: X Y is a picture whose channels, Z, stay apart and lie last."""
+    shape = (-1, 1) if axis == 1 else (1, -1)
+    kernel = weights.view(shape).expand(volume.shape[3], 1, -1, -1)
+    padding = [size // 2 for size in kernel.shape[2:]]
+    filtered = F.conv2d(volume.permute(0, 3, 1, 2), kernel, padding=padding, groups=len(kernel))
+    return filtered.permute(0, 2, 3, 1).contiguous()
+
+
+def _filter_rows(volume: Tensor, weights: Tensor) -> Tensor:
+    """C X Y Z convolved along Z, zero outside: blocks of Z are the channels of a picture of XY by blocks."""
+    size = volume.shape[3]
+    filled = F.pad(volume, (0, -size % BLOCK_Z)) if size % BLOCK_Z else volume
+    reach = math.ceil(len(weights) // 2 / BLOCK_Z)  # in blocks
+    matrix = _toeplitz(BLOCK_Z, (2 * reach + 1) * BLOCK_Z, weights, first=reach * BLOCK_Z)
+    kernel = matrix.view(BLOCK_Z, 1, -1, BLOCK_Z).permute(0, 3, 1, 2)
+    picture = filled.view(len(volume), -1, filled.shape[3] // BLOCK_Z, BLOCK_Z).permute(0, 3, 1, 2)
+    filtered = F.conv2d(picture, kernel, padding=(0, reach)).permute(0, 2, 3, 1)
+    return filtered.reshape(filled.shape)[..., :size]
+
+
+def _toeplitz(rows: int, columns: int, weights: Tensor, *, first: int = 0) -> Tensor:
+    """Row i holds the weights about the column `first` + i."""
+    radius = len(weights) // 2
+    index = torch.arange(columns) - torch.arange(rows)[:, None] - first + radius
+    return torch.where((index >= 0) & (index < len(weights)), weights[index.clamp(0, len(weights) - 1)], 0)
+
+
+def _mirrored(size: int, weights: Tensor) -> Tensor:
+    """Convolution and mirroring of a column of `size` voxels in one, size x size."""
+    radius = len(weights) // 2
+    period = (torch.arange(size)[:, None] + torch.arange(-radius, radius + 1)).remainder(2 * size)
     mirrored = torch.minimum(period, 2 * size - 1 - period)
-    return torch.zeros(size, size).scatter_add_(1, mirrored, (weights / weights.sum()).expand(size, -1))
+    return torch.zeros(size, size).scatter_add_(1, mirrored, weights.expand(size, -1))
 
 
 def bias_field(image: Tensor, coefficients: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from raum_lightning.data.augment import Draw, drawable, margin
 from raum_lightning.data.kernels import Size
 from raum_lightning.data.sampling import CaseOrder, PatchPlaces
 from raum_lightning.data.store import Prepared
+from raum_lightning.data.transport import SharedBatches
 
 Key = tuple[int, int]
 
@@ -74,8 +75,19 @@ class PatchLoader(DataLoader[dict[str, Any]]):
 
     sampler: PatchSampler
 
-    def __init__(self, dataset: "PatchDataset", sampler: PatchSampler, *, batch_size: int, **loading: Any) -> None:
-        super().__init__(dataset, batch_size=batch_size, sampler=sampler, worker_init_fn=_start_worker, **loading)
+    def __init__(
+        self, dataset: "PatchDataset", sampler: PatchSampler, *, batch_size: int, num_workers: int = 0, **loading: Any
+    ) -> None:
+        self.shared = SharedBatches(num_workers)
+        super().__init__(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=listed if dataset.raw else self.shared,
+            worker_init_fn=_start_worker,
+            **loading,
+        )
         self.batches = 0
         self.waited = 0.0
         self.resumed: dict[int, int] = {}
@@ -83,11 +95,13 @@ class PatchLoader(DataLoader[dict[str, Any]]):
     def __iter__(self) -> Any:
         self.batches = self.resumed.pop(self.sampler.epoch, 0) % len(self)
         self.sampler.start = self.batches * (self.batch_size or 1)
+        self.shared.restart()
         called = time.perf_counter()
         for batch in super().__iter__():
             self.batches += 1
             self.waited += time.perf_counter() - called
-            yield batch
+            yield self.shared.receive(batch)
+            del batch  # or its memory could not be used again
             called = time.perf_counter()
 
     def state_dict(self) -> dict[str, int]:

@@ -1,14 +1,19 @@
 """The kernels against TorchIO's transforms, which SimpleITK and scipy compute, at the same parameters."""
 
+from unittest.mock import patch
+
+import numpy as np
 import pytest
 import torch
 import torchio as tio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional
 
 from raum_lightning.data import kernels
+from raum_lightning.data.kernels import Size
 from raum_lightning.data.spatial import affine, rotation
 
 SHAPE = (30, 24, 27)
@@ -116,6 +121,30 @@ def test_linear_sampling_is_torchs(
     torch.testing.assert_close(kernels.sample_linear(image, points).double(), want, atol=5e-4, rtol=0)
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    filled=st.tuples(*[st.tuples(st.integers(0, 40), st.integers(1, 10))] * 3),
+    shift=st.tuples(*[st.floats(-60, 60)] * 3),
+    scale=st.floats(0.3, 1.5),
+)
+def test_linear_sampling_around_a_few_voxels_is_torchs(
+    filled: tuple[tuple[int, int], ...], shift: tuple[float, ...], scale: float
+) -> None:
+    """Blocks of 32^3 without anything in them are left out, and no others."""
+    image = torch.zeros(2, 40, 44, 48)
+    image[:, *(slice(first, first + count) for first, count in filled)] = torch.rand(()) + 1
+    points = kernels.coordinates(
+        affine((1 / scale,) * 3, (5.0, 0.0, -8.0), (0.0,) * 3)
+        + torch.cat([torch.zeros(3, 3), torch.tensor(shift)[:, None]], 1),
+        None,
+        (70, 66, 34),
+        image.device,
+    )
+    grid = (2 * points.double() / torch.tensor(image.shape[1:]).view(3, 1, 1, 1)).flip(0).permute(1, 2, 3, 0)
+    want = functional.grid_sample(image[None].double(), grid[None], align_corners=False)[0]
+    torch.testing.assert_close(kernels.sample_linear(image, points).double(), want, atol=5e-4, rtol=0)
+
+
 def test_linear_sampling_of_a_patch_is_off_by_less_than_a_thousandth_of_a_voxel() -> None:
     ramp = torch.arange(150.0).expand(150, 150, 150)
     image = torch.stack([ramp.permute(2, 0, 1), ramp.permute(0, 2, 1), ramp]) - 149 / 2
@@ -189,6 +218,19 @@ def test_blur_is_torchios() -> None:
     image, std = torch.randn(2, *SHAPE), (1.7, 0.0, 0.6)
     want, _ = run(tio.Blur(std), image, boxes(*SHAPE))
     torch.testing.assert_close(kernels.blur(image, std), want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+@settings(deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 70)] * 3), std=st.tuples(*[st.floats(0, 9)] * 3), contiguous=st.booleans())
+def test_blur_is_scipys(onednn: bool, shape: Size, std: tuple[float, float, float], contiguous: bool) -> None:
+    image = torch.randn(2, *shape) if contiguous else torch.randn(2, *shape[::-1]).transpose(1, 3)
+    before = image.clone()
+    want = [gaussian_filter(channel.double().numpy(), std, mode="reflect", truncate=4) for channel in image]
+    with patch.object(kernels, "ONEDNN", onednn):
+        blurred = kernels.blur(image, std)
+    torch.testing.assert_close(blurred.double(), torch.from_numpy(np.stack(want)), atol=2e-6, rtol=0)
+    torch.testing.assert_close(image, before, atol=0, rtol=0)
 
 
 def test_bias_field_is_torchios() -> None:

@@ -8,7 +8,7 @@ import torch
 import torchio as tio
 
 from raum_lightning.data.augment import BatchAugmentation, default_augmentation
-from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler, ShardSampler, listed, read_box
+from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler, ShardSampler, read_box
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.discovery import find_cases
 from raum_lightning.labels import BACKGROUND
@@ -32,8 +32,7 @@ def dataset(cases: list[Prepared], **options: Any) -> PatchDataset:
 def loader(cases: list[Prepared], *, workers: int = 0, ranks: int = 1, rank: int = 0, **options: Any) -> PatchLoader:
     patches = dataset(cases, **options)
     sampler = PatchSampler(len(patches), num_replicas=ranks, rank=rank)
-    collate = listed if patches.raw else None
-    return PatchLoader(patches, sampler, batch_size=2, num_workers=workers, collate_fn=collate)
+    return PatchLoader(patches, sampler, batch_size=2, num_workers=workers)
 
 
 def epochs(patches: PatchLoader, count: int = 2) -> list[torch.Tensor]:
