@@ -73,7 +73,10 @@ class SharedBatches:
         return batch
 
     def restart(self) -> None:
-        """Frees what was made but never received, as when an epoch was left in the middle."""
+        """Frees what was made but never received, as when an epoch was left in the middle.
+
+        What a worker is just making for that epoch is freed the next time.
+        """
         for place in product(*map(range, self.taken.shape)):
             if place not in self.lent:  # those lent must not look free for a moment: workers may still be at work
                 self.taken[place] = False

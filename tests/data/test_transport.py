@@ -104,10 +104,11 @@ def test_what_an_abandoned_epoch_made_is_free_again_and_what_is_kept_is_not(
     for epoch, batch in enumerate(kept):
         assert_same(batch, batch_of(4, epoch))
     del kept, batch
-    places.clear()
+    for _ in patches:  # workers may still have been at work for the epoch before when this one began
+        places.clear()
     for _ in patches:
         pass
-    assert None not in places[2 * PLACES :]
+    assert None not in places
 
 
 def test_shapes_may_change_from_batch_to_batch(places: list[Any]) -> None:
