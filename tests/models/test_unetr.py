@@ -4,14 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from monai.networks import nets
 from torch import Tensor, nn
 
 from raum_lightning.models import UNETR
+from raum_lightning.models.decoder import Convolution, Upsampled, Upsampling
 from raum_lightning.models.monai import TAPS, from_monai, to_monai
-from raum_lightning.models.unetr import Convolution, Upsampled, Upsampling
 from raum_lightning.models.vit import _attend
 
 SMALL = {
@@ -109,33 +107,6 @@ def test_bf16_on_a_cpu_has_its_channels_last(norm: str, last: bool) -> None:
     assert all(map.is_contiguous(memory_format=torch.channels_last_3d) == last for map in maps if map.shape[-1] > 1)
     assert in_bf16.is_contiguous()
     assert (in_bf16.float() - logits).std() < 0.02 * logits.std()
-
-
-@pytest.mark.parametrize("width", [1, 3, 5])
-@given(channels=st.tuples(*[st.integers(1, 4)] * 3), size=st.tuples(*[st.integers(1, 4)] * 3), biased=st.booleans())
-def test_upsampling_and_convolving_at_once_is_one_after_the_other(
-    width: int, channels: tuple[int, int, int], size: tuple[int, int, int], biased: bool
-) -> None:
-    below_channels, between, out = channels
-    below = torch.randn(2, below_channels, *size, dtype=torch.float64)
-    weight = torch.randn(below_channels, between, 2, 2, 2, dtype=torch.float64)
-    kernel = torch.randn(out, between, width, width, width, dtype=torch.float64)
-    bias = torch.randn(out, dtype=torch.float64) if biased else None
-    up = Upsampled(below, weight)
-    expected = nn.functional.conv3d(up.compute(), kernel, bias, padding=width // 2)
-    assert up.shape == up.compute().shape
-    torch.testing.assert_close(up.convolve(kernel, bias), expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize(("size", "expected"), [(96, [False, False, True, True]), (128, [False, True, True, True])])
-def test_upsampling_waits_where_it_pays(size: int, expected: list[bool]) -> None:
-    with torch.device("meta"):
-        network = UNETR(img_size=size)
-        maps = [
-            torch.empty(1, level.up.in_channels, *[size >> index + 1] * 3) for index, level in enumerate(network.levels)
-        ]
-        waits = [isinstance(level.up(below), Upsampled) for level, below in zip(network.levels, maps, strict=True)]
-    assert waits[::-1] == expected
 
 
 def test_attention_written_out_is_torchs() -> None:
