@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -10,6 +10,7 @@ from raum_lightning.models.decoder import Upsampled, Upsampling
 
 
 @pytest.mark.parametrize("width", [1, 3, 5])
+@settings(deadline=None)
 @given(channels=st.tuples(*[st.integers(1, 4)] * 3), size=st.tuples(*[st.integers(1, 4)] * 3), biased=st.booleans())
 def test_upsampling_and_convolving_at_once_is_one_after_the_other(
     width: int, channels: tuple[int, int, int], size: tuple[int, int, int], biased: bool
