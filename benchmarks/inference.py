@@ -88,7 +88,7 @@ def measure(infer: Callable[[Network], torch.Tensor], network: Network, device: 
         torch.cuda.reset_peak_memory_stats(device)
         torch.cuda.synchronize(device)
     started = time.perf_counter()
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
         logits = infer(counted)
     if cuda:
         torch.cuda.synchronize(device)
@@ -133,7 +133,7 @@ def main() -> None:
         return blend(image[0], network, starts, roi_size=roi, batch_size=args.batch_size)[None]
 
     keep_memory()
-    with torch.inference_mode():
+    with torch.no_grad():
         network(image.new_zeros(args.batch_size, image.shape[1], *roi))
     methods = {"monai": monai, "raum": ours, "same": same}
     rows = {(name, bf16): method for bf16 in (False, True) for name, method in methods.items()}

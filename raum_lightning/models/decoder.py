@@ -192,7 +192,10 @@ class Level(nn.Module):
 
     def forward(self, below: Tensor, skip: Tensor) -> Tensor:
         """B C X/2 Y/2 Z/2 from below and B D X Y Z from the skip to B D X Y Z."""
-        out: Tensor = self.block(self.up(below), skip)
+        up = self.up(below)
+        # contiguous maps cost less to concatenate than their convolutions to add
+        at_once = isinstance(up, Tensor) and up.is_contiguous()
+        out: Tensor = self.block(torch.cat([up, skip], dim=1)) if at_once else self.block(up, skip)
         return out
 
 
