@@ -46,7 +46,7 @@ TRAINER_DEFAULTS = {
     "logger": {"class_path": "raum_lightning.loggers.CSVLogger"},
     "log_every_n_steps": 10,
     "num_sanity_val_steps": 0,
-    # in it, autocast would cast the weights again for each window
+    # `no_grad` instead: in inference mode autocast casts the weights again for each window
     "inference_mode": False,
     # `RunSummary` says what matters of it
     "enable_model_summary": False,

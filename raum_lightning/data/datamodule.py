@@ -240,13 +240,12 @@ class BratsDataModule(pl.LightningDataModule):
 
     def _volumes(self, names: Sequence[str]) -> DataLoader[dict[str, Any]]:
         dataset = VolumeDataset([self.prepared[name] for name in names])
-        return DataLoader(dataset, sampler=ShardSampler(len(dataset), **self._ranks), **self._loading(1))
+        sampler, workers = ShardSampler(len(dataset), **self._ranks), min(1, self.num_workers)
+        return DataLoader(dataset, sampler=sampler, persistent_workers=workers > 0, **self._loading(workers))
 
     def _loading(self, workers: int) -> dict[str, Any]:
-        workers = min(workers, self.num_workers)
         return {
             "num_workers": workers,
-            "persistent_workers": workers > 0,
             "pin_memory": torch.cuda.is_available(),
             # else it would draw a seed from the global generator, as often as the number of workers has it
             "generator": torch.Generator(),

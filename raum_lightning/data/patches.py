@@ -85,6 +85,8 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             sampler=sampler,
             num_workers=num_workers,
             collate_fn=listed if dataset.raw else self.shared,
+            # one set of workers, as they share memory with `shared`
+            persistent_workers=num_workers > 0,
             worker_init_fn=_start_worker,
             **loading,
         )
@@ -101,7 +103,7 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             self.batches += 1
             self.waited += time.perf_counter() - called
             yield self.shared.receive(batch)
-            del batch  # or its memory could not be used again
+            del batch  # whose memory is to be used again
             called = time.perf_counter()
 
     def state_dict(self) -> dict[str, int]:

@@ -23,8 +23,8 @@ Place = tuple[int, int]
 class SharedBatches:
     """Collates samples, in a worker into memory that it has used before.
 
-    The main process hands each batch to `receive` and calls `restart` before each pass over the data. A batch for which
-    there is no memory left is collated as torch does it.
+    For the workers of one loader, who live as long as it does. The main process hands each batch to `receive` and calls
+    `restart` before each pass over the data. A batch for which there is no memory left is collated as torch does it.
     """
 
     def __init__(self, workers: int) -> None:

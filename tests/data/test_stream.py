@@ -57,7 +57,7 @@ def handles(pid: int) -> int:
 
 
 def test_neither_memory_nor_handles_grow_over_2000_batches_and_ten_epochs(cases: list[Prepared]) -> None:
-    batches = stream(loader(cases, num_workers=1, persistent_workers=True))
+    batches = stream(loader(cases, num_workers=1))
     for _ in range(300):
         next(batches)
     processes = [os.getpid(), *workers()]
@@ -74,7 +74,7 @@ def test_neither_depends_on_the_number_of_cases(cases: list[Prepared]) -> None:
     many = [dataclasses.replace(case, id=f"{case.id}-{copy}") for copy in range(120) for case in cases]
     grown = []
     for part in (cases, many):
-        batches = stream(loader(part, num_workers=1, persistent_workers=True))
+        batches = stream(loader(part, num_workers=1))
         next(batches)
         (worker,) = workers()
         start = resident(worker)
