@@ -1,5 +1,6 @@
 import math
 from itertools import pairwise, product
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import sliding_window_inference
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from raum_lightning import inference
 from raum_lightning.inference import (
@@ -25,6 +27,19 @@ from raum_lightning.inference import (
 from raum_lightning.labels import classify
 
 CPU = torch.device("cpu")
+
+
+class Casts(TorchDispatchMode):
+    """Collects the shapes of what is cast to bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[torch.Size] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if op is torch.ops.aten._to_copy.default and kwargs.get("dtype") == torch.bfloat16:
+            self.shapes.append(args[0].shape)
+        return op(*args, **kwargs or {})
 
 
 class Ramp(nn.Module):
@@ -314,3 +329,13 @@ def test_mistakes_are_named(wrong, sentence):
     options = {"roi_size": (8, 8, 8), "mode": "labels"} | wrong
     with pytest.raises(ValueError, match=sentence):
         segment(brain(8, 8, 8), identity, **options)
+
+
+def test_weights_are_cast_once_for_all_windows_of_a_case() -> None:
+    network = nn.Conv3d(1, 2, 3, padding=1)
+    image = torch.ones(1, 1, 24, 12, 12)
+    with Casts() as casts, torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        sliding_window(image, network, roi_size=(12, 12, 12))
+    windows = [shape for shape in casts.shapes if shape == (1, 1, 12, 12, 12)]
+    assert len(windows) == 3
+    assert casts.shapes.count(network.weight.shape) == 1
