@@ -8,7 +8,8 @@ every verb on a CPU does; MONAI's as it comes, and once more with our `keep_memo
 rounds in ms. A training step is forward, mean square of the logits and backward, without optimiser; inference is the
 forward pass, for one window, of eight as a whole case takes them: one by one, and in the columns after that in pairs.
 Ratios at the end are MONAI's time over ours (above 1, ours is faster), the best of its rows over the best of ours. Then
-the peaks of a training step, eager: what torch's allocator holds beyond weights and image, the gradients included.
+the peaks of a training step, eager: what torch's allocator holds beyond weights and image, the gradients included;
+there a network has one process for all precisions.
 """
 
 import argparse

@@ -95,11 +95,10 @@ def sample_linear(image: Tensor, points: Tensor) -> Tensor:
 def _sample_planes(image: Tensor, points: Tensor) -> Tensor:
     """`sample_linear` by the kernel for two dimensions, which is vectorised on a CPU as that for three is not.
 
-    Where there is nothing around the brain but zeros, it is a single one.
-
     Of the box that holds all positions, the planes of constant x, one below the other, are one picture of X Y rows and
     Z columns. Sampled bilinearly there and one plane further on, the two are weighted by the fraction of x. Rows are
-    counted in float32: two thousand of them, as a block of 32^3 may need, place a sample within 0.0002 voxels.
+    counted in float32: two thousand of them, as a block of 32^3 may need, place a sample within 0.0002 voxels. Where
+    all of the box is 0, as beside the brain, the result is a single 0.
     """
     sizes = torch.tensor(image.shape[1:])
     at = points.flatten(1) + (sizes[:, None] - 1) / 2
