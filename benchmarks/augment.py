@@ -18,7 +18,7 @@ import torchio as tio
 from torch import Tensor
 
 from raum_lightning.data import augment
-from raum_lightning.data.augment import Draw
+from raum_lightning.data.augment import SampledTransform
 
 AFFINE = {"scales": 0.15, "degrees": 15}
 PAIRS: dict[str, tuple[tio.Transform, tio.Transform]] = {
@@ -72,7 +72,7 @@ PIPELINE = (
 
 def ours(transform: tio.Transform, image: Tensor, label: Tensor, seed: int) -> None:
     x, y, z = image.shape[1:]
-    Draw.of(transform, channels=len(image), seed=seed).apply(image, label, (x, y, z))
+    SampledTransform.sample(transform, channels=len(image), seed=seed).apply(image, label, (x, y, z))
 
 
 def theirs(transform: tio.Transform, image: Tensor, label: Tensor, seed: int) -> None:

@@ -48,10 +48,10 @@ class Loader(NamedTuple):
 def raum(cases: Path, size: int, probability: float, folder: Path) -> Loader:
     import torchio as tio
 
+    from raum_lightning.cases.discovery import find_cases
     from raum_lightning.data import augment
     from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler
     from raum_lightning.data.store import Prepared, prepare, prepared_folder
-    from raum_lightning.discovery import find_cases
 
     found = find_cases(cases)
     started = time.perf_counter()

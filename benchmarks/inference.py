@@ -28,7 +28,7 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
 from raum_lightning.allocator import keep_memory
-from raum_lightning.inference import blend, has_signal, sliding_window
+from raum_lightning.inference.sliding_window import blend, has_signal, sliding_window
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -65,8 +65,8 @@ def build(name: str, roi: tuple[int, int, int]) -> nn.Module:
 def trained(checkpoint: Path, folder: Path) -> tuple[nn.Module, tuple[int, int, int], torch.Tensor]:
     """The network of a checkpoint, its window, and a case normalised in place: 1 C X Y Z, 0 outside the brain."""
     from raum_lightning import load
-    from raum_lightning.data.store import normalise
-    from raum_lightning.discovery import find_case
+    from raum_lightning.cases.discovery import find_case
+    from raum_lightning.data.normalise import normalise
 
     segmenter = load(checkpoint, device="cpu")
     image, _ = find_case(folder).read(segmenter.modalities)

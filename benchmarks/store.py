@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from raum_lightning.cases.discovery import find_cases
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
-from raum_lightning.discovery import find_cases
 
 MODALITIES = ("flair", "t1ce", "t2")
 EDGE = 32  # of blocks and chunks

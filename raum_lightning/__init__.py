@@ -12,7 +12,7 @@ _PUBLIC = {
     "SegmentationModule": "module",
     "BratsDataModule": "data.datamodule",
     "SegmentationMetrics": "metrics",
-    "load": "segmenter",
+    "load": "inference.segmenter",
 }
 __all__ = ["UNETR", "BratsDataModule", "DiceCELoss", "SegmentationMetrics", "SegmentationModule", "__version__", "load"]
 

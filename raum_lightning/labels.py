@@ -21,15 +21,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raum_lightning.errors import LabelError
+
 BACKGROUND, NCR, ED, ET, RC = range(5)
 CLASSES = ("background", "NCR", "ED", "ET", "RC")
 REGIONS: dict[str, tuple[int, ...]] = {"WT": (NCR, ED, ET), "TC": (NCR, ET), "ET": (ET,)}
 
 Array = TypeVar("Array", torch.Tensor, "NDArray[Any]")
-
-
-class LabelError(ValueError):
-    """A mask holds a value that its edition does not define."""
 
 
 def in_classes(labels: Array, classes: tuple[int, ...]) -> Array:

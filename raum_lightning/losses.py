@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from raum_lightning.errors import ConfigError
 from raum_lightning.labels import CLASSES, REGIONS, to_regions
 
 Mode = Literal["labels", "regions"]
@@ -46,9 +47,9 @@ class DiceCELoss(nn.Module):
     ) -> None:
         super().__init__()
         if mode not in ("labels", "regions"):
-            raise ValueError(f"mode={mode!r} is neither 'labels' nor 'regions'")
+            raise ConfigError(f"mode={mode!r} is neither 'labels' nor 'regions'")
         if across_ranks and not batch:
-            raise ValueError("across_ranks=True extends the sums of batch=True: set batch=True as well")
+            raise ConfigError("across_ranks=True extends the sums of batch=True: set batch=True as well")
         self.mode: Mode = mode
         self.batch = batch
         self.across_ranks = across_ranks
@@ -63,11 +64,11 @@ class DiceCELoss(nn.Module):
         """
         channels = logits.shape[1]
         if labels.shape != logits.shape[:1] + logits.shape[2:]:
-            raise ValueError(
+            raise ConfigError(
                 f"labels of shape {tuple(labels.shape)} do not fit logits of {tuple(logits.shape)}, B C X Y Z"
             )
         if self.mode == "regions" and channels != len(REGIONS):
-            raise ValueError(
+            raise ConfigError(
                 f"logits have {channels} channels; mode='regions' needs {len(REGIONS)}: {', '.join(REGIONS)}"
             )
         self._check_range(labels, len(CLASSES) if self.mode == "regions" else channels)
@@ -168,7 +169,7 @@ class _RangeCheck:
         self._suspects.clear()
         for value in values:
             if not 0 <= value < classes:
-                raise ValueError(
+                raise ConfigError(
                     f"class index {value} in the labels is not one of the {classes} classes 0...{classes - 1}: check "
                     "the data's edition and the network's out_channels"
                 )

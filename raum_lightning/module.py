@@ -13,14 +13,15 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from raum_lightning.allocator import keep_memory
-from raum_lightning.checkpoints import VerifiedCheckpointIO
-from raum_lightning.compiling import compile_network, in_batches_of
-from raum_lightning.inference import Network, has_signal, segment, sliding_window
+from raum_lightning.errors import ConfigError
+from raum_lightning.inference.compiling import compile_network, in_batches_of
+from raum_lightning.inference.sliding_window import Network, has_signal, segment, sliding_window
 from raum_lightning.labels import REGIONS, classify, to_regions
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.metrics import SegmentationMetrics
-from raum_lightning.schedule import is_due, warmup_cosine
-from raum_lightning.sharding import hold_whole, shard
+from raum_lightning.runs.checkpoints import VerifiedCheckpointIO
+from raum_lightning.training.schedule import is_due, warmup_cosine
+from raum_lightning.training.sharding import hold_whole, shard
 
 Batch = dict[str, Any]
 
@@ -72,7 +73,7 @@ class SegmentationModule(pl.LightningModule):
         self.loss = loss or DiceCELoss()
         said = getattr(self.loss, "mode", None)
         if mode and said and mode != said:
-            raise ValueError(f"module.mode is {mode} but the loss is for {said}; give one of them")
+            raise ConfigError(f"module.mode is {mode} but the loss is for {said}; give one of them")
         self.mode: str = mode or said or "labels"
         self.windows = _windows(network, roi_size, overlap, sw_batch_size)
         self.flips = flips
@@ -100,18 +101,18 @@ class SegmentationModule(pl.LightningModule):
         """Raises `ValueError` where network and data (a `BratsDataModule`) do not fit together."""
         channels = getattr(self.network, "in_channels", len(data.modalities))
         if channels != len(data.modalities):
-            raise ValueError(
+            raise ConfigError(
                 f"the network has in_channels={channels} but data.modalities are {len(data.modalities)}: "
                 f"{', '.join(data.modalities)}"
             )
         size = getattr(self.network, "img_size", data.roi_size)
         if tuple(size) != tuple(data.roi_size):
-            raise ValueError(f"the network has img_size={list(size)} but data.roi_size={list(data.roi_size)}")
+            raise ConfigError(f"the network has img_size={list(size)} but data.roi_size={list(data.roi_size)}")
 
     def setup(self, stage: str) -> None:
         """Checks that strategy, network and data fit together, and compiles the network where asked to."""
         if isinstance(self.trainer.strategy, FSDPStrategy):
-            raise ValueError(
+            raise ConfigError(
                 "trainer.strategy fsdp would wait for ever where ranks validate different numbers of windows; "
                 "give lightning.pytorch.strategies.ModelParallelStrategy, which shards as well"
             )
@@ -126,7 +127,7 @@ class SegmentationModule(pl.LightningModule):
         needed = len(REGIONS) if self.mode == "regions" else data.num_classes
         outputs = getattr(self.network, "out_channels", needed)
         if outputs > needed or (outputs < needed and stage != "predict"):
-            raise ValueError(f"the network has out_channels={outputs} but {self.mode} of this data need {needed}")
+            raise ConfigError(f"the network has out_channels={outputs} but {self.mode} of this data need {needed}")
 
     def configure_model(self) -> None:
         """Shards the network where the strategy, `ModelParallelStrategy`, has a mesh of devices."""
@@ -207,7 +208,7 @@ class SegmentationModule(pl.LightningModule):
         optimizer._step_supports_amp_scaling = False
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
-            raise ValueError("the learning rate needs to know the run's end: set trainer.max_steps or max_epochs")
+            raise ConfigError("the learning rate needs to know the run's end: set trainer.max_steps or max_epochs")
         factor = partial(warmup_cosine, warmup_steps=self.warmup_steps, total_steps=int(steps))
         scheduler = {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "lr"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
@@ -247,5 +248,5 @@ def pseudo_dice(logits: torch.Tensor, labels: torch.Tensor, mode: str) -> torch.
 def _windows(network: nn.Module, roi_size: Sequence[int] | None, overlap: float, batch_size: int) -> dict[str, Any]:
     size = roi_size or getattr(network, "img_size", None)
     if size is None:
-        raise ValueError(f"{type(network).__name__} has no img_size: give the window as module.roi_size")
+        raise ConfigError(f"{type(network).__name__} has no img_size: give the window as module.roi_size")
     return {"roi_size": tuple(size), "overlap": overlap, "batch_size": batch_size}

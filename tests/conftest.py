@@ -1,71 +1,15 @@
-"""Tiny cases in the layouts of the editions, written where a test wants them."""
+"""Fixtures that several tests take, and the environment in which all of them run."""
 
-import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 # before torch is imported: tests run beside each other, and what is forked from a process with threads may hang
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import nibabel as nib
-import numpy as np
 import pytest
 
-from raum_lightning.labels import ED, EDITIONS, ET, NCR, Edition
-
-AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
-SHAPE = (40, 36, 32)
-
-
-def tiny_volumes(seed: int = 0, shape: Sequence[int] = SHAPE) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """A box of brain two voxels inside the volume, with a tumour of nested cubes; modalities and class indices."""
-    rng = np.random.default_rng(seed)
-    labels = np.zeros(shape, np.uint8)
-    corner = rng.integers(6, 12, 3)
-    for inset, index in enumerate((ED, NCR, ET)):
-        labels[tuple(slice(c + 2 * inset, c + 14 - 2 * inset) for c in corner)] = index
-    brain = np.zeros(shape, bool)
-    brain[2:-2, 2:-2, 2:-2] = True
-    images = {}
-    for position, modality in enumerate(("flair", "t1", "t1ce", "t2")):
-        noise = rng.normal(100, 5, shape) + 30 * (position + 1) * labels
-        images[modality] = (noise.clip(1) * brain).astype(np.int16)
-    return images, labels
-
-
-def write_brats(root: Path, case: str, edition: Edition, *, seed: int = 0, ending: str = ".nii.gz") -> Path:
-    """A case in the naming of a BraTS edition; returns its folder."""
-    images, labels = tiny_volumes(seed)
-    folder = root / case
-    folder.mkdir(parents=True)
-    for modality, suffix in edition.suffixes.items():
-        path = folder / f"{case}{edition.separator}{suffix}{ending}"
-        nib.save(nib.Nifti1Image(images[modality], AFFINE), path)
-    path = folder / f"{case}{edition.separator}seg{ending}"
-    nib.save(nib.Nifti1Image(edition.decode(labels), AFFINE), path)
-    return folder
-
-
-def write_msd(root: Path, cases: int) -> None:
-    """MSD Task01: 4-D images, a dataset.json, and one test image without a mask."""
-    for folder in ("imagesTr", "labelsTr", "imagesTs"):
-        (root / folder).mkdir(parents=True)
-    content = {
-        "modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
-        "labels": {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"},
-        "training": [],
-        "test": ["./imagesTs/BRATS_900.nii.gz"],
-    }
-    for number in range(1, cases + 1):
-        images, labels = tiny_volumes(number)
-        name = f"BRATS_{number:03d}.nii.gz"
-        stack = np.stack([images[modality] for modality in ("flair", "t1", "t1ce", "t2")], axis=-1)
-        nib.save(nib.Nifti1Image(stack, np.eye(4)), root / "imagesTr" / name)
-        nib.save(nib.Nifti1Image(EDITIONS["msd"].decode(labels), np.eye(4)), root / "labelsTr" / name)
-        content["training"].append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
-        nib.save(nib.Nifti1Image(stack, np.eye(4)), root / "imagesTs" / "BRATS_900.nii.gz")
-    (root / "dataset.json").write_text(json.dumps(content))
+from raum_lightning.labels import EDITIONS
+from tests.helpers.cases import write_brats
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raum_lightning.labels import ED, EDITIONS, ET, NCR, RC, LabelError, classify, from_regions, to_regions
+from raum_lightning.errors import LabelError
+from raum_lightning.labels import ED, EDITIONS, ET, NCR, RC, classify, from_regions, to_regions
 
 
 @pytest.mark.parametrize(

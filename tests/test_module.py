@@ -10,7 +10,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import write_brats, write_msd
 from lightning.pytorch.strategies import FSDPStrategy
 
 from raum_lightning import UNETR, BratsDataModule, SegmentationModule
@@ -18,9 +17,9 @@ from raum_lightning.cli import main
 from raum_lightning.labels import EDITIONS, REGIONS, in_classes
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.module import pseudo_dice
-from raum_lightning.schedule import warmup_cosine
-
-DEBUG = str(Path(__file__).parent.parent / "experiments/debug.yaml")
+from raum_lightning.training.schedule import warmup_cosine
+from tests.helpers import DEBUG
+from tests.helpers.cases import write_brats, write_msd
 
 
 def tiny_unetr(**options: Any) -> UNETR:

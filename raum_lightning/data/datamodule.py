@@ -13,10 +13,11 @@ import torchio as tio
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from raum_lightning.cases import Case
+from raum_lightning.cases.case import Case
+from raum_lightning.cases.discovery import find_cases
+from raum_lightning.cases.splits import Split, make_split, read_split
 from raum_lightning.data.augment import BatchAugmentation, default_augmentation
-from raum_lightning.data.geometry import check_alike, check_trained
-from raum_lightning.data.kernels import Size
+from raum_lightning.data.augment.kernels import Size
 from raum_lightning.data.patches import (
     PatchDataset,
     PatchLoader,
@@ -26,10 +27,10 @@ from raum_lightning.data.patches import (
 )
 from raum_lightning.data.sampling import read_weights
 from raum_lightning.data.store import ORIENTATION, Prepared, prepare, prepared_folder
-from raum_lightning.discovery import find_cases
+from raum_lightning.data.voxel_checks import check_alike, check_trained
+from raum_lightning.errors import ConfigError, SplitError
 from raum_lightning.labels import MODALITIES
 from raum_lightning.progress import progress_bar
-from raum_lightning.splits import Split, SplitError, make_split, read_split
 
 
 class BratsDataModule(pl.LightningDataModule):
@@ -56,7 +57,7 @@ class BratsDataModule(pl.LightningDataModule):
         folds: Parts of the cross-validation.
         fold: The part that validates, from 0.
         test_fraction: Share of the patients held out for testing, the same in every fold.
-        splits: JSON file with train, val and test instead; see `raum_lightning.splits.read_split`.
+        splits: JSON file with train, val and test instead; see `raum_lightning.cases.splits.read_split`.
         exclude: Ids of cases to leave out.
         predict_root: Folder with the cases to predict, with or without masks; the test cases where it is not given.
         prepared_dir: Where prepared volumes are kept.
@@ -90,7 +91,7 @@ class BratsDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if not set(modalities) <= set(MODALITIES) or len(set(modalities)) < len(modalities) or not modalities:
-            raise ValueError(f"modalities={list(modalities)} must be some of {', '.join(MODALITIES)}, each once")
+            raise ConfigError(f"modalities={list(modalities)} must be some of {', '.join(MODALITIES)}, each once")
         self.root = Path(root).expanduser()
         self.modalities = tuple(modalities)
         self.edition = edition
@@ -183,7 +184,7 @@ class BratsDataModule(pl.LightningDataModule):
     def _find(self, root: Path | None) -> list[Case]:
         found = find_cases(root or self.root, self.edition)
         if root == self.root and (unknown := sorted(self.exclude - {case.id for case in found})):
-            raise ValueError(f"data.exclude names {', '.join(unknown[:5])}, no such case in {root}")
+            raise ConfigError(f"data.exclude names {', '.join(unknown[:5])}, no such case in {root}")
         return [case for case in found if case.id not in self.exclude]
 
     @property
@@ -226,7 +227,9 @@ class BratsDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Whole volumes of the test cases."""
         if not self.split.test:
-            raise ValueError("there are no test cases; give data.test_fraction above 0 or data.splits with a test list")
+            raise ConfigError(
+                "there are no test cases; give data.test_fraction above 0 or data.splits with a test list"
+            )
         return self._volumes(self.split.test)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:

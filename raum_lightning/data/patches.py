@@ -14,11 +14,12 @@ import torchio as tio
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from raum_lightning.allocator import keep_memory
-from raum_lightning.data.augment import Draw, drawable, margin
-from raum_lightning.data.kernels import Size
+from raum_lightning.data.augment import SampledTransform, margin, samplable
+from raum_lightning.data.augment.kernels import Size
 from raum_lightning.data.sampling import CaseOrder, PatchPlaces
 from raum_lightning.data.store import Prepared
 from raum_lightning.data.transport import SharedBatches
+from raum_lightning.errors import ConfigError
 
 Key = tuple[int, int]
 
@@ -54,7 +55,7 @@ class PatchSampler(ShardSampler):
     def __init__(self, length: int, *, num_replicas: int = 1, rank: int = 0) -> None:
         if length % num_replicas:
             fits = length - length % num_replicas + num_replicas
-            raise ValueError(
+            raise ConfigError(
                 f"patches_per_epoch={length} cannot be shared by {num_replicas} ranks so that each has as many; "
                 f"try {fits}"
             )
@@ -84,7 +85,7 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=num_workers,
-            collate_fn=listed if dataset.raw else self.shared,
+            collate_fn=collate_lists if dataset.raw else self.shared,
             # one set of workers, as they share memory with `shared`
             persistent_workers=num_workers > 0,
             worker_init_fn=_start_worker,
@@ -114,7 +115,7 @@ class PatchLoader(DataLoader[dict[str, Any]]):
         """Goes on where `state` was taken; raises `ValueError` in mid-epoch with batches of another size."""
         patches = state.get("patches", self._patches)
         if patches != self._patches and state["batches"] * patches < self.sampler.length:
-            raise ValueError(
+            raise ConfigError(
                 f"the checkpoint was taken in the middle of an epoch with {patches} patches a batch over all ranks, "
                 f"now it is {self._patches}: choose data.batch_size for the number of ranks so that it stays the same"
             )
@@ -173,8 +174,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self.order = CaseOrder(case_weights or [1.0] * len(cases), seed=seed)
         self.places = PatchPlaces(roi_size, foreground_probability=foreground_probability, class_weights=class_weights)
         self.transform = transform or tio.Compose([])
-        self.drawable = drawable(self.transform)
-        self.margin = (0, 0, 0) if self.drawable else margin(self.transform, self.roi_size)
+        self.samplable = samplable(self.transform)
+        self.margin = (0, 0, 0) if self.samplable else margin(self.transform, self.roi_size)
         self.raw = raw
         self.seed = seed
 
@@ -192,10 +193,10 @@ class PatchDataset(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.seed, epoch, index))
         start = self.places(case, mask.shape[1:], rng)
         seed = int(rng.integers(2**63))
-        if not self.drawable:
+        if not self.samplable:
             image, label = self._transformed(volume, mask, start, seed)
             return {"image": image.half(), "label": label[0], "case": case.id}
-        draw = Draw.of(self.transform, channels=len(volume), seed=seed)
+        draw = SampledTransform.sample(self.transform, channels=len(volume), seed=seed)
         window, offset = draw.window(start, self.roi_size, mask.shape[1:])
         image, label = volume[:, *window], mask[:, *window]
         if self.raw:
@@ -219,7 +220,7 @@ def _start_worker(worker: int) -> None:
     keep_memory()
 
 
-def listed(items: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+def collate_lists(items: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """A batch as lists: raw patches differ in size."""
     return {key: [item[key] for item in items] for key in items[0]}
 

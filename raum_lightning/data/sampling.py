@@ -8,8 +8,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from raum_lightning.data.kernels import Size
+from raum_lightning.data.augment.kernels import Size
 from raum_lightning.data.store import Prepared
+from raum_lightning.errors import ConfigError
 from raum_lightning.labels import CLASSES
 
 STEPS = 2**20
@@ -27,7 +28,7 @@ class CaseOrder:
     def __init__(self, weights: Sequence[float], *, seed: int) -> None:
         scaled = np.asarray(weights, np.float64)
         if not (scaled >= 0).all() or not 0 < scaled.sum() < np.inf:
-            raise ValueError("data.case_weights must not be negative, and some training case needs one above 0")
+            raise ConfigError("data.case_weights must not be negative, and some training case needs one above 0")
         self.edges = np.cumsum(scaled * len(scaled) / scaled.sum())[:-1]
         self.length = len(scaled)
         self.seed = seed
@@ -52,12 +53,12 @@ class PatchPlaces:
         self, roi_size: Size, *, foreground_probability: float, class_weights: Mapping[str, float] | None = None
     ) -> None:
         if not 0 <= foreground_probability <= 1:
-            raise ValueError(f"data.foreground_probability={foreground_probability} must be between 0 and 1")
+            raise ConfigError(f"data.foreground_probability={foreground_probability} must be between 0 and 1")
         named = dict(class_weights or {})
         if unknown := set(named) - set(CLASSES[1:]):
-            raise ValueError(f"data.class_weights names {', '.join(sorted(unknown))}; give {', '.join(CLASSES[1:])}")
+            raise ConfigError(f"data.class_weights names {', '.join(sorted(unknown))}; give {', '.join(CLASSES[1:])}")
         if named and (min(named.values()) < 0 or max(named.values()) <= 0):
-            raise ValueError(f"data.class_weights={named} must not be negative, and one has to be above 0")
+            raise ConfigError(f"data.class_weights={named} must not be negative, and one has to be above 0")
         self.roi_size = roi_size
         self.foreground_probability = foreground_probability
         self.class_weights = {CLASSES.index(name): weight for name, weight in named.items()}
@@ -99,14 +100,14 @@ def read_weights(
     weights: Any = given
     if isinstance(given, Path):
         if not given.expanduser().is_file():
-            raise ValueError(f"{given}: no such file, named as data.case_weights")
+            raise ConfigError(f"{given}: no such file, named as data.case_weights")
         try:
             weights = yaml.safe_load(given.expanduser().read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{given}: is not valid YAML ({error}), named as data.case_weights") from None
+            raise ConfigError(f"{given}: is not valid YAML ({error}), named as data.case_weights") from None
     if not isinstance(weights, Mapping) or not all(isinstance(weight, (int, float)) for weight in weights.values()):
-        raise ValueError(f"data.case_weights={given} must map ids of cases to numbers")
+        raise ConfigError(f"data.case_weights={given} must map ids of cases to numbers")
     weights = {str(name): weight for name, weight in weights.items()}  # to YAML an id of digits is a number
     if unknown := sorted(set(weights) - set(known)):
-        raise ValueError(f"data.case_weights names {', '.join(unknown[:5])}, which are no cases of this run")
+        raise ConfigError(f"data.case_weights names {', '.join(unknown[:5])}, which are no cases of this run")
     return [float(weights.get(name, 1)) for name in cases]

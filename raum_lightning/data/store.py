@@ -5,7 +5,7 @@ Each case becomes a folder `<id>-<fingerprint>` holding
     image.npy       C X Y Z, float16: every modality z-scored over the brain, 0 outside it
     label.npy       X Y Z, uint8 class indices (cases with a mask)
     tumour.npy      int32 flat indices of the tumour's voxels, sorted by class (cases with a mask)
-    case.json       what is needed to go back: crop, original shape and affine (from which the turn follows), edition
+    case.json       what is needed to go back: crop, original shape and affine, from which the reorientation follows
 
 X, Y, Z run to the left, to the back and upwards (LPS) however the files lie: axes are permuted and reversed, which
 changes no value.
@@ -30,10 +30,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raum_lightning.cases import Case, CaseError
-from raum_lightning.frame import Matrix, Turn, bounding_box, voxel_size
+from raum_lightning.atomic import partial_path, remove_partials
+from raum_lightning.cases.case import Case
+from raum_lightning.data.normalise import normalise
+from raum_lightning.errors import CaseError
+from raum_lightning.geometry import Matrix, Reorientation, voxel_size
 from raum_lightning.labels import BACKGROUND
-from raum_lightning.partials import partial_path, remove_partials
 
 # part of the fingerprint: goes up when what is stored changes
 LAYOUT = 2
@@ -45,7 +47,7 @@ ORIENTATION = "LPS"
 class Prepared:
     """A prepared case.
 
-    `start` is where the crop begins in the turned array, in voxels; `shape` and `affine` are those before the turn.
+    `start` is where the crop begins in the reoriented array, in voxels; `shape` and `affine` are the file's.
     `tumour` maps a class index to its number of voxels.
     """
 
@@ -87,52 +89,31 @@ class Prepared:
         return voxels[before : before + self.tumour[index]]
 
     @cached_property
-    def turn(self) -> Turn:
-        """From the original grid."""
-        return Turn(ORIENTATION, self.shape, np.asarray(self.affine))
+    def reorientation(self) -> Reorientation:
+        """From the original grid to that of the prepared arrays."""
+        return Reorientation(ORIENTATION, self.shape, np.asarray(self.affine))
 
     @cached_property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along X, Y, Z."""
-        return voxel_size(self.turn.turned_affine)
+        return voxel_size(self.reorientation.affine)
 
     @property
     def crop_affine(self) -> Matrix:
         """4 x 4, from the crop's voxels to mm."""
-        affine = self.turn.turned_affine.copy()
+        affine = self.reorientation.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ self.start
         return affine
 
     def uncrop(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A mask of the crop, X Y Z, back on the original grid, background around it."""
-        full = np.zeros(self.turn.turned_shape, labels.dtype)
+        full = np.zeros(self.reorientation.shape, labels.dtype)
         full[tuple(slice(a, a + n) for a, n in zip(self.start, labels.shape, strict=True))] = labels
-        return np.ascontiguousarray(self.turn.back(full))
+        return np.ascontiguousarray(self.reorientation.undo(full))
 
     def _map(self, name: str) -> Any:
         # copy-on-write, as torch takes no read-only arrays
         return np.load(self.folder / f"{name}.npy", mmap_mode="c")
-
-
-def normalise(image: NDArray[np.float32], keep: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.float16], Any]:
-    """Crops to the brain and z-scores every modality over it.
-
-    `image` is C X Y Z; the brain is where any modality is not 0. `keep`, X Y Z, marks voxels that the crop must contain
-    as well (a mask that reaches beyond the brain). Returns the crop, 0 outside the brain and nowhere else, and its
-    slices along X, Y, Z.
-    """
-    brain = (image != 0).any(axis=0)
-    crop = bounding_box(brain if keep is None else brain | keep)
-    image, brain = image[:, *crop], brain[crop]
-    out = np.zeros(image.shape, np.float16)
-    for source, target in zip(image, out, strict=True):
-        values = source[brain]
-        mean, std = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-        scores = ((values - mean) / max(std, 1e-6)).astype(np.float16)
-        # exactly 0 means outside the brain: a voxel at the mean keeps the smallest normal number instead
-        scores[scores == 0] = np.finfo(np.float16).tiny
-        target[brain] = scores
-    return out, crop
 
 
 def prepare(
@@ -189,8 +170,8 @@ def _prepare_case(folder: Path, modalities: Sequence[str], case: Case) -> str | 
             return None
         image, label, affine = case.read_labelled(modalities)
         shape = image.shape[1:]
-        turn = Turn(ORIENTATION, shape, affine)
-        image, label = turn(image), None if label is None else turn(label)
+        reorientation = Reorientation(ORIENTATION, shape, affine)
+        image, label = reorientation(image), None if label is None else reorientation(label)
         normalised, crop = normalise(image, None if label is None else label != BACKGROUND)
         partial_folder.mkdir()
         np.save(partial_folder / "image.npy", normalised)

@@ -1,4 +1,4 @@
-"""What is drawn of a case: its arrays, turned upright, as columns of grey values and colours."""
+"""What is drawn of a case: its arrays, reoriented upright, as columns of grey values and colours."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raum_lightning.cases import Case, read_remark
+from raum_lightning.cases.case import Case, read_remark
 from raum_lightning.figures.paint import AGREED, CLASS_COLOURS, ERROR_COLOURS, errors, grey, overlay
-from raum_lightning.figures.planes import Plane, Point, Turn, centre, most
+from raum_lightning.figures.planes import Plane, Point, Upright, centre, most
 from raum_lightning.labels import BACKGROUND, CLASSES, ED, EDITIONS, ET, MODALITIES, NCR, REGIONS, in_classes
 
 Labels = NDArray[np.uint8]
@@ -49,9 +49,9 @@ class Scan:
         return cls(case.id, dict(zip(names, image, strict=True)), affine, reference, predicted)
 
     @cached_property
-    def turn(self) -> Turn:
-        """How its arrays are turned upright."""
-        return Turn.of(self.affine, next(iter(self.images.values())).shape)
+    def upright(self) -> Upright:
+        """How its arrays are reoriented upright."""
+        return Upright(self.affine, next(iter(self.images.values())).shape)
 
     @property
     def brain(self) -> NDArray[np.bool_]:
@@ -88,7 +88,7 @@ class Scan:
 
 
 class Panel(NamedTuple):
-    """A column of the figure: a turned grey volume, and codes upon it in `colours`."""
+    """A column of the figure: a reoriented grey volume, and codes upon it in `colours`."""
 
     title: str
     background: NDArray[np.uint8]
@@ -105,9 +105,9 @@ def panels(scan: Scan, *, isolate: bool = True) -> Iterator[Panel]:
 
     With both masks a class is shown in its colour where they agree on it, and in the colours of errors where not.
     """
-    greys = {modality: grey(scan.turn(image)) for modality, image in scan.images.items()}
-    masks = {name: scan.turn(mask) for name, mask in scan.masks.items()}
-    nothing = np.zeros(scan.turn.shape, np.uint8)
+    greys = {modality: grey(scan.upright(image)) for modality, image in scan.images.items()}
+    masks = {name: scan.upright(mask) for name, mask in scan.masks.items()}
+    nothing = np.zeros(scan.upright.shape, np.uint8)
     for modality, background in greys.items():
         yield Panel(TITLES[modality], background, nothing, CLASS_COLOURS)
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from raum_lightning.errors import FigureError
 from raum_lightning.figures.paint import CLASS_COLOURS, ERROR_COLOURS, ERROR_NAMES, errors
-from raum_lightning.figures.planes import PLANES, Plane, Point, Turn, box_around
+from raum_lightning.figures.planes import PLANES, Plane, Point, Upright, box_around
 from raum_lightning.figures.scan import Panel, Scan, panels
 from raum_lightning.labels import CLASSES, REGIONS, in_classes
 from raum_lightning.metrics import score
@@ -19,10 +20,6 @@ INK, SOFT = "#e8eaed", "#b8bcc2"
 COLUMN, LEFT, TOP, GAP, LINE = 1.9, 0.95, 0.82, 0.1, 0.27
 
 
-class FigureError(ValueError):
-    """A picture that cannot be drawn or written as asked."""
-
-
 def draw(scan: Scan, *, point: Sequence[int] | None = None, isolate: bool = True) -> Any:
     """A matplotlib `Figure` of the slices through voxel `point` (X, Y, Z of the file), else through most tumour.
 
@@ -30,10 +27,10 @@ def draw(scan: Scan, *, point: Sequence[int] | None = None, isolate: bool = True
     """
     from matplotlib.figure import Figure
 
-    at = scan.turn.voxel(_checked(scan, point) if point else scan.middle)
+    at = scan.upright.voxel(_checked(scan, point) if point else scan.middle)
     content = np.logical_or.reduce([scan.brain, *(mask > 0 for mask in scan.masks.values())])
-    box = box_around(scan.turn(content), scan.turn.spacing, MARGIN)
-    spans = [(part.stop - part.start) * mm for part, mm in zip(box, scan.turn.spacing, strict=True)]
+    box = box_around(scan.upright(content), scan.upright.spacing, MARGIN)
+    spans = [(part.stop - part.start) * mm for part, mm in zip(box, scan.upright.spacing, strict=True)]
     columns = list(panels(scan, isolate=isolate))
     inches = COLUMN / max(spans[0], spans[1])
     heights = [spans[plane.across[1]] * inches for plane in PLANES]
@@ -48,7 +45,7 @@ def draw(scan: Scan, *, point: Sequence[int] | None = None, isolate: bool = True
             left = LEFT + number * COLUMN + (COLUMN - wide) / 2
             axes = figure.add_axes((left / width, top / height, wide / width, tall / height))
             _show(axes, panel, plane, at, box, spans)
-        _write(figure, 0.1, top + tall / 2, _where(scan.turn, plane, at), va="center")
+        _write(figure, 0.1, top + tall / 2, _where(scan.upright, plane, at), va="center")
         top -= GAP
     for number, panel in enumerate(columns):
         middle = LEFT + number * COLUMN + COLUMN / 2
@@ -64,7 +61,7 @@ def summary(scan: Scan) -> str:
     """The Dice of the regions where there are two masks, else the tumour's volume."""
     if scan.reference is not None and scan.prediction is not None:
         masks = (torch.from_numpy(mask) for mask in (scan.prediction, scan.reference))
-        dice = score(*masks, metrics=["dice"], spacing=scan.turn.spacing)
+        dice = score(*masks, metrics=["dice"], spacing=scan.upright.spacing)
         return "Dice   " + "   ".join(f"{region} {dice[f'dice_{region.lower()}']:.3f}" for region in REGIONS)
     if not scan.masks:
         return "no mask"
@@ -95,9 +92,9 @@ def _checked(scan: Scan, point: Sequence[int]) -> Sequence[int]:
     return point
 
 
-def _where(turn: Turn, plane: Plane, at: Point) -> str:
-    axis, index = turn.index(plane, at)
-    return f"{plane.name}\n{'xyz'[plane.axis]} = {turn.position(plane, at):.4g} mm\n{axis} = {index}"
+def _where(upright: Upright, plane: Plane, at: Point) -> str:
+    axis, index = upright.index(plane, at)
+    return f"{plane.name}\n{'xyz'[plane.axis]} = {upright.position(plane, at):.4g} mm\n{axis} = {index}"
 
 
 def _show(axes: Any, panel: Panel, plane: Plane, at: Point, box: Sequence[slice], spans: Sequence[float]) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from raum_lightning.frame import bounding_box
+from raum_lightning.geometry import bounding_box
 from raum_lightning.metrics.surface import Mask, hd95
 
 DILATIONS = 3
@@ -32,7 +32,7 @@ _TWENTY_SIX = ndimage.generate_binary_structure(3, 3)
 
 
 @dataclass(frozen=True)
-class Lesions:
+class MatchedLesions:
     """The lesions of a case that count, each with the prediction for it, and the number of false positives.
 
     Masks are X Y Z, cropped around lesion and prediction, prediction first; voxels are `spacing` mm.
@@ -57,7 +57,7 @@ class Lesions:
         return float(total / count) if count else empty
 
 
-def match_lesions(prediction: Mask, target: Mask, spacing: tuple[float, float, float]) -> Lesions:
+def match_lesions(prediction: Mask, target: Mask, spacing: tuple[float, float, float]) -> MatchedLesions:
     """Pair the lesions of masks X Y Z, with voxels of `spacing` mm, by the rules above."""
     # dilating no farther than this box changes nothing: voxels that meet outside of it also meet inside
     box = bounding_box(prediction | target)
@@ -72,7 +72,7 @@ def match_lesions(prediction: Mask, target: Mask, spacing: tuple[float, float, f
     sizes = np.bincount(lesions.flat, minlength=count + 1)[1:] * math.prod(spacing)
     counted = np.flatnonzero(sizes > SMALLEST_MM3) + 1
     pairs = tuple(_crop(touches[lesion][components], lesions == lesion) for lesion in counted)
-    return Lesions(pairs, false_positives, spacing)
+    return MatchedLesions(pairs, false_positives, spacing)
 
 
 def _crop(prediction: Mask, target: Mask) -> tuple[Mask, Mask]:

@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from raum_lightning.frame import bounding_box
+from raum_lightning.errors import ConfigError
+from raum_lightning.geometry import bounding_box
 from raum_lightning.labels import CLASSES, REGIONS, in_classes
 from raum_lightning.metrics.lesions import MISSED_MM as MISSED_LESION_MM
-from raum_lightning.metrics.lesions import SMALLEST_MM3, Lesions, match_lesions
+from raum_lightning.metrics.lesions import SMALLEST_MM3, MatchedLesions, match_lesions
 from raum_lightning.metrics.overlap import Overlap, confusion, overlap
 from raum_lightning.metrics.surface import MISSED_MM, Mask, hd95
 
@@ -71,7 +72,7 @@ class _Region:
         return in_classes(prediction, self.classes), in_classes(target, self.classes)
 
     @cached_property
-    def lesions(self) -> Lesions:
+    def lesions(self) -> MatchedLesions:
         return match_lesions(*self.masks, self.spacing)
 
     @property
@@ -121,7 +122,7 @@ def score(
     """
     check_names(metrics, classes)
     if prediction.shape != target.shape:
-        raise ValueError(
+        raise ConfigError(
             f"prediction and target must lie on the same grid, but have {tuple(prediction.shape)} "
             f"and {tuple(target.shape)} voxels"
         )
@@ -142,7 +143,7 @@ def check_names(metrics: Sequence[str], classes: Sequence[str]) -> None:
     """Raises `ValueError` for names that `score` does not know."""
     for kind, names, known in (("metric", metrics, tuple(METRICS)), ("class", classes, CLASSES[1:])):
         if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"{kind} {unknown[0]!r} does not exist; choose from {', '.join(known)}")
+            raise ConfigError(f"{kind} {unknown[0]!r} does not exist; choose from {', '.join(known)}")
 
 
 def _gather(lines: torch.Tensor, group: Any = None) -> list[torch.Tensor]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
-from raum_lightning.frame import bounding_box
+from raum_lightning.geometry import bounding_box
 
 Mask = NDArray[np.bool_]
 

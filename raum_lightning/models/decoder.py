@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raum_lightning.errors import ConfigError
+
 Norm = Callable[[int], nn.Module]
 
 
@@ -210,7 +212,7 @@ def choose_norm(name: str, feature_size: int) -> Norm:
         "group": partial(nn.GroupNorm, 8),
     }
     if name not in norms:
-        raise ValueError(f"norm={name!r} is none of {', '.join(norms)}")
+        raise ConfigError(f"norm={name!r} is none of {', '.join(norms)}")
     if name == "group" and feature_size % 8:
-        raise ValueError(f"feature_size={feature_size} is not divisible by the 8 groups of norm='group'")
+        raise ConfigError(f"feature_size={feature_size} is not divisible by the 8 groups of norm='group'")
     return norms[name]

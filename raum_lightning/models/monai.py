@@ -16,6 +16,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from raum_lightning.errors import ConfigError
+
 DEPTH, PATCH_SIZE = 12, 16
 TAPS = (4, 7, 10, 12)
 # parameters that MONAI registers and never reads; older checkpoints hold the whole unused cross-attention
@@ -60,7 +62,7 @@ def _rename(key: str, names: Mapping[str, str]) -> str:
         return names[key]
     if module in names:
         return f"{names[module]}.{leaf}"
-    raise ValueError(
+    raise ConfigError(
         f"{key} is no tensor of a UNETR of depth {DEPTH} and patch size {PATCH_SIZE}; check the checkpoint"
     )
 
@@ -82,7 +84,7 @@ def to_monai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises `ValueError` for a name that has no counterpart, as in a network of another depth or patch size.
     """
     if not {f"vit.blocks.{DEPTH - 1}.norm1.weight", "levels.3.up.weight"} <= state.keys():
-        raise ValueError(f"MONAI's UNETR has depth {DEPTH} and patch size {PATCH_SIZE}; this network is smaller")
+        raise ConfigError(f"MONAI's UNETR has depth {DEPTH} and patch size {PATCH_SIZE}; this network is smaller")
     names = _names()
     theirs = {_rename(key, names): tensor for key, tensor in state.items()}
     weight = names["vit.patch_embed"] + ".weight"

@@ -31,6 +31,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from raum_lightning.errors import ConfigError
 from raum_lightning.models.decoder import Convolution, Level, ResidualBlock, Skip, choose_norm
 from raum_lightning.models.vit import ViT, run
 
@@ -71,9 +72,9 @@ class UNETR(nn.Module):
         self.out_channels = out_channels
         self.img_size = (img_size,) * 3 if isinstance(img_size, int) else tuple(img_size)
         if len(self.img_size) != 3:
-            raise ValueError(f"img_size={self.img_size} has {len(self.img_size)} numbers but a volume has 3 axes")
+            raise ConfigError(f"img_size={self.img_size} has {len(self.img_size)} numbers but a volume has 3 axes")
         if checkpointing != "none" and norm == "batch":
-            raise ValueError(
+            raise ConfigError(
                 f"checkpointing={checkpointing!r} does not go with norm='batch'; use 'instance' or 'group'"
             )
         self.norm = norm
@@ -104,7 +105,7 @@ class UNETR(nn.Module):
         """An image, B C X Y Z with C = `in_channels`, to logits, B D X Y Z with D = `out_channels`."""
         if image.shape[1:] != (self.in_channels, *self.img_size):
             needed = f"in_channels={self.in_channels} and img_size={self.img_size}"
-            raise ValueError(f"image of shape {tuple(image.shape)} does not fit {needed}: crop, pad or slide a window")
+            raise ConfigError(f"image of shape {tuple(image.shape)} does not fit {needed}: crop, pad or slide a window")
         if image.is_cpu and image.dtype == torch.float32 and torch.is_autocast_enabled("cpu"):
             image = image.to(torch.get_autocast_dtype("cpu"))  # once, instead of for each layer that sees it
         layout = self._layout(image)
@@ -130,8 +131,8 @@ class UNETR(nn.Module):
 def _levels(patch_size: int, taps: Sequence[int]) -> int:
     """How often the resolution doubles between tokens and voxels."""
     if patch_size < 2 or patch_size & (patch_size - 1):
-        raise ValueError(f"patch_size={patch_size} is not a power of two from 2 on; try 16")
+        raise ConfigError(f"patch_size={patch_size} is not a power of two from 2 on; try 16")
     levels = patch_size.bit_length() - 1
     if len(taps) != levels:
-        raise ValueError(f"taps={tuple(taps)} names {len(taps)} blocks but patch_size={patch_size} needs {levels}")
+        raise ConfigError(f"taps={tuple(taps)} names {len(taps)} blocks but patch_size={patch_size} needs {levels}")
     return levels

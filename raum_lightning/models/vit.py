@@ -24,6 +24,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from raum_lightning.errors import ConfigError
+
 STD = 0.02
 
 
@@ -35,7 +37,7 @@ def _grid(img_size: tuple[int, ...], patch_size: int) -> tuple[int, ...]:
     """Patches along each axis."""
     if any(size % patch_size for size in img_size):
         multiple = tuple(_nearest_multiple(size, patch_size) for size in img_size)
-        raise ValueError(f"img_size={img_size} is not divisible by patch_size={patch_size}; try {multiple}")
+        raise ConfigError(f"img_size={img_size} is not divisible by patch_size={patch_size}; try {multiple}")
     return tuple(size // patch_size for size in img_size)
 
 
@@ -53,7 +55,7 @@ class Attention(nn.Module):
         super().__init__()
         if embed_dim % num_heads:
             multiple = _nearest_multiple(embed_dim, num_heads)
-            raise ValueError(f"embed_dim={embed_dim} is not divisible by num_heads={num_heads}; try {multiple}")
+            raise ConfigError(f"embed_dim={embed_dim} is not divisible by num_heads={num_heads}; try {multiple}")
         self.num_heads = num_heads
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
         self.proj = nn.Linear(embed_dim, embed_dim)
@@ -119,7 +121,7 @@ class ViT(nn.Module):
         self.keep = keep
         self.taps = tuple(taps)
         if list(taps) != sorted(set(taps)) or taps[0] < 1 or taps[-1] != depth:
-            raise ValueError(f"taps={self.taps} must rise, from 1 or more, to depth={depth}")
+            raise ConfigError(f"taps={self.taps} must rise, from 1 or more, to depth={depth}")
         self.patch_size = patch_size
         self.grid = _grid(img_size, patch_size)
         self.patch_embed = nn.Linear(in_channels * patch_size**3, embed_dim)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from raum_lightning.errors import ConfigError
 from raum_lightning.labels import EDITIONS, MODALITIES
 from raum_lightning.phantom.anatomy import Brain, Field, Sampling, build_brain, cover, union
 from raum_lightning.phantom.lesions import Lesions, Noise, grow_cysts, grow_lesions
@@ -62,9 +63,9 @@ class Phantom:
 def _recipe(*, seed: int, index: int, shape: tuple[int, int, int]) -> str:
     """All that a case follows from, short enough for the 80 bytes of a NIfTI description."""
     if min(shape) < MIN_SIZE:
-        raise ValueError(f"shape {shape} is too small for a head: give at least {MIN_SIZE} voxels along each axis")
+        raise ConfigError(f"shape {shape} is too small for a head: give at least {MIN_SIZE} voxels along each axis")
     if seed < 0:
-        raise ValueError(f"seed {seed} is negative: give 0 or more")
+        raise ConfigError(f"seed {seed} is negative: give 0 or more")
     return f"{SIGNATURE} {VERSION}, shape {'x'.join(map(str, shape))}, seed {seed}, case {index}"
 
 
@@ -180,7 +181,7 @@ def write_phantoms(
     `root` holds anything but phantoms, or phantoms of another seed or shape that would stay among the new ones.
     """
     if cases < 1:
-        raise ValueError(f"{cases} cases asked for: give 1 or more")
+        raise ConfigError(f"{cases} cases asked for: give 1 or more")
     recipes = [_recipe(seed=seed, index=index, shape=shape) for index in range(cases)]
     _refuse_mixture(root, recipes)
     root.mkdir(parents=True, exist_ok=True)
@@ -242,8 +243,8 @@ def _refuse_mixture(root: Path, recipes: list[str]) -> None:
     for path in sorted([*root.glob("*.nii*"), *root.glob("*/*.nii*")]):
         found = _description(path)
         if found is not None and not found.startswith(SIGNATURE):
-            raise ValueError(f"{path} is not a phantom: give a folder of its own to phantoms")
+            raise ConfigError(f"{path} is not a phantom: give a folder of its own to phantoms")
         if found is not None and path.parent.name not in replaced and found.rpartition(",")[0] != kind:
-            raise ValueError(
+            raise ConfigError(
                 f"{path.parent} is a {found} and would stay among others: delete it or give another folder"
             )

@@ -1,4 +1,4 @@
-"""What the folder of a run holds; see `raum_lightning.run` for what lies where."""
+"""What the folder of a run holds; see `raum_lightning.runs.folder` for what lies where."""
 
 import csv
 import json
@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from raum_lightning.cases import Case, CaseError
-from raum_lightning.discovery import find_cases
-from raum_lightning.run import CHECKPOINTS, RunError
+from raum_lightning.cases.case import Case
+from raum_lightning.cases.discovery import find_cases
+from raum_lightning.errors import CaseError, RunError
+from raum_lightning.runs.folder import CHECKPOINTS
 
 SORTED_BY = "dice_mean"
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from statistics import fmean, median
 
-from raum_lightning.cases import CaseError
+from raum_lightning.errors import CaseError
 from raum_lightning.figures import Scan, draw
 from raum_lightning.figures.curves import chart
 from raum_lightning.labels import REGIONS

@@ -32,7 +32,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         assert main(["phantom", "runs/phantom-cases", "--cases", "6", "--shape", "48", "48", "40"]) == 0
     with cluster(folder) as running:
         running.environment["LIGHTNING"] = str(Path(sys.executable).parent / "lightning")
-        running.environment["PYTHONPATH"] = str(Path(__file__).parent)
+        running.environment["PYTHONPATH"] = str(REPOSITORY)
         running.environment["OMP_NUM_THREADS"] = "1"
         yield running
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torchio as tio
 
+from raum_lightning.cases.discovery import find_cases
 from raum_lightning.data.augment import BatchAugmentation, default_augmentation
 from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler, ShardSampler, read_box
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
-from raum_lightning.discovery import find_cases
 from raum_lightning.labels import BACKGROUND
 
 MODALITIES = ("flair", "t1ce", "t2")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raum_lightning.cases.discovery import find_cases
 from raum_lightning.data.sampling import CaseOrder, PatchPlaces, read_weights
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
-from raum_lightning.discovery import find_cases
 from raum_lightning.labels import CLASSES, ED, ET, NCR
 
 DRAWS = 600

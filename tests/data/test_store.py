@@ -7,14 +7,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import AFFINE, SHAPE, tiny_volumes
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from raum_lightning.cases import CaseError
+from raum_lightning.atomic import partial_path
+from raum_lightning.cases.discovery import find_cases
 from raum_lightning.data.store import Prepared, normalise, prepare, prepared_folder
-from raum_lightning.discovery import find_cases
+from raum_lightning.errors import CaseError
 from raum_lightning.labels import ED, ET, NCR
-from raum_lightning.partials import partial_path
+from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes
 
 MODALITIES = ("flair", "t1ce")
 # from a voxel of the crop to that of the volume

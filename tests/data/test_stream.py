@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from raum_lightning.cases.discovery import find_cases
 from raum_lightning.data.augment import default_augmentation
 from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.data.transport import PLACES
-from raum_lightning.discovery import find_cases
 
 MODALITIES = ("flair", "t1ce", "t2")
 LENGTH = 400  # patches in an epoch, of two to a batch

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from ranks import EXPERIMENTS, rows, run, splits, state
+
+from tests.helpers import EXPERIMENTS
+from tests.helpers.ranks import rows, run, splits, state
 
 STEPS = 4
 CSV = "raum_lightning.loggers.CSVLogger"
@@ -20,9 +22,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Three validation cases: an odd number, so that the ranks do not have as many.
     """
-    from conftest import write_brats
-
     from raum_lightning.labels import EDITIONS
+    from tests.helpers.cases import write_brats
 
     here = tmp_path_factory.mktemp("ddp")
     for number in range(1, 7):

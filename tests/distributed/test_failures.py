@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_brats
-from ranks import EXPERIMENTS, run, signal_at, splits, state
 from torch.utils.data import DataLoader, Dataset
 
-from raum_lightning.callbacks.failures import explain, located
 from raum_lightning.cli import main
 from raum_lightning.labels import EDITIONS
+from raum_lightning.training.callbacks.failures import explain, located
+from tests.helpers import EXPERIMENTS
+from tests.helpers.cases import write_brats
+from tests.helpers.ranks import run, signal_at, splits, state
 
 RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "1"]
 
@@ -33,7 +34,7 @@ def words(name: str, *more: str) -> list[str]:
 
 
 def nan_at(batch: int, rank: int) -> list[str]:
-    return ["--module.loss", "ranks.NanAt", f"--module.loss.batch={batch}", f"--module.loss.rank={rank}"]
+    return ["--module.loss", "tests.helpers.ranks.NanAt", f"--module.loss.batch={batch}", f"--module.loss.rank={rank}"]
 
 
 def test_a_loss_that_is_no_number(

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_brats
-from ranks import EXPERIMENTS, rows, run, signal_at, splits, state
 
-from raum_lightning.checkpoints import VerifiedCheckpointIO
 from raum_lightning.cli import main
 from raum_lightning.labels import EDITIONS
+from raum_lightning.runs.checkpoints import VerifiedCheckpointIO
+from tests.helpers import EXPERIMENTS
+from tests.helpers.cases import write_brats
+from tests.helpers.ranks import rows, run, signal_at, splits, state
 
 STEPS = 6  # two epochs of three, each validated
 CSV = ["--trainer.logger", "raum_lightning.loggers.CSVLogger", "--trainer.enable_progress_bar", "false"]

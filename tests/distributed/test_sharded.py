@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_brats
-from ranks import EXPERIMENTS, rows, run, signal_at, splits, state
 
 from raum_lightning.labels import EDITIONS
+from tests.helpers import EXPERIMENTS
+from tests.helpers.cases import write_brats
+from tests.helpers.ranks import rows, run, signal_at, splits, state
 
 STEPS = 4  # two epochs of two, each validated
 COMMON = ["-c", str(EXPERIMENTS / "debug.yaml"), "--data.root", "cases", "--trainer.enable_progress_bar", "false"]

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ranks import PROCESSES
 
 from raum_lightning.cli import main
 from raum_lightning.loggers import WandbLogger, finish_wandb, sending
+from tests.helpers.ranks import PROCESSES
 
 RUN = {"id": "x", "name": "abc", "displayName": "n", "project": {"name": "raum", "entity": {"name": "me"}}}
 ANSWERS: dict[bytes, dict[str, Any]] = {

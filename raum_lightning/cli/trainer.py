@@ -1,0 +1,268 @@
+"""The verbs `fit`, `validate`, `test` and `predict`: LightningCLI with folders, loggers and callbacks decided."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
+
+from raum_lightning.cli.config_inheritance import with_bases
+from raum_lightning.cli.log_filters import quieten
+from raum_lightning.data.datamodule import BratsDataModule
+from raum_lightning.errors import RunError, TrainingError
+from raum_lightning.loggers import finish_wandb
+from raum_lightning.module import SegmentationModule
+from raum_lightning.runs.checkpoints import LAST, VerifiedCheckpointIO, newest_sound
+from raum_lightning.runs.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    RunOptions,
+    find_checkpoint,
+    new_id,
+    restarted,
+    restarts,
+    run_of,
+)
+from raum_lightning.runs.resume_checks import check_agreement, flat
+from raum_lightning.training.callbacks.attributes import data_of
+from raum_lightning.training.callbacks.best import BestCheckpoint
+from raum_lightning.training.callbacks.checkpoint import Continuation, Provenance, TrainedCases
+from raum_lightning.training.callbacks.failures import FiniteLoss, SameEverywhere, explain, located
+from raum_lightning.training.callbacks.predictions import PredictionWriter
+from raum_lightning.training.callbacks.preemption import LastCheckpoint
+from raum_lightning.training.callbacks.progress import ProgressBar, RunSummary
+from raum_lightning.training.callbacks.rng import RandomState
+from raum_lightning.training.callbacks.tables import CaseTable
+from raum_lightning.training.callbacks.throughput import Throughput
+
+INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+TRAINER_DEFAULTS = {
+    "logger": {"class_path": "raum_lightning.loggers.CSVLogger"},
+    "log_every_n_steps": 10,
+    "num_sanity_val_steps": 0,
+    # `no_grad` instead: in inference mode autocast casts the weights again for each window
+    "inference_mode": False,
+    # `RunSummary` says what matters of it
+    "enable_model_summary": False,
+}
+
+
+def run_trainer(args: Sequence[str]) -> int:
+    """Runs one verb; returns the exit code."""
+    quieten()
+    exact = {"allow_abbrev": False}  # a mistyped key is an error, not an abbreviation
+    failed = True
+    try:
+        RaumCLI(
+            SegmentationModule,
+            BratsDataModule,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs=exact | dict.fromkeys(RaumCLI.subcommands(), exact),
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=with_bases(args),
+        )
+        failed = False
+    except ValueError as error:
+        if (text := located(str(error))) != str(error):
+            error.args = (text,)
+        raise
+    except Exception as error:
+        if sentence := explain(error):
+            raise TrainingError(located(sentence)) from error
+        raise
+    finally:
+        finish_wandb(failed=failed)
+    return 0
+
+
+class RaumCLI(LightningCLI):
+    """LightningCLI whose network and loss stand under `module`, with one folder per run."""
+
+    run_dir: Path
+    start: Path | None
+    """The checkpoint to go on from."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The keys `run` and `base`."""
+        parser.add_class_arguments(RunOptions, "run")
+        parser.add_argument("--base", type=str, default=None, help="configuration that this one adds to, beside it")
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """As the parent's, with `module` for `model`."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+        parser.add_lightning_class_args(SegmentationModule, "module")
+        parser.add_lightning_class_args(BratsDataModule, "data")
+
+    def _parse_ckpt_path(self) -> None:
+        """The YAML and the command line decide; the parent lets the checkpoint's hyperparameters override them."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """As the parent's, which warns of arguments that are not the command line's."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Decides the run's folder and the checkpoint, and tells them to trainer and loggers."""
+        config = self.config[self.subcommand]
+        files = [Path(str(file)) for file in config.get("config") or []]
+        experiment = config.run.experiment or (files[-1].stem if files else "unnamed")
+        folder = Path(config.run.root) / experiment
+        if self.subcommand == "fit":
+            self._find_run(config, folder)
+        else:
+            self._find_trained(config, folder, run_of(files[-1]) if files else None)
+        if self.start and not self.start.is_file():
+            raise RunError(f"{self.start}: no such checkpoint; --ckpt_path names a file")
+        # what is saved and logged is the whole configuration: it needs neither its bases nor its files
+        config.base = config.config = None
+        config.run.experiment = self.run_dir.parent.name
+        if config.trainer.precision == "bf16-mixed" and lacks_bf16(config.trainer.accelerator):
+            rank_zero_info("precision: this GPU has no bf16, 32-true takes its place")
+            config.trainer.precision = "32-true"
+        self.save_config_kwargs = {"text": self._anew(config)}
+        config.run.id = self.run_dir.name
+        config.trainer.default_root_dir = str(self.run_dir)
+        for logger in _as_list(config.trainer.logger):
+            self._place(logger)
+
+    def _find_run(self, config: Any, folder: Path) -> None:
+        """Where to train and what to go on from: a file, "auto" (what this run has saved, if it has) or nothing."""
+        if config.ckpt_path is None and restarts():
+            config.ckpt_path = "auto"
+        given = Path(config.ckpt_path) if config.ckpt_path not in (None, "auto") else None
+        self.run_dir = self._run_dir(config, folder, given) or folder / new_id(folder)
+        checkpoints = self.run_dir / CHECKPOINTS
+        own = newest_sound(checkpoints) if config.ckpt_path == "auto" or restarted() else None
+        self.start = own or given
+        if config.ckpt_path is None and any(checkpoints.glob("*.ckpt")):
+            raise RunError(
+                f"{self.run_dir} holds a trained run; continue it with --ckpt_path auto or give another --run.id"
+            )
+
+    def _find_trained(self, config: Any, folder: Path, run: Path | None) -> None:
+        """What to score or predict with, and where; `run` is the one whose own configuration was given, if it was."""
+        if config.ckpt_path in (None, "best", "last"):
+            named = folder / config.run.id if config.run.id else run
+            config.ckpt_path = str(find_checkpoint(folder, config.ckpt_path, named))
+            rank_zero_info(f"checkpoint: {config.ckpt_path}")
+        self.start = Path(config.ckpt_path)
+        self.run_dir = self._run_dir(config, folder, self.start) or folder / self.start.stem
+
+    def _run_dir(self, config: Any, folder: Path, checkpoint: Path | None) -> Path | None:
+        """The run that is named, or else the one that a checkpoint lies in."""
+        if config.run.id:
+            return folder / str(config.run.id)
+        return run_of(checkpoint) if checkpoint else None
+
+    def _anew(self, config: Any) -> str:
+        """The configuration without what names this run, so that given to `fit` it is trained again as another."""
+        plain = config.clone()
+        plain.run.id = plain.ckpt_path = None
+        for logger in _as_list(plain.trainer.logger):
+            if "id" in logger.init_args:
+                logger.init_args.id = None
+        text: str = self._parser(self.subcommand).dump(plain, skip_unset=False)
+        return text
+
+    def _place(self, logger: Any) -> None:
+        name, init = logger.class_path.rsplit(".", 1)[-1], logger.init_args
+        if name == "CSVLogger":
+            init.save_dir = str(self.verb_dir)
+        elif name == "WandbLogger":
+            init.save_dir = str(self.run_dir)
+            init.group = init.group or self.run_dir.parent.name
+            init.name = init.name or f"{self.run_dir.parent.name}/{self.run_dir.name}"
+            # a sweep's agent has chosen the id
+            init.id = init.id or os.environ.get("WANDB_RUN_ID") or f"{self.run_dir.parent.name}-{self.run_dir.name}"
+
+    @property
+    def verb_dir(self) -> Path:
+        """Where the verb writes: the run's folder for `fit`, one in it for the others."""
+        return self.run_dir if self.subcommand == "fit" else self.run_dir / str(self.subcommand)
+
+    def instantiate_classes(self) -> None:
+        """Instantiates and checks that network and data fit, before any case is prepared."""
+        self.config_init = self.parser.instantiate(self.config)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "module")
+        self.model.check_data(self.datamodule)
+        # class paths and arguments, from which Lightning's `load_from_checkpoint` makes the module again
+        self.text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
+        self.settings = yaml.safe_load(self.text)
+        if self.start:
+            own = self.start.resolve().parent == (self.run_dir / CHECKPOINTS).resolve()
+            check_agreement(self.start, self.settings, continues=own and self.subcommand == "fit")
+        self.model.save_hyperparameters(self.settings["module"] | {"_instantiator": INSTANTIATOR}, logger=False)
+        self.trainer = self.instantiate_trainer()
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        saves = config.get("enable_checkpointing") is not False
+        # for the other verbs too: they restore its state with the checkpoint
+        best = BestCheckpoint(self.run_dir / CHECKPOINTS, keep=self.settings["run"]["keep"]) if saves else None
+        ours: list[Callback] = [
+            # before the table, which it would else write over
+            *([ProgressBar()] if config.get("enable_progress_bar") is not False else []),
+            RunSummary(self.run_dir, best),
+            CaseTable(self.verb_dir),
+            TrainedCases(),
+            PredictionWriter(self.run_dir / "predictions"),
+            RandomState(),
+            *([best] if best else []),
+        ]
+        if self.subcommand == "fit":
+            ours.append(SameEverywhere(flat(self.settings) | {"checkpoint": self.start}))
+            ours += [FiniteLoss(self.run_dir), Provenance(self.text), Continuation()]
+            if saves:
+                ours.append(LastCheckpoint(self.run_dir / CHECKPOINTS / LAST))
+            if config.get("logger"):
+                ours += [LearningRateMonitor("step"), Throughput()]
+        config["plugins"] = [*_as_list(config.get("plugins")), VerifiedCheckpointIO()]
+        return super()._instantiate_trainer(config, [*ours, *callbacks])
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"ckpt_path": self.start}
+        if subcommand in ("validate", "test"):
+            kwargs["verbose"] = False  # `CaseTable` prints the scores
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False  # they are written as they come
+        return kwargs
+
+
+def lacks_bf16(accelerator: str) -> bool:
+    """Whether the run takes a GPU on which bf16 is emulated or absent."""
+    takes_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return takes_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the run's `config.yaml` and `splits.json` when it trains, and tells the loggers the configuration."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, *, text: str, **kwargs: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
+        self.text = text
+
+    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """On rank 0, once."""
+        if stage != "fit":
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(self.text)
+        data_of(trainer).split.save(folder / "splits.json")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(self.text))
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value in (None, True, False):
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,41 @@
+"""`raum view`: a case as a picture, with its mask and a prediction."""
+
+import argparse
+from pathlib import Path
+
+from raum_lightning.errors import CaseError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.add_argument("case", metavar="CASE_DIR", type=Path, help="folder of the case, with or without a mask")
+    parser.add_argument("--prediction", type=Path, metavar="SEG", help="NIfTI in the edition's label values")
+    parser.add_argument(
+        "--slice",
+        type=int,
+        nargs=3,
+        metavar=("I", "J", "K"),
+        help="voxel through which the slices go, counted from 0 along the file's axes (default: where most tumour is)",
+    )
+    parser.add_argument("--id", help="which case, where the folder holds several")
+    parser.add_argument("--edition", default="auto", help="auto, brats2020, brats2021, brats2023, brats2024 or msd")
+    parser.add_argument("--out", type=Path, required=True, help="picture to write: .png, .pdf or .svg")
+
+
+def run(args: argparse.Namespace) -> int:
+    """SampledTransform, write, say where, and return 0."""
+    from raum_lightning.cases.discovery import find_case, find_cases
+    from raum_lightning.figures import Scan, check_ending, draw, save
+
+    check_ending(args.out)
+    if args.id:
+        cases = {case.id: case for case in find_cases(args.case, args.edition)}
+        if args.id not in cases:
+            raise CaseError(f"{args.case}: holds no case {args.id}, but {', '.join(list(cases)[:5])}")
+        case = cases[args.id]
+    else:
+        case = find_case(args.case, args.edition)
+    scan = Scan.read(case, args.prediction)
+    save(draw(scan, point=args.slice), args.out)
+    print(f"{args.out}: {case.id}")
+    return 0

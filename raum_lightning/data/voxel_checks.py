@@ -1,0 +1,52 @@
+"""Whether the voxels of prepared cases are such as a network learns from, or has learnt from."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from raum_lightning.data.store import ORIENTATION, Prepared
+from raum_lightning.errors import GeometryError
+from raum_lightning.geometry import OBLIQUE_DEGREES, tilt
+
+# of the voxel size; what differs less is no more than heads of people do
+ALIKE_TOLERANCE = 0.1
+
+
+def check_alike(cases: Sequence[Prepared]) -> None:
+    """Raises `GeometryError` where the voxels of some cases differ by more than 10 % from the median size."""
+    usual = np.median([case.spacing for case in cases], axis=0)
+    if others := [case for case in cases if _differs(case.spacing, usual)]:
+        listed = "\n  ".join(f"{case.id}: {_size(case.spacing)}" for case in others)
+        raise GeometryError(
+            f"the voxels of {len(others)} of {len(cases)} cases do not have the size of most, {_size(usual)}; resample "
+            f"them or list their ids under data.exclude:\n  {listed}"
+        )
+
+
+def check_trained(cases: Iterable[Prepared], described: Mapping[str, Any]) -> None:
+    """Raises `GeometryError` where a case differs from what trained the network, as `BratsDataModule.described` has it.
+
+    That is by more than 10 % in voxel size, by axes that lean by more than 3 degrees, or in where the axes run.
+    """
+    if described["orientation"] != ORIENTATION:
+        raise GeometryError(
+            f"the checkpoint was trained on arrays that lie {described['orientation']}, cases are now prepared to lie "
+            f"{ORIENTATION}; use `raum segment`, which turns them, or train anew"
+        )
+    for case in cases:
+        problem = None
+        if _differs(case.spacing, described["spacing"]):
+            problem = f"has voxels of {_size(case.spacing)}, the checkpoint's cases of {_size(described['spacing'])}"
+        elif (degrees := tilt(case.reorientation.affine)) > OBLIQUE_DEGREES:
+            problem = f"leans by {degrees:.1f} degrees"
+        if problem:
+            raise GeometryError(f"case {case.id} {problem}: segment it with `raum segment`, which resamples")
+
+
+def _differs(spacing: Sequence[float], usual: Sequence[float] | np.typing.NDArray[Any]) -> bool:
+    return bool((np.abs(np.asarray(spacing) / usual - 1) > ALIKE_TOLERANCE).any())
+
+
+def _size(spacing: Iterable[float]) -> str:
+    return f"{' x '.join(f'{size:.3g}' for size in spacing)} mm"

@@ -1,0 +1,165 @@
+"""Grids of voxels: how they lie in space, and the way from that of a case to the frame of a network.
+
+A network has seen arrays whose axes run one way through the head ("LPS": towards left, posterior, superior) and whose
+voxels have one size. A case of another orientation is reoriented, by permuting and reversing its axes, which changes no
+value. Only where its voxels differ in size by more than 1 %, or it is oblique by more than 3 degrees, is it resampled.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal, TypeVar
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from numpy.typing import NDArray
+from torch.nn.functional import affine_grid, grid_sample
+
+SIZE_TOLERANCE = 0.01
+OBLIQUE_DEGREES = 3.0
+
+Matrix = NDArray[np.float64]
+Box = tuple[slice, slice, slice]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def axis_codes(affine: Matrix) -> str:
+    """Where the axes of an array with this 4 x 4 affine run, such as "LPS"; the nearest of each where it is oblique."""
+    return "".join(nib.aff2axcodes(affine))
+
+
+def voxel_size(affine: Matrix) -> tuple[float, float, float]:
+    """Voxel size in mm along X, Y, Z of an array with this 4 x 4 affine."""
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+    return x, y, z
+
+
+def tilt(affine: Matrix) -> float:
+    """Degrees by which the most oblique axis differs from the nearest direction of the world."""
+    cosines = np.abs(affine[:3, :3] / voxel_size(affine)).max(axis=0)
+    return float(np.degrees(np.arccos(cosines.min().clip(max=1))))
+
+
+def bounding_box(mask: NDArray[Any]) -> Box:
+    """The smallest box that holds all that is not 0 in an array X Y Z; an empty one where everything is."""
+    extents = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    x, y, z = (slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0) for found in extents)
+    return x, y, z
+
+
+class Reorientation:
+    """The axes of arrays on a grid, permuted and reversed until they run as `codes` say; no value changes.
+
+    Args:
+        codes: Axis codes of the result, such as "LPS"; an oblique grid is taken for its nearest neighbour.
+        shape: X Y Z of the arrays, in voxels.
+        affine: 4 x 4, from their voxels to mm.
+
+    `order` names, for each axis of the result, the one that becomes it, and `reverse` the old axes that run the other
+    way. `shape` and `affine` are those of the result.
+    """
+
+    def __init__(self, codes: str, shape: Sequence[int], affine: Matrix) -> None:
+        moves = ornt_transform(io_orientation(affine), axcodes2ornt(codes))
+        self.order: list[int] = np.argsort(moves[:, 0]).tolist()
+        self.reverse = [axis for axis in range(3) if moves[axis, 1] < 0]
+        self.shape = tuple(shape[axis] for axis in self.order)
+        self.affine: Matrix = affine @ inv_ornt_aff(moves, shape)
+
+    def __call__(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The reoriented view of an array ... X Y Z."""
+        return np.moveaxis(np.flip(array, self._last(self.reverse)), self._last(self.order), (-3, -2, -1))
+
+    def undo(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The view of a reoriented array ... x y z with its axes as they were."""
+        return np.flip(np.moveaxis(array, (-3, -2, -1), self._last(self.order)), self._last(self.reverse))
+
+    def voxel(self, point: Sequence[int]) -> tuple[int, int, int]:
+        """Where voxel X, Y, Z of the array lies in the reoriented one."""
+        x, y, z = (
+            size - 1 - point[axis] if axis in self.reverse else point[axis]
+            for axis, size in zip(self.order, self.shape, strict=True)
+        )
+        return x, y, z
+
+    @staticmethod
+    def _last(axes: Sequence[int]) -> tuple[int, ...]:
+        return tuple(axis - 3 for axis in axes)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Axis codes, such as "LPS", and voxel size in mm of the arrays that a network takes."""
+
+    orientation: str
+    spacing: tuple[float, float, float]
+
+
+class Resampler:
+    """The way of arrays from the grid of a case, with `shape` X Y Z and a 4 x 4 `affine`, into `frame`, and back.
+
+    Both grids share their centre, and the frame's covers the case's.
+    """
+
+    def __init__(self, frame: Frame, shape: Sequence[int], affine: Matrix) -> None:
+        reorientation = Reorientation(frame.orientation, shape, affine)
+        self.order, self.reoriented_shape = reorientation.order, reorientation.shape
+        self.reverse = [axis + 1 for axis in reorientation.reverse]
+        axes = reorientation.affine[:3, :3]
+        own = np.asarray(voxel_size(axes))
+        target = axcodes2ornt(frame.orientation)
+        straight = np.zeros((3, 3))
+        straight[target[:, 0].astype(int), range(3)] = target[:, 1]
+        oblique = tilt(axes) > OBLIQUE_DEGREES
+        wanted = np.asarray(frame.spacing)
+        size = np.where(np.abs(own / wanted - 1) > SIZE_TOLERANCE, wanted, own)
+        self.resamples = oblique or bool((size != own).any())
+        # reoriented voxels per voxel of the frame
+        self.matrix = np.linalg.inv(axes) @ ((straight if oblique else axes / own) * size)
+        extent = np.abs(np.linalg.inv(self.matrix)) @ self.reoriented_shape
+        self.shape = np.ceil(extent - SIZE_TOLERANCE).astype(int).tolist()
+
+    def to_frame(self, image: torch.Tensor) -> torch.Tensor:
+        """An image C X Y Z of the case as C x y z in the frame; what is 0 in all channels is no brain and stays 0.
+
+        Where it resamples, voxels that are brain by at least half get the mean over that part of them, so that the
+        brain has no dark rim.
+        """
+        reoriented = image.flip(self.reverse).permute(0, *(axis + 1 for axis in self.order))
+        if not self.resamples:
+            return reoriented
+        brain = (reoriented != 0).any(dim=0, keepdim=True)
+        values = sample(torch.cat([reoriented, brain.to(reoriented)]), self.matrix, self.shape, padding="zeros")
+        part = values[-1:]
+        return torch.where(part >= 0.5, values[:-1] / part.clamp(min=0.5), 0)
+
+    def from_frame(self, values: torch.Tensor) -> torch.Tensor:
+        """Values K x y z of the frame, such as probabilities, as K X Y Z on the grid of the case."""
+        if self.resamples:
+            values = sample(values, np.linalg.inv(self.matrix), self.reoriented_shape, padding="border")
+        return values.permute(0, *(axis + 1 for axis in np.argsort(self.order).tolist())).flip(self.reverse)
+
+
+def sample(
+    volume: torch.Tensor, matrix: Matrix, shape: Sequence[int], *, padding: Literal["zeros", "border"]
+) -> torch.Tensor:
+    """Values of C X Y Z, by trilinear interpolation, on a grid of `shape` that has the same centre.
+
+    `matrix`, 3 x 3, takes a step on the new grid to one on that of `volume`, in voxels. A new voxel that spans several
+    old ones is their mean, taken at as many points. Beyond the volume there is 0 or, with `padding` "border", what is
+    nearest.
+    """
+    old = np.asarray(volume.shape[1:])
+    # grid_sample counts from the centre in half lengths, and its axes backwards
+    theta = (matrix * np.asarray(shape) / old[:, None])[::-1, ::-1]
+    counts = np.linalg.norm(matrix, axis=0).round().clip(1).astype(int).tolist()
+    points = list(product(*((np.arange(count) + 0.5) / count - 0.5 for count in counts)))
+    total = volume.new_zeros(len(volume), *shape)
+    for point in points:
+        shift = (matrix @ point * 2 / old)[::-1]
+        where = torch.from_numpy(np.column_stack([theta, shift])).to(volume)
+        grid = affine_grid(where[None], [1, 1, *shape], align_corners=False)
+        total += grid_sample(volume[None], grid, mode="bilinear", padding_mode=padding, align_corners=False)[0]
+    return total / len(points)

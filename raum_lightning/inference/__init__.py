@@ -1,0 +1,1 @@
+"""From a trained network and a case to a mask; `sliding_window` alone is pure functions on tensors."""

@@ -1,0 +1,250 @@
+"""Whole volumes through a network that sees one window at a time: pure functions on tensors.
+
+Windows overlap and are blended with Gaussian weights, as in nnU-Net (Isensee et al., Nature Methods 2021) and in
+MONAI's `sliding_window_inference(mode="gaussian")`; given the same windows, `blend` returns what MONAI returns. What
+differs is where the windows lie. An image is exactly 0 outside the brain, so only the brain's bounding box is visited,
+windows without brain are left out, and the steps are evened out so that the last window does not repeat its
+neighbour's work. A box shorter than the window is padded with zeros, which is what surrounds it anyway: a result
+depends neither on where in its volume the brain lies nor on the other volumes of the batch.
+
+Precision is the caller's: under `torch.autocast` the network runs in bf16 and the sums stay in float32. For a progress
+bar, wrap the network and ask `count_windows` how many windows there will be.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import combinations, product
+from typing import Required, TypedDict, Unpack
+
+import torch
+
+from raum_lightning.errors import ConfigError
+from raum_lightning.labels import classify
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+Triple = tuple[int, int, int]
+Box = tuple[slice, slice, slice]
+
+FLIP_AXES: dict[int, tuple[int, ...]] = {1: (), 2: (2,), 4: (2, 3), 8: (2, 3, 4)}
+
+
+class Windows(TypedDict, total=False):
+    """The arguments of `sliding_window` that say how a volume is visited."""
+
+    roi_size: Required[Triple]
+    overlap: float
+    batch_size: int
+    accumulate_on: torch.device | None
+
+
+def has_signal(image: torch.Tensor) -> torch.Tensor:
+    """Where any channel of ... C X Y Z is not 0, that is the brain: ... X Y Z bool."""
+    return (image != 0).any(dim=-4)
+
+
+def bounding_box(mask: torch.Tensor) -> Box:
+    """The smallest box around the true voxels of X Y Z; empty at the origin where there are none."""
+    slices = []
+    for axis in range(3):
+        hits = mask.any(dim=[other for other in range(3) if other != axis]).nonzero()
+        slices.append(slice(int(hits[0]), int(hits[-1]) + 1) if len(hits) else slice(0, 0))
+    return slices[0], slices[1], slices[2]
+
+
+def even_steps(length: int, roi: int, overlap: float) -> list[int]:
+    """First voxels of the fewest windows that cover `length` >= `roi` voxels with at least `overlap`, evenly spread."""
+    # the small number undoes float errors such as 10 * (1 - 0.8) = 1.9999999999999996
+    stride = max(1, int(roi * (1 - overlap) + 1e-6))
+    gaps = math.ceil((length - roi) / stride)
+    return [index * (length - roi) // max(gaps, 1) for index in range(gaps + 1)]
+
+
+def window_starts(signal: torch.Tensor, *, roi_size: Triple, overlap: float = 0.5) -> list[Triple]:
+    """First voxels of the windows that hold brain, in a volume X Y Z bool at least as large as `roi_size`.
+
+    Never empty: where there is no brain at all, one window still asks the network for its number of channels.
+    """
+    x, y, z = (even_steps(length, roi, overlap) for length, roi in zip(signal.shape, roi_size, strict=True))
+    starts = list(product(x, y, z))
+    return [start for start in starts if signal[_region(start, roi_size)].any()] or starts[:1]
+
+
+@lru_cache(maxsize=8)
+def importance(x: int, y: int, z: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Weights of the x * y * z voxels of a window, in (0, 1]: a Gaussian of sigma length/8, never below 0.001.
+
+    Computed in float32 whatever the dtype, with the sigma and the floor of MONAI's `compute_importance_map`.
+    """
+    weights = torch.ones((), device=device)
+    for length in (x, y, z):
+        offset = torch.arange(length, device=device) - (length - 1) / 2
+        weights = weights[..., None] * torch.exp(offset**2 / (-2 * (length / 8) ** 2))
+    return weights.clamp(min=1e-3).to(dtype)
+
+
+def blend(
+    volume: torch.Tensor,
+    network: Network,
+    starts: Sequence[Triple],
+    *,
+    roi_size: Triple,
+    batch_size: int = 1,
+    accumulate_on: torch.device | None = None,
+) -> torch.Tensor:
+    """The network's windows of one volume C X Y Z averaged with Gaussian weights: logits K X Y Z.
+
+    The sums are float32 (float64 for a float64 volume) and lie on `accumulate_on`, by default the volume's device.
+    Voxels that no window visits are background as in `background_logits_`.
+    """
+    device = accumulate_on or volume.device
+    dtype = torch.promote_types(volume.dtype, torch.float32)
+    sums: torch.Tensor | None = None
+    for first in range(0, len(starts), batch_size):
+        batch = [_region(start, roi_size) for start in starts[first : first + batch_size]]
+        with torch.no_grad():
+            outputs = network(torch.stack([volume[:, *region] for region in batch]))
+        if sums is None:
+            sums = _zeros((outputs.shape[1] + 1, *volume.shape[1:]), dtype, device)
+        weights = importance(*roi_size, sums.device, dtype)
+        for region, output in zip(batch, outputs.to(sums.device, dtype), strict=True):
+            sums[:-1, *region].addcmul_(output, weights)
+            sums[-1, *region].add_(weights)
+    assert sums is not None, "no windows"
+    logits, total = sums[:-1], sums[-1]
+    return background_logits_(logits.div_(total), total == 0)
+
+
+def background_logits_(logits: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Make K X Y Z certain background, in place, where X Y Z is true: -20 in channel 0 and -40 in the others.
+
+    That holds in both readings: softmax leaves 2e-9 for each class but background, sigmoid gives no region more than
+    3e-9.
+    """
+    logits[0].masked_fill_(where, -20)
+    logits[1:].masked_fill_(where, -40)
+    return logits
+
+
+def sliding_window(
+    image: torch.Tensor,
+    network: Network,
+    *,
+    roi_size: Triple,
+    overlap: float = 0.5,
+    batch_size: int = 1,
+    accumulate_on: torch.device | None = None,
+) -> torch.Tensor:
+    """Logits B K X Y Z, float32, of images B C X Y Z whose voxels outside the brain are exactly 0.
+
+    `network` maps windows N C x y z of `roi_size` voxels, `batch_size` of them at a time, to logits N K x y z. Adjacent
+    windows share at least the fraction `overlap`, in [0, 1), of their length. The result lies on `accumulate_on`, by
+    default the image's device. Voxels far from the brain, which no window visits, are background as in
+    `background_logits_`; what the network says of voxels without signal inside the windows is kept.
+    """
+    result: torch.Tensor | None = None
+    for index, volume in enumerate(image):
+        padded, starts, box, inside = _visit(volume, roi_size, overlap)
+        logits = blend(padded, network, starts, roi_size=roi_size, batch_size=batch_size, accumulate_on=accumulate_on)
+        if result is None:
+            result = _zeros((len(image), len(logits), *volume.shape[1:]), logits.dtype, logits.device)
+        background_logits_(result[index], result.new_ones((), dtype=torch.bool))
+        result[index, :, *box] = logits[:, *inside]
+    assert result is not None, "an empty batch"
+    return result
+
+
+def count_windows(image: torch.Tensor, *, roi_size: Triple, overlap: float = 0.5) -> int:
+    """How many windows `sliding_window` shows the network of images B C X Y Z."""
+    return sum(len(_visit(volume, roi_size, overlap)[1]) for volume in image)
+
+
+def probabilities(
+    image: torch.Tensor,
+    network: Network | Sequence[Network],
+    *,
+    mode: str,
+    flips: int = 1,
+    **windows: Unpack[Windows],
+) -> torch.Tensor:
+    """Probabilities B K X Y Z: softmax over classes (`mode` "labels") or a sigmoid per region ("regions").
+
+    The mean over all networks, where `network` is a sequence, and over `flips` mirrored readings of each window: 1 as
+    it is, 2 with X (left-right), 4 with X and Y, 8 with X, Y and Z flipped in all combinations. Only the sum is held,
+    not its terms. Voxels without signal in any channel are background with certainty. `windows` and the result's device
+    are `sliding_window`'s.
+    """
+    if mode not in ("labels", "regions"):
+        raise ConfigError(f"mode={mode!r} is neither 'labels' (softmax) nor 'regions' (sigmoid)")
+    if flips not in FLIP_AXES:
+        raise ConfigError(f"flips={flips} is not a number of mirrored readings: give 1, 2, 4 or 8")
+    networks = network if isinstance(network, Sequence) else [network]
+    axes = FLIP_AXES[flips]
+    subsets = [subset for size in range(len(axes) + 1) for subset in combinations(axes, size)]
+    total: torch.Tensor | None = None
+    for each, flipped in product(networks, subsets):
+        logits = sliding_window(image, _mirrored(each, flipped), **windows)
+        term = logits.softmax(dim=1) if mode == "labels" else logits.sigmoid_()
+        total = term if total is None else total.add_(term.to(total.device))
+    assert total is not None, "an empty ensemble"
+    outside = ~has_signal(image).to(total.device)
+    total.div_(len(networks) * flips).masked_fill_(outside[:, None], 0)
+    if mode == "labels":
+        total[:, 0].masked_fill_(outside, 1)
+    return total
+
+
+def segment(
+    image: torch.Tensor,
+    network: Network | Sequence[Network],
+    *,
+    mode: str,
+    flips: int = 1,
+    **windows: Unpack[Windows],
+) -> torch.Tensor:
+    """Class indices B X Y Z, uint8, on the image's device: the decision of `labels.classify` on `probabilities`."""
+    box = bounding_box(has_signal(image).any(dim=0))
+    inside = probabilities(image[:, :, *box], network, mode=mode, flips=flips, **windows)
+    labels = torch.zeros(image.shape[0], *image.shape[2:], dtype=torch.uint8, device=image.device)
+    # classify asks for the largest channel or for the positive ones: the shift makes 0.5 the bound of both
+    labels[:, *box] = classify(inside.sub_(0.5), mode).to(image.device)
+    return labels
+
+
+def _visit(volume: torch.Tensor, roi_size: Triple, overlap: float) -> tuple[torch.Tensor, list[Triple], Box, Box]:
+    """The brain of C X Y Z padded to the window, the windows on it, and the brain's box before and after padding."""
+    if len(roi_size) != 3 or min(roi_size) < 1:
+        raise ConfigError(f"roi_size={roi_size} is not a window: give three positive numbers of voxels")
+    if not 0 <= overlap < 1:
+        raise ConfigError(f"overlap={overlap} is not in [0, 1): give the fraction that neighbouring windows share")
+    box = bounding_box(has_signal(volume))
+    padded, inside = _pad(volume[:, *box], roi_size)
+    return padded, window_starts(has_signal(padded), roi_size=roi_size, overlap=overlap), box, inside
+
+
+def _region(start: Triple, roi_size: Triple) -> Box:
+    x, y, z = (slice(first, first + roi) for first, roi in zip(start, roi_size, strict=True))
+    return x, y, z
+
+
+def _pad(volume: torch.Tensor, roi_size: Triple) -> tuple[torch.Tensor, Box]:
+    """Zeros around C X Y Z up to `roi_size` at least, the odd one behind, and where the volume then lies."""
+    missing = [max(roi - length, 0) for length, roi in zip(volume.shape[1:], roi_size, strict=True)]
+    sides = [side for gap in reversed(missing) for side in (gap // 2, gap - gap // 2)]
+    x, y, z = (slice(gap // 2, gap // 2 + length) for gap, length in zip(missing, volume.shape[1:], strict=True))
+    return torch.nn.functional.pad(volume, sides), (x, y, z)
+
+
+def _mirrored(network: Network, axes: tuple[int, ...]) -> Network:
+    """The network as it sees windows N C x y z flipped along `axes`, its output flipped back."""
+    return lambda windows: network(windows.flip(axes)).flip(axes)
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros on `device`, or on the CPU where the device is short of memory."""
+    try:
+        return torch.zeros(size, dtype=dtype, device=device)
+    except torch.OutOfMemoryError:
+        warnings.warn(f"{device} is short of memory: windows are summed on the CPU", RuntimeWarning, stacklevel=2)
+        return torch.zeros(size, dtype=dtype)

@@ -1,0 +1,60 @@
+"""What a run must have in common with the checkpoint that it takes up, where nothing else would notice."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raum_lightning.errors import RunError
+from raum_lightning.runs.checkpoints import structure
+
+# where things lie, and what costs time or memory but changes no number; of `data.batch_size` see `PatchLoader`
+FREE = {
+    "data.root",
+    "data.predict_root",
+    "data.prepared_dir",
+    "data.splits",
+    "data.num_workers",
+    "data.augment_on",
+    "data.batch_size",
+    "module.network.init_args.checkpointing",
+}
+
+
+def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, continues: bool) -> None:
+    """Raises `RunError` where a checkpoint was trained on other channels than `config` has.
+
+    Where the run `continues` itself, data and network must be the same in all that decides what is computed.
+    """
+    content = structure(checkpoint)
+    if continues and "config" in content:
+        _same_settings(checkpoint, flat(yaml.safe_load(content["config"])), flat(config))
+    trained, given = content.get("case", {}).get("modalities"), list(config["data"]["modalities"])
+    if trained and trained != given:
+        raise RunError(
+            f"{checkpoint} was trained on {_joined(trained)}, in this order, and data.modalities are {_joined(given)}: "
+            f"give --data.modalities '[{_joined(trained)}]'"
+        )
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Keys within keys joined by dots."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _same_settings(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    fixed = [key for key in before if key.startswith(("data.", "module.network.")) and key not in FREE]
+    if changed := [key for key in fixed if key in now and now[key] != before[key]]:
+        key = changed[0]
+        raise RunError(
+            f"{checkpoint} was trained with other {_joined(changed)} ({key} was {before[key]} and is {now[key]}): "
+            "continue the run as it was, or train another under another --run.id"
+        )
+
+
+def _joined(words: Sequence[str]) -> str:
+    return ", ".join(words)

@@ -1,0 +1,79 @@
+"""What a run needs to go on as if it had not been interrupted, besides weights, optimiser and position in the data."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import lightning.pytorch as pl
+
+from raum_lightning import __version__
+from raum_lightning.errors import RunError
+from raum_lightning.training.callbacks.attributes import data_of
+
+LIBRARIES = ("torch", "lightning", "torchio", "numpy")
+
+
+class Provenance(pl.Callback):
+    """Puts into every checkpoint the run's configuration, as YAML, and the versions of what trained it."""
+
+    def __init__(self, config: str) -> None:
+        self.config = config
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds `config` and `versions`, text only, so that `torch.load(weights_only=True)` reads them."""
+        checkpoint["config"] = self.config
+        checkpoint["versions"] = versions()
+
+
+class TrainedCases(pl.Callback):
+    """Puts into every checkpoint which cases have trained it, and lets none of them be scored as if it had not."""
+
+    def __init__(self) -> None:
+        self.trained: frozenset[str] = frozenset()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds `trained`, their ids: of this run, and of those whose checkpoints it went on from."""
+        data = data_of(trainer)
+        checkpoint["trained"] = sorted(self.trained.union(data.split.train))
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Raises `RunError` naming cases; one that the split itself has twice is meant."""
+        data = data_of(trainer)
+        split = data.split
+        parts = {"fit": [*split.val, *split.test], "validate": split.val}
+        scored = parts.get(trainer.state.fn or "", split.test)
+        self.trained = frozenset(checkpoint.get("trained", ()))
+        if known := sorted(self.trained.intersection(scored).difference(split.train)):
+            raise RunError(
+                f"{len(known)} of {len(scored)} cases to score have trained this checkpoint ({', '.join(known[:5])}); "
+                "give data.fold, folds and test_fraction as they were, or the splits.json of its run as data.splits"
+            )
+
+
+class Continuation(pl.Callback):
+    """Lets a run go on where its checkpoint was taken, not where it was killed."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tells the loggers that have a `rewind` the step at which training starts; closes a finished epoch."""
+        loop = trainer.fit_loop
+        if loop.restarted_on_epoch_end:
+            # saved in `on_train_epoch_end`: Lightning (2.6) would count the epoch twice and skip the next one's data
+            loop.epoch_progress.increment_completed()
+            loop.reset_restart_stage()
+            loop.epoch_loop.restarting = False
+        for logger in trainer.loggers:
+            if rewind := getattr(logger, "rewind", None):
+                rewind(trainer.global_step)
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python and the libraries that decide what a run computes."""
+    return {"raum_lightning": __version__, "python": platform.python_version()} | {
+        name: version(name) for name in LIBRARIES
+    }

@@ -1,0 +1,114 @@
+"""Weights & Biases: the same few cases again and again with mask layers to switch on and off, and a table of cases."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.pytorch.loggers import WandbLogger
+from numpy.typing import NDArray
+
+from raum_lightning.data.store import Prepared
+from raum_lightning.errors import ConfigError
+from raum_lightning.figures.paint import grey
+from raum_lightning.figures.planes import PLANES, Upright, centre, most
+from raum_lightning.labels import CLASSES
+from raum_lightning.training.callbacks.attributes import data_of, scores_of
+
+LABELS = dict(enumerate(CLASSES))
+
+
+class Overlays(pl.Callback):
+    """Logs reference and prediction upon the image to W&B; without a W&B logger it does nothing.
+
+    For each case three pictures under `overlays/<case id>/`: the axial, coronal and sagittal slice with most tumour in
+    the reference. After a test, `test/cases` is the table of all cases. With several ranks the cases are the first that
+    rank 0 validates.
+
+    Args:
+        every: Validations from one picture of a case to the next; the first is drawn.
+        cases: How many cases.
+        modality: What the masks lie on; the first of data.modalities where not given.
+    """
+
+    def __init__(self, *, every: int = 1, cases: int = 2, modality: str | None = None) -> None:
+        if every < 1:
+            raise ConfigError(f"every={every} must be at least 1: pictures are drawn at every so many validations")
+        self.every, self.cases, self.modality = every, cases, modality
+        self.validations = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Raises `ValueError` where the data has no such modality."""
+        data = data_of(trainer)
+        if self.modality and self.modality not in data.modalities:
+            raise ConfigError(f"modality={self.modality!r} is not one of data.modalities: {', '.join(data.modalities)}")
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Mapping[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draws the case; `outputs` is its prediction, B X Y Z class indices."""
+        logger = _wandb(trainer)
+        if logger is None or trainer.sanity_checking or self.validations % self.every or batch_idx >= self.cases:
+            return
+        data = data_of(trainer)
+        channel = data.modalities.index(self.modality) if self.modality else 0
+        for name, image, reference, prediction in zip(
+            batch["case"], batch["image"], batch["label"], outputs, strict=True
+        ):
+            arrays = (tensor.cpu().numpy() for tensor in (image[channel], reference, prediction))
+            for plane, picture in slices(data.prepared[name], *arrays).items():
+                logger.log_image(f"overlays/{name}/{plane}", step=trainer.global_step, **picture)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Counts."""
+        self.validations += not trainer.sanity_checking
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the scores of every case, which stand in `pl_module.case_scores`."""
+        logger = _wandb(trainer)
+        scores = scores_of(pl_module)
+        if logger is not None and scores:
+            columns = ["case", *next(iter(scores.values()))]
+            logger.log_table("test/cases", columns, [[case, *row.values()] for case, row in scores.items()])
+
+
+def slices(
+    case: Prepared, image: NDArray[np.float32], reference: NDArray[np.uint8], prediction: NDArray[np.uint8]
+) -> dict[str, dict[str, list[Any]]]:
+    """The upright slice of each plane, from a case's crop, X Y Z, as arguments of `WandbLogger.log_image`."""
+    upright = Upright(case.crop_affine, image.shape)
+    background, *masks = grey(upright(image)), upright(reference), upright(prediction)
+    at = most(masks[0]) if masks[0].any() else centre(background)
+    pictures: dict[str, dict[str, list[Any]]] = {}
+    for plane in PLANES:
+        spacing = [upright.spacing[axis] for axis in plane.across]
+        shown, *layers = (square(plane.cut(volume, at[plane.axis]), spacing) for volume in (background, *masks))
+        named = {
+            name: {"mask_data": layer, "class_labels": LABELS}
+            for name, layer in zip(("reference", "prediction"), layers, strict=True)
+        }
+        where = f"{'xyz'[plane.axis]} = {upright.position(plane, at):.4g} mm"
+        pictures[plane.name] = {"images": [shown], "masks": [named], "caption": [where]}
+    return pictures
+
+
+def square(pixels: NDArray[np.uint8], spacing: Sequence[float]) -> NDArray[np.uint8]:
+    """A slice whose pixels are `spacing` mm (column, row) apart with square ones of the smaller size, nearest."""
+    wide, tall = spacing
+    picks = []
+    for size, mm in zip(pixels.shape, (tall, wide), strict=True):
+        count = round(size * mm / min(spacing))
+        picks.append(((np.arange(count) + 0.5) * size / count).astype(int))
+    return pixels[np.ix_(*picks)]
+
+
+def _wandb(trainer: pl.Trainer) -> WandbLogger | None:
+    """The W&B logger, on rank 0."""
+    ours = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    return ours[0] if ours and trainer.is_global_zero else None

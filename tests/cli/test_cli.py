@@ -1,0 +1,333 @@
+"""The command line as users type it: every verb on synthetic cases, and what it says to mistakes."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from raum_lightning import SegmentationModule, __version__
+from raum_lightning.cli import TOOL_VERBS, TRAINER_VERBS, main
+from tests.helpers import EXPERIMENTS
+
+DEBUG = ["-c", str(EXPERIMENTS / "debug.yaml")]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with synthetic cases and one run of debug.yaml on them."""
+    here = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        assert main(["phantom", "runs/phantom-cases", "--cases", "6", "--shape", "48", "48", "40"]) == 0
+        assert main(["fit", *DEBUG, "--run.id", "one"]) == 0
+    return here
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == main([]) == 0
+    shown = capsys.readouterr().out
+    assert "RAUM_TRACEBACK" in shown
+    for verb, text in {**TRAINER_VERBS, **TOOL_VERBS}.items():
+        assert f"  {verb} " in shown and text in shown
+
+
+def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train"]) == 2
+    assert "there is no verb 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", [["-m", "raum_lightning"], ["raum"], ["lightning"]])
+def test_three_ways_to_start_the_same_program(program: list[str]) -> None:
+    command = [sys.executable, *program] if program[0] == "-m" else [str(Path(sys.executable).parent / program[0])]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"raum {__version__}\n" and done.stderr == ""
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    code = (
+        "import sys; from raum_lightning.cli import main; main(['--help']); main(['--version']);"
+        "sys.exit(', '.join({'torch', 'lightning', 'torchio', 'wandb', 'numpy'} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("verb", TOOL_VERBS)
+def test_every_tool_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    assert TOOL_VERBS[verb] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_is_complete(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "-c", str(path), "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    network = config["module"]["network"]["init_args"]
+    assert network["in_channels"] == len(config["data"]["modalities"])
+    assert network["out_channels"] == (3 if config["module"]["loss"]["init_args"]["mode"] == "regions" else 4)
+    assert network["img_size"] == config["data"]["roi_size"]
+
+
+def test_every_key_of_the_reference_run_is_explained() -> None:
+    lines = (EXPERIMENTS / "unetr.yaml").read_text().splitlines()
+    valued = [line for line in lines if re.match(r" *(- )?\w+: +[^#\s]", line)]
+    assert len(valued) > 50 and [line for line in valued if "#" not in line] == []
+
+
+def test_unknown_keys_are_rejected_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for key in ("module.netwrok", "data.rot", "trainer.max_step"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["fit", *DEBUG, f"--{key}", "1"])
+        assert key in capsys.readouterr().err
+
+
+def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {"runs"}
+    assert {path.name for path in (trained / "runs").iterdir()} == {"debug", "phantom-cases", "prepared"}
+    run = trained / "runs/debug/one"
+    assert {"config.yaml", "splits.json", "metrics.csv", "checkpoints", "wandb"} <= {
+        path.name for path in run.iterdir()
+    }
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    for name in ("train/loss", "val/dice_wt", "val/dice_tc", "val/dice_et", "val/dice_mean", "val/loss", "lr"):
+        assert [row for row in rows if row[name]], name
+    split = json.loads((run / "splits.json").read_text())
+    assert len({name for part in split.values() for name in part}) == 6
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["run"]["id"], config["module"]["overlap"], config["base"]) == (None, 0.0, None)
+
+
+def test_its_configuration_runs_again(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    again = ["-c", "runs/debug/one/config.yaml", "--trainer.max_steps", "1"]
+    monkeypatch.setattr("time.strftime", lambda *pattern: "two")
+    assert main(["fit", *again]) == 0
+    two = trained / "runs/debug/two"
+    assert (two / "checkpoints/last.ckpt").is_file()
+    # as a W&B run of its own
+    assert next(two.glob("wandb/offline-run-*")).name.endswith("-debug-two")
+    config = yaml.safe_load((two / "config.yaml").read_text())
+    wandb = config["trainer"]["logger"][1]["init_args"]
+    assert (wandb["id"], wandb["name"], wandb["group"]) == (None, None, None)
+    assert config["trainer"]["default_root_dir"] is None
+
+
+def test_the_run_that_is_named_is_taken(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(trained)
+    (trained / "runs/debug/newer/checkpoints").mkdir(parents=True)
+    (trained / "runs/debug/newer/checkpoints/best.ckpt").touch()
+    for words in ([*DEBUG, "--run.id", "one"], ["-c", "runs/debug/one/config.yaml"]):
+        caplog.clear()
+        assert main(["validate", *words, "--trainer.logger", "false"]) == 0
+        assert "checkpoint: runs/debug/one/checkpoints/best.ckpt" in caplog.text
+    assert main(["test", *DEBUG, "--run.id", "none"]) == 2
+    assert "no best or last.ckpt in runs/debug/none/checkpoints" in capsys.readouterr().err
+    shutil.rmtree(trained / "runs/debug/newer")
+
+
+def test_a_checkpoint_from_elsewhere_gets_a_folder_among_the_runs(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    shutil.copy("runs/debug/one/checkpoints/best.ckpt", tmp_path / "model.ckpt")
+    words = ["--ckpt_path", str(tmp_path / "model.ckpt"), "--run.experiment", "tuned", "--trainer.logger", "false"]
+    assert main(["test", *DEBUG, *words]) == 0
+    assert (trained / "runs/tuned/model/test/cases.csv").is_file()
+    monkeypatch.setattr("time.strftime", lambda *pattern: "now")
+    assert main(["fit", *DEBUG, *words, "--trainer.max_steps", "5"]) == 0
+    assert (trained / "runs/tuned/now/checkpoints/last.ckpt").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
+
+
+def test_cases_that_have_trained_are_not_scored(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    split = json.loads(Path("runs/debug/one/splits.json").read_text())
+    swapped = {"train": split["val"], "val": split["train"][:1], "test": split["train"][1:2]}
+    Path("swapped.json").write_text(json.dumps(swapped))
+    words = ["--ckpt_path", "runs/debug/one/checkpoints/best.ckpt", "--trainer.logger", "false"]
+    for verb, cases in (
+        ("validate", swapped["val"]),
+        ("test", swapped["test"]),
+        ("predict", swapped["test"]),
+        ("fit", sorted(swapped["val"] + swapped["test"])),
+    ):
+        other = ["--data.splits", "swapped.json", *(["--run.id", "swapped"] if verb == "fit" else [])]
+        assert main([verb, *DEBUG, *words, *other]) == 2
+        said = f"{len(cases)} of {len(cases)} cases to score have trained this checkpoint ({', '.join(cases)})"
+        assert said in capsys.readouterr().err
+    Path("swapped.json").unlink()
+    assert main(["predict", *DEBUG, *words, "--data.predict_root", "runs/phantom-cases"]) == 0  # as any cases
+
+
+def test_channels_in_another_order_are_noticed(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    words = ["--ckpt_path", "runs/debug/one/checkpoints/best.ckpt", "--data.modalities", "[t2, t1ce, flair]"]
+    for verb in ("validate", "test", "predict", "fit"):
+        assert main([verb, *DEBUG, *words, "--run.id", "swapped", "--trainer.logger", "false"]) == 2
+        said = "trained on flair, t1ce, t2, in this order, and data.modalities are t2, t1ce, flair"
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data.fold", "1"], "was trained with other data.fold (data.fold was 0 and is 1)"),
+        (
+            ["--module.network.init_args.dropout", "0.1", "--data.foreground_probability", "0.6"],
+            "other module.network.init_args.dropout, data.foreground_probability (",
+        ),
+    ],
+)
+def test_a_run_goes_on_as_it_was(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(trained)
+    again = ["--run.id", "one", "--ckpt_path", "auto", "--trainer.logger", "false", "--data.num_workers", "1"]
+    assert main(["fit", *DEBUG, *again, *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_best_few_are_kept(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    more = ["--run.keep", "2", "--trainer.max_steps", "6", "--trainer.logger", "false"]
+    assert main(["fit", *DEBUG, "--run.id", "kept", *more]) == 0
+    folder = trained / "runs/debug/kept/checkpoints"
+    best = [path for path in folder.iterdir() if path.name.startswith("best-")]
+    assert len(best) == 2 and {path.name for path in best} < {"best-2.ckpt", "best-4.ckpt", "best-6.ckpt"}
+    assert (folder / "best.ckpt").resolve() in best
+    assert main(["validate", *DEBUG, "--run.id", "kept", "--trainer.logger", "false"]) == 0
+
+
+def test_the_same_yaml_validates_tests_and_predicts(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    checkpoint = ["--ckpt_path", "runs/debug/one/checkpoints/best.ckpt"]
+    for verb, words in (("validate", checkpoint), ("test", checkpoint), ("predict", checkpoint)):
+        assert main([verb, *DEBUG, *words]) == 0
+    run = trained / "runs/debug/one"
+    split = json.loads((run / "splits.json").read_text())
+    for verb, part in (("validate", "val"), ("test", "test")):
+        rows = list(csv.DictReader((run / verb / "cases.csv").read_text().splitlines()))
+        assert [row["case"] for row in rows] == split[part]
+        assert {"dice_wt", "dice_tc", "dice_et", "dice_mean", "precision_wt", "recall_et"} <= set(rows[0])
+    assert "flair/dice_wt" in rows[0]
+    shown = capsys.readouterr().out
+    assert "Dice on whole volumes" in shown and "brighter than a threshold" in shown
+    for case in split["test"]:
+        source = nib.load(trained / f"runs/phantom-cases/{case}/{case}_flair.nii.gz")
+        mask = nib.load(run / "predictions" / f"{case}.nii.gz")
+        assert mask.shape == source.shape and np.array_equal(mask.affine, source.affine)
+        assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2, 4}
+
+
+def test_a_checkpoint_loads_in_three_lines(trained: Path) -> None:
+    module = SegmentationModule.load_from_checkpoint(trained / "runs/debug/one/checkpoints/best.ckpt")
+    logits = module.eval()(torch.zeros(1, 3, 32, 32, 32))
+    assert logits.shape == (1, 4, 32, 32, 32)
+    saved = torch.load(trained / "runs/debug/one/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weight, saved[name]) for name, weight in module.state_dict().items())
+
+
+def test_without_a_checkpoint_the_newest_run_of_the_experiment_is_taken(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    assert main(["validate", *DEBUG, "--run.experiment", "other"]) == 2
+    assert "run `lightning fit` first" in capsys.readouterr().err
+    assert main(["validate", *DEBUG, "--trainer.logger", "false"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data.root", "nowhere"], "nowhere: no such folder"),
+        (["--data.modalities", "[flair]"], "in_channels=3 but data.modalities are 1: flair"),
+        (["--data.modalities", "[flair, pet, t2]"], "must be some of flair, t1, t1ce, t2, each once"),
+        (["--data.roi_size", "[64, 64, 64]"], "img_size=[32, 32, 32] but data.roi_size=[64, 64, 64]"),
+        (["--module.network.init_args.embed_dim", "25"], "embed_dim=25 is not divisible by num_heads=4"),
+        (["--module.network.init_args.out_channels", "5"], "out_channels=5 but labels of this data need 4"),
+        (["--module.metrics", "[dise]"], "metric 'dise' does not exist; choose from dice"),
+        (["--ckpt_path", "none.ckpt"], "none.ckpt: no such checkpoint"),
+        (["--run.keep", "0"], "run.keep=0 must be at least 1"),
+        (["--trainer.accelerator", "gpu", "--trainer.devices", "64"], "error: trainer: "),
+        (
+            ["--ckpt_path", "runs/debug/one/checkpoints/best.ckpt", "--module.network.init_args.feature_size", "8"],
+            "the checkpoint is of another network than module.network",
+        ),
+        (["--data.fold", "7"], "fold 7 does not exist"),
+        (["--trainer.max_steps", "-1", "--trainer.max_epochs", "-1"], "set trainer.max_steps or max_epochs"),
+    ],
+)
+def test_a_users_mistake_gets_one_sentence(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(trained)
+    assert main(["fit", *DEBUG, "--trainer.logger", "false", "--run.id", "mistake", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    (trained / "file").touch()
+    assert main(["fit", *DEBUG, "--run.root", "file"]) == 2
+    assert "error: file/debug" in (said := capsys.readouterr().err) and ": Not a directory\n" in said
+    assert main(["phantom", "file/cases", "--cases", "1", "--shape", "32", "32", "32"]) == 2
+    assert "error: file/cases" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["--trainer.enable_checkpointing", "false"], ["--trainer.log_every_n_steps", "0"]], ids=str
+)
+def test_what_can_be_switched_off(trained: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.chdir(trained)
+    name = words[0].rpartition(".")[2]
+    logger = ["--trainer.logger", "raum_lightning.loggers.CSVLogger"]
+    assert main(["fit", *DEBUG, *logger, "--run.id", name, "--trainer.max_steps", "1", *words]) == 0
+    assert (trained / "runs/debug" / name / "checkpoints").exists() == (name != "enable_checkpointing")
+
+
+def test_check_finds_what_is_wrong(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = trained / "runs/phantom-cases"
+    assert main(["check", str(root)]) == 0
+    assert "6 cases, 0 with problems" in capsys.readouterr().out
+    case = "BraTS20_Training_001"
+    (tmp_path / case).mkdir()
+    for path in (root / case).iterdir():
+        if not path.name.endswith("_t2.nii.gz"):
+            (tmp_path / case / path.name).symlink_to(path)
+    assert main(["check", str(tmp_path), "--json"]) == 1
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row == {
+        "id": case,
+        "edition": "brats2020",
+        "modalities": ["flair", "t1", "t1ce"],
+        "problems": ["missing: t2"],
+    }

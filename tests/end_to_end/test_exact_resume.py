@@ -1,0 +1,63 @@
+"""Losses to the last bit: for any number of workers, and after a continuation in the middle of an epoch."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raum_lightning.cli import main
+from raum_lightning.labels import EDITIONS
+from tests.helpers import DEBUG
+from tests.helpers.cases import write_brats
+
+STEPS = 7  # of five to an epoch
+SAVE_ALL = {
+    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+    "init_args": {"dirpath": "saved", "filename": "{step}", "save_top_k": -1, "every_n_train_steps": 1},
+}
+
+
+def losses(name: str, *more: str) -> dict[int, str]:
+    """Trains with dropout in the current folder; the loss of each step, in all its digits."""
+    fit = ["fit", "-c", DEBUG, "--data.root", "cases"]
+    fit += ["--data.patches_per_epoch", "10", "--data.batch_size", "2", "--trainer.max_steps", str(STEPS)]
+    fit += ["--module.network.init_args.dropout", "0.3", "--trainer.limit_val_batches", "0"]
+    fit += ["--trainer.logger", "raum_lightning.loggers.CSVLogger", "--trainer.enable_progress_bar", "false"]
+    assert main([*fit, "--run.experiment", "debug", "--run.id", name, *more]) == 0
+    rows = csv.DictReader(Path("runs/debug", name, "metrics.csv").read_text().splitlines())
+    return {int(row["step"]): row["train/loss"] for row in rows if row["train/loss"]}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, str]]:
+    """A folder with cases, the checkpoints of all steps of one run in `saved`, and that run's losses."""
+    here = tmp_path_factory.mktemp("exact")
+    for number in range(1, 7):
+        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
+    (here / "save.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [SAVE_ALL]}}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        return here, losses("whole", "-c", "save.yaml")
+
+
+def test_every_step_has_its_own_loss(whole: tuple[Path, dict[int, str]]) -> None:
+    assert list(whole[1]) == list(range(STEPS))
+    assert len(set(whole[1].values())) == STEPS
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers(
+    whole: tuple[Path, dict[int, str]], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(whole[0])
+    assert losses(f"workers-{workers}", "--data.num_workers", str(workers)) == whole[1]
+
+
+@pytest.mark.parametrize(("step", "workers"), [(2, 0), (3, 2), (5, 0), (6, 1)])
+def test_continued_after_any_step(
+    whole: tuple[Path, dict[int, str]], step: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(whole[0])
+    taken_up = ["--ckpt_path", f"saved/step={step}.ckpt", "--data.num_workers", str(workers)]
+    assert losses(f"from-{step}", *taken_up) == {at: loss for at, loss in whole[1].items() if at >= step}

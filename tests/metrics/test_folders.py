@@ -1,0 +1,283 @@
+"""`raum evaluate`: two folders of masks to scores."""
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from raum_lightning.cases.case import write_mask
+from raum_lightning.cases.discovery import find_cases
+from raum_lightning.cli import main
+from raum_lightning.errors import EvaluationError
+from raum_lightning.labels import ED, EDITIONS, ET, RC
+from raum_lightning.metrics import METRICS, score
+from raum_lightning.metrics.folders import RULES, Evaluation, evaluate
+from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes, write_brats, write_msd
+
+BRATS = [f"BraTS20_Training_{number:03d}" for number in range(1, 7)]
+
+
+def write(path: Path, labels: np.ndarray, edition: str = "brats2020", affine: np.ndarray = AFFINE) -> None:
+    """A mask as someone else's program writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(EDITIONS[edition].decode(labels), affine), path)
+
+
+def shifted(seed: int, voxels: int = 1) -> np.ndarray:
+    return np.roll(tiny_volumes(seed)[1], voxels, axis=0)
+
+
+@pytest.fixture
+def predictions(tmp_path: Path) -> Path:
+    """Of all six cases, moved by 0 to 5 voxels."""
+    for number, case in enumerate(BRATS, 1):
+        write(tmp_path / "predictions" / f"{case}.nii.gz", shifted(number, number - 1))
+    return tmp_path / "predictions"
+
+
+def command(predictions: Path, references: Path, *words: str | Path) -> int:
+    return main(["evaluate", "--predictions", str(predictions), "--references", str(references), *map(str, words)])
+
+
+def test_scores_are_those_of_the_metrics(brats: Path, predictions: Path, tmp_path: Path) -> None:
+    assert command(predictions, brats, "--lesion-wise", "--classes", "NCR", "--out", tmp_path / "out/m.json") == 0
+    content = json.loads((tmp_path / "out/m.json").read_text())
+    metrics = ["dice", "hd95", "lesion_dice", "lesion_hd95"]
+    for number, case in enumerate(BRATS, 1):
+        masks = (torch.from_numpy(np.array(mask)) for mask in (shifted(number, number - 1), tiny_volumes(number)[1]))
+        assert content["cases"][case] == score(*masks, metrics=metrics, classes=["NCR"], spacing=(1, 1, 1))
+    columns = {name: [row[name] for row in content["cases"].values()] for name in content["cases"][BRATS[0]]}
+    for name, values in columns.items():
+        assert content["summary"][name] == pytest.approx({"mean": np.mean(values), "median": np.median(values)})
+    assert content["rules"] == {metric: RULES[metric] for metric in metrics}
+    rows = list(csv.DictReader((tmp_path / "out/m.csv").read_text().splitlines()))
+    assert [row["case"] for row in rows] == BRATS
+    assert [float(row["hd95_et"]) for row in rows] == columns["hd95_et"]
+
+
+def test_the_table_says_how_good_and_how_bad_it_was(
+    brats: Path, predictions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(predictions, brats) == 0
+    shown = capsys.readouterr().out
+    summary, worst = shown.split("worst by mean dice")
+    assert "6 of 6 references" in summary and "median" in summary
+    listed = [case for line in worst.splitlines() for case in BRATS if case in line]
+    assert listed == BRATS[:0:-1]  # the five that were moved farthest, the farthest first
+    assert f"dice: {RULES['dice']}" in (said := " ".join(shown.split())) and f"hd95: {RULES['hd95']}" in said
+    assert "label values of predictions: 6 brats2020, by file name" in shown
+
+
+def test_the_worst_distance_is_the_largest() -> None:
+    scores = {case: {"hd95_mean": value} for case, value in (("a", 3.0), ("b", 9.0), ("c", 5.0))}
+    assert Evaluation(("hd95",), scores, {}, [], [], {}).worst(2) == ["b", "c"]
+
+
+def test_every_metric_has_its_rule() -> None:
+    assert set(RULES) == set(METRICS)
+
+
+def test_many_processes_find_what_one_finds(brats: Path, predictions: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    one = evaluate(predictions, brats, workers=1)
+    two = evaluate(predictions, brats, workers=2, progress=lambda done, total: calls.append((done, total)))
+    assert one == two and calls == [(done, 6) for done in range(1, 7)]
+
+
+@pytest.mark.parametrize(
+    "naming",
+    ["{}.nii.gz", "{}.nii", "{}_seg.nii.gz", "{}-seg.nii.gz", "{}_SEG.nii.gz", "{}.NII.GZ", "deeper/{0}/{0}_seg.nii"],
+)
+def test_names_of_predictions(brats: Path, tmp_path: Path, naming: str) -> None:
+    for number, case in enumerate(BRATS, 1):
+        write(tmp_path / "p" / naming.format(case), tiny_volumes(number)[1])
+    found = evaluate(tmp_path / "p", brats)
+    assert found.summary["dice_mean"] == {"mean": 1, "median": 1} and len(found.scores) == 6
+
+
+def test_linked_folders_of_predictions_are_followed(brats: Path, predictions: Path, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/here").symlink_to(predictions)
+    assert evaluate(tmp_path / "links", brats).scores == evaluate(predictions, brats).scores
+
+
+def test_an_id_says_more_than_the_end_of_a_name(tmp_path: Path) -> None:
+    write_brats(tmp_path / "cases", "BraTS-GLI-00001-000", EDITIONS["brats2023"])
+    write(tmp_path / "p/BraTS-GLI-00001-000_seg.nii.gz", tiny_volumes()[1], "brats2023")
+    assert evaluate(tmp_path / "p", tmp_path / "cases").summary["dice_mean"]["mean"] == 1
+
+
+def test_a_volume_is_neither_good_nor_bad(brats: Path, predictions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(predictions, brats, "--metrics", "volume") == 0
+    assert "volume" in (shown := capsys.readouterr().out) and "worst" not in shown
+    assert command(predictions, brats, "--metrics", "volume", "dice") == 0
+    assert "worst by mean dice" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("naming", ["{}_seg.nii.gz", "{}-seg.nii.gz", "{}.nii.gz"])
+def test_references_may_be_masks_alone(predictions: Path, brats: Path, tmp_path: Path, naming: str) -> None:
+    for number, case in enumerate(BRATS, 1):
+        write(tmp_path / "r" / naming.format(case), tiny_volumes(number)[1])
+    assert evaluate(predictions, tmp_path / "r").scores == evaluate(predictions, brats).scores
+
+
+def test_a_header_of_ours_says_whose_values_they_are(tmp_path: Path) -> None:
+    write_brats(tmp_path / "cases", "BraTS-GLI-00001-000", EDITIONS["brats2023"])
+    write_brats(tmp_path / "old", "a", EDITIONS["brats2020"])
+    (old,) = find_cases(tmp_path / "old")
+    write_mask(tmp_path / "p/BraTS-GLI-00001-000.nii.gz", tiny_volumes()[1], old, "flair")
+    found = evaluate(tmp_path / "p", tmp_path / "cases")
+    assert found.summary["dice_mean"]["mean"] == 1
+    assert found.editions == {"predictions": {"brats2020, by header": 1}, "references": {"brats2023, by file name": 1}}
+
+
+@pytest.mark.parametrize(
+    ("case", "own", "written", "value"),
+    [
+        ("BraTS-GLI-00001-000", "brats2023", "brats2020", 4),
+        ("BraTS2021_00001", "brats2021", "brats2023", 3),
+        ("patient", "brats2020", "brats2023", 3),
+    ],
+)
+def test_a_value_of_another_edition_is_never_guessed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str, own: str, written: str, value: int
+) -> None:
+    write_brats(tmp_path / "cases", case, EDITIONS[own])
+    write(tmp_path / "p" / f"{case}.nii.gz", tiny_volumes()[1], written)
+    assert command(tmp_path / "p", tmp_path / "cases") == 1
+    said = capsys.readouterr().out
+    assert f"{case} was not scored" in said and f"{case}.nii.gz: label {value} is not one of" in said
+    assert "--edition-predictions" in said
+    assert command(tmp_path / "p", tmp_path / "cases", "--edition-predictions", written) == 0
+    assert "1 brats20" in (said := capsys.readouterr().out) and "by option" in said
+
+
+def test_the_cavity_of_2024_must_be_declared(tmp_path: Path) -> None:
+    case = "BraTS-GLI-02001-100"
+    folder = write_brats(tmp_path / "cases", case, EDITIONS["brats2024"])
+    labels = tiny_volumes()[1]
+    labels[20:24, 20:24, 20:24] = RC
+    write(folder / f"{case}-seg.nii.gz", labels, "brats2024")
+    write(tmp_path / "named" / f"{case}.nii.gz", labels, "brats2024")
+    write(tmp_path / "custom" / "cases" / f"{case}.nii.gz", labels, "brats2024")
+    assert "4 is the resection cavity" in evaluate(tmp_path / "named", tmp_path / "cases").problems[case]
+    declared = {"edition_references": "brats2024"}
+    assert "4 is the resection cavity" in evaluate(tmp_path / "named", tmp_path / "cases", **declared).problems[case]
+    both = evaluate(tmp_path / "named", tmp_path / "cases", classes=["RC"], **declared, edition_predictions="brats2024")
+    assert both.summary["dice_rc"]["mean"] == 1
+
+
+def test_an_unnamed_prediction_of_a_2024_reference_may_hold_no_4(tmp_path: Path) -> None:
+    write(tmp_path / "p/patient.nii.gz", tiny_volumes()[1], "brats2020")
+    write(tmp_path / "r/patient.nii.gz", tiny_volumes()[1], "brats2024")
+    found = evaluate(tmp_path / "p", tmp_path / "r", edition_references="brats2024")
+    assert "label 4 is not one of brats2023's" in found.problems["patient"]
+
+
+def test_msd_is_read_by_its_dataset_json(tmp_path: Path) -> None:
+    write_msd(tmp_path / "msd", 2)
+    for number in (1, 2):
+        write(tmp_path / f"p/BRATS_00{number}.nii.gz", tiny_volumes(number)[1], "msd", np.eye(4))
+    found = evaluate(tmp_path / "p", tmp_path / "msd", classes=["NCR", "ED"])
+    assert found.summary["dice_ncr"]["mean"] == found.summary["dice_ed"]["mean"] == 1
+    assert found.editions["predictions"] == {"msd, by reference": 2}
+    content = json.loads((tmp_path / "msd/dataset.json").read_text())
+    content["labels"] = {"0": "background", "1": "necrotic", "2": "edema", "3": "enhancing"}
+    (tmp_path / "msd/dataset.json").write_text(json.dumps(content))
+    for case in find_cases(tmp_path / "msd")[:2]:
+        write_mask(tmp_path / f"ours/{case.id}.nii.gz", case.read_label()[0], case, "flair")
+    assert evaluate(tmp_path / "ours", tmp_path / "msd", classes=["NCR"]).summary["dice_ncr"]["mean"] == 1
+    with pytest.raises(EvaluationError, match="nothing says whose label values the references hold"):
+        evaluate(tmp_path / "p", tmp_path / "msd/labelsTr")
+    assert (
+        evaluate(tmp_path / "p", tmp_path / "msd/labelsTr", edition_references="msd").scores.keys()
+        == found.scores.keys()
+    )
+
+
+def test_what_has_no_partner_is_reported(
+    brats: Path, predictions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (predictions / f"{BRATS[0]}.nii.gz").rename(predictions / "other.nii.gz")
+    (brats / BRATS[1] / f"{BRATS[1]}_seg.nii.gz").unlink()
+    assert command(predictions, brats, "--out", tmp_path / "m.json") == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "4 of 5 references" in shown and f"references without prediction (1): {BRATS[0]}" in shown
+    assert f"predictions without reference (2): {BRATS[1]}, other" in shown
+    content = json.loads((tmp_path / "m.json").read_text())
+    assert (content["without_prediction"], content["without_reference"]) == ([BRATS[0]], [BRATS[1], "other"])
+    assert list(content["cases"]) == BRATS[2:]
+
+
+def test_one_bad_file_does_not_stop_the_others(
+    brats: Path, predictions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(predictions / f"{BRATS[0]}.nii.gz", tiny_volumes(1)[1][:-1])
+    write(predictions / f"{BRATS[1]}.nii.gz", tiny_volumes(2)[1], affine=np.diag([1.0, -1, 1, 1]) @ AFFINE)
+    (predictions / f"{BRATS[2]}.nii.gz").write_bytes(b"no nifti")
+    noise = np.random.default_rng(0).random(SHAPE).astype(np.float32)
+    nib.save(nib.Nifti1Image(noise, AFFINE), predictions / f"{BRATS[3]}.nii.gz")
+    assert command(predictions, brats, "--out", tmp_path / "m.json") == 1
+    shown = capsys.readouterr().out
+    problems = json.loads((tmp_path / "m.json").read_text())["problems"]
+    for case, said in zip(BRATS, ("shape", "affine", "cannot be read as NIfTI", "label"), strict=False):
+        assert said in problems[case] and f"{case}.nii.gz" in problems[case] and len(problems[case]) < 500
+        assert f"{case} was not scored" in shown
+    assert list(json.loads((tmp_path / "m.json").read_text())["cases"]) == BRATS[4:]
+
+
+def test_empty_masks_follow_the_rules(tmp_path: Path) -> None:
+    empty, full = np.zeros(SHAPE, np.uint8), tiny_volumes()[1]
+    for name, guess, truth in (("a", empty, empty), ("b", full, empty), ("c", empty, full)):
+        write(tmp_path / f"p/{name}_seg.nii.gz", guess)
+        write(tmp_path / f"r/{name}_seg.nii.gz", truth)
+    scores = evaluate(tmp_path / "p", tmp_path / "r").scores
+    assert [(scores[name]["dice_et"], round(scores[name]["hd95_wt"], 5)) for name in "abc"] == [
+        (1, 0),
+        (0, 373.12866),
+        (0, 373.12866),
+    ]
+
+
+def test_millimetres_are_those_of_the_affine(tmp_path: Path) -> None:
+    thick = AFFINE @ np.diag([1.0, 1.0, 4.0, 1.0])
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[10:20, 10:20, 10:20] = ET
+    for folder, voxels in (("p", 2), ("r", 0)):
+        write(tmp_path / folder / "a_seg.nii.gz", np.roll(labels, voxels, axis=2), affine=thick)
+    scores = evaluate(tmp_path / "p", tmp_path / "r", metrics=["hd95", "volume"]).scores["a"]
+    assert scores["hd95_et"] == 8 and scores["volume_et"] == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "scores.csv"], "scores.csv: let the name end in .json"),
+        (["--predictions", "none"], "none: no such folder"),
+        (["--references", "none"], "none: no such folder"),
+        (["--predictions", "EMPTY"], "empty: no masks found; expected files such as <case>.nii.gz"),
+        (["--references", "EMPTY"], "empty: no masks found"),
+        (["--references", "BARE"], "bare: its cases have no masks"),
+        (["--predictions", "OTHER"], "no case is both in"),
+        (["--predictions", "TWICE"], "case a is both"),
+        (["--metrics", "dise"], "metric 'dise' does not exist; choose from dice"),
+        (["--classes", "EDEMA"], "class 'EDEMA' does not exist; choose from NCR"),
+        (["--edition-predictions", "brats2019"], "edition 'brats2019' is unknown; it is one of auto, brats2020"),
+    ],
+)
+def test_a_users_mistake_gets_one_sentence(
+    brats: Path, predictions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    labels = np.full(SHAPE, ED, np.uint8)
+    for name in ("other/b_seg.nii", "twice/a_seg.nii.gz", "twice/a.nii.gz"):
+        write(tmp_path / name, labels)
+    (write_brats(tmp_path / "bare", BRATS[0], EDITIONS["brats2020"]) / f"{BRATS[0]}_seg.nii.gz").unlink()
+    folders = {name.upper(): str(tmp_path / name) for name in ("empty", "other", "twice", "bare")}
+    assert command(predictions, brats, *(folders.get(word, word) for word in words)) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error

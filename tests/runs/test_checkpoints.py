@@ -1,0 +1,145 @@
+"""Checkpoints are whole or absent, and never silently wrong."""
+
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raum_lightning.errors import CheckpointError
+from raum_lightning.runs.checkpoints import VerifiedCheckpointIO, newest_sound, verify
+
+SIZE = 300_000  # 1.2 MB
+
+
+def content(step: int) -> dict[str, Any]:
+    """A state in which step and weights belong together."""
+    return {"global_step": step, "state_dict": {"weight": torch.full((SIZE,), float(step))}, "note": "text"}
+
+
+def save(path: Path, step: int) -> Path:
+    VerifiedCheckpointIO().save_checkpoint(content(step), path)
+    return path
+
+
+def load(path: Path) -> int:
+    """The step in a checkpoint, whose weights must be of the same."""
+    loaded = VerifiedCheckpointIO().load_checkpoint(path)
+    assert (loaded["state_dict"]["weight"] == loaded["global_step"]).all()
+    return int(loaded["global_step"])
+
+
+def test_what_is_saved_is_loaded_by_us_and_by_torch(tmp_path: Path) -> None:
+    path = save(tmp_path / "checkpoints/last.ckpt", 3)
+    assert load(path) == torch.load(path, weights_only=True)["global_step"] == 3
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_the_one_before_the_last_is_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path / "last.ckpt", step)
+        save(tmp_path / "best.ckpt", step)
+    assert {path.name: load(path) for path in tmp_path.iterdir()} == {
+        "last.ckpt": 3,
+        "previous.ckpt": 2,
+        "best.ckpt": 3,
+    }
+
+
+def test_any_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    VerifiedCheckpointIO().save_checkpoint({"step": 7, "weight": torch.arange(50.0)}, path)
+    sound = path.read_bytes()
+    noticed = 0
+    for place in range(len(sound)):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << place % 8]) + sound[place + 1 :])
+        try:
+            verify(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            noticed += 1
+        else:  # padding, a time or an attribute in the archive
+            loaded = torch.load(path, weights_only=True)
+            assert loaded["step"] == 7 and torch.equal(loaded["weight"], torch.arange(50.0))
+    assert noticed > 500
+
+
+@pytest.mark.parametrize("damage", ["short", "empty", "text"])
+def test_a_damaged_file_is_named_and_the_one_before_it_used(tmp_path: Path, damage: str) -> None:
+    previous, last = (
+        save(tmp_path / "last.ckpt", step).with_name(name) for step, name in ((1, "previous.ckpt"), (2, "last.ckpt"))
+    )
+    os.utime(previous, (1, 1))
+    broken = {"short": last.read_bytes()[:-5000], "empty": b"", "text": b"not a checkpoint"}[damage]
+    last.write_bytes(broken)
+    with pytest.warns(UserWarning, match=r"last\.ckpt: is damaged.*; the one before it is used"):
+        assert newest_sound(tmp_path) == previous
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: is damaged"):
+        VerifiedCheckpointIO().load_checkpoint(last)
+
+
+def test_the_latest_step_counts_and_not_the_clock(tmp_path: Path) -> None:
+    late, early = save(tmp_path / "late.ckpt", 2), save(tmp_path / "early.ckpt", 1)
+    os.utime(late, (1, 1))
+    assert newest_sound(tmp_path) == late
+    again = save(tmp_path / "again.ckpt", 2)
+    assert early != newest_sound(tmp_path) == again
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path: Path) -> None:
+    assert newest_sound(tmp_path) is None
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="all checkpoints are damaged"):
+        newest_sound(tmp_path)
+
+
+PROCESSES = multiprocessing.get_context("fork")  # torch is imported already
+
+
+def _save_without_room(path: Path, told: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, resource.RLIM_INFINITY))
+    try:
+        save(path, 2)
+    except CheckpointError as error:
+        told.send(str(error))
+
+
+def test_without_room_the_one_before_stays_and_the_reason_is_said(tmp_path: Path) -> None:
+    path = save(tmp_path / "last.ckpt", 1)
+    here, there = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_save_without_room, args=(path, there))
+    process.start()
+    assert here.poll(60)
+    assert here.recv() == f"{path}: could not be written (File too large); the one before it is intact: {path}"
+    process.join()
+    assert load(path) == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def _save_for_ever(folder: Path) -> None:
+    for step in range(10**6):
+        save(folder / "last.ckpt", step)
+
+
+def test_killed_at_any_moment_leaves_a_checkpoint(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    newest = -1
+    for _ in range(50):
+        process = PROCESSES.Process(target=_save_for_ever, args=(tmp_path,))
+        process.start()
+        while newest < 0 and not (tmp_path / "last.ckpt").exists():
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.03))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        found = newest_sound(tmp_path)
+        assert found is not None
+        newest = load(found)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names <= {"last.ckpt", "previous.ckpt", ".last.ckpt.tmp"}
