@@ -148,8 +148,8 @@ class SampledTransform:
 class BatchAugmentation:
     """The draws of a transform on a batch, on the device where it lies.
 
-    Each patch has its own seed, and the transform that `SampledTransform.sample` gives it: only noise differs between kinds
-    of devices. Nothing is read back from the device.
+    Each patch has its own seed and the transform that `SampledTransform.sample` gives it: only noise differs by kind of
+    device. Nothing is read back from the device.
     """
 
     def __init__(self, transform: tio.Transform, *, roi_size: Size) -> None:
