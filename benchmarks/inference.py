@@ -28,7 +28,8 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
 from raum_lightning.allocator import keep_memory
-from raum_lightning.inference.sliding_window import blend, has_signal, sliding_window
+from raum_lightning.geometry import brain_mask
+from raum_lightning.inference.sliding_window import blend, sliding_window
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -129,7 +130,7 @@ def main() -> None:
 
     def same(network: Network) -> torch.Tensor:
         boxes = dense_patch_slices(image.shape[2:], roi, [int(size * (1 - args.overlap)) for size in roi])
-        starts = [tuple(side.start for side in box) for box in boxes if has_signal(image[0][:, *box]).any()]
+        starts = [tuple(side.start for side in box) for box in boxes if brain_mask(image[0][:, *box]).any()]
         return blend(image[0], network, starts, roi_size=roi, batch_size=args.batch_size)[None]
 
     keep_memory()
@@ -143,7 +144,7 @@ def main() -> None:
             measured = measure(infer, network, args.device, key[1])
             best[key] = min(best.get(key, measured), measured, key=lambda row: row.seconds)
 
-    brain = has_signal(image)
+    brain = brain_mask(image)
     what = args.checkpoint.name if args.checkpoint else args.network
     where = f"{args.device}, {torch.get_num_threads()} threads"
     print(f"{what} on {where}, {'x'.join(map(str, image.shape[2:]))}, roi {roi}, overlap {args.overlap}")

@@ -1,6 +1,6 @@
-"""Grids of voxels: how they lie in space, and the way from that of a case to the frame of a network.
+"""Grids of voxels: their orientation, reorientation, resampling, and the box of the brain in them.
 
-A network has seen arrays whose axes run one way through the head ("LPS": towards left, posterior, superior) and whose
+A network is trained on arrays whose axes run one way through the head ("LPS": left, posterior, superior) and whose
 voxels have one size. A case of another orientation is reoriented, by permuting and reversing its axes, which changes no
 value. Only where its voxels differ in size by more than 1 %, or it is oblique by more than 3 degrees, is it resampled.
 """
@@ -22,30 +22,39 @@ OBLIQUE_DEGREES = 3.0
 
 Matrix = NDArray[np.float64]
 Box = tuple[slice, slice, slice]
-Scalar = TypeVar("Scalar", bound=np.generic)
+Array = TypeVar("Array", torch.Tensor, NDArray[Any])
 
 
 def axis_codes(affine: Matrix) -> str:
-    """Where the axes of an array with this 4 x 4 affine run, such as "LPS"; the nearest of each where it is oblique."""
+    """Return where the axes of an array with this 4 x 4 affine run, such as "LPS"; the nearest where it is oblique."""
     return "".join(nib.aff2axcodes(affine))
 
 
 def voxel_size(affine: Matrix) -> tuple[float, float, float]:
-    """Voxel size in mm along X, Y, Z of an array with this 4 x 4 affine."""
+    """Return the voxel size in mm along X, Y, Z of an array with this 4 x 4 affine."""
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     return x, y, z
 
 
 def tilt(affine: Matrix) -> float:
-    """Degrees by which the most oblique axis differs from the nearest direction of the world."""
+    """Return by how many degrees the most oblique axis differs from the nearest direction of the world."""
     cosines = np.abs(affine[:3, :3] / voxel_size(affine)).max(axis=0)
     return float(np.degrees(np.arccos(cosines.min().clip(max=1))))
 
 
-def bounding_box(mask: NDArray[Any]) -> Box:
-    """The smallest box that holds all that is not 0 in an array X Y Z; an empty one where everything is."""
-    extents = (np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
-    x, y, z = (slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0) for found in extents)
+def brain_mask(image: Array) -> Array:
+    """Return where any channel of ... C X Y Z is not 0: ... X Y Z, boolean.
+
+    Images are exactly 0 outside the brain, on disk, when prepared, and as a network sees them.
+    """
+    mask: Array = (image != 0).any(-4)
+    return mask
+
+
+def bounding_box(mask: torch.Tensor | NDArray[Any]) -> Box:
+    """Return the smallest box that holds all that is not 0 in X Y Z; an empty one where everything is."""
+    extents = (torch.as_tensor(mask.any(axes)).nonzero().flatten() for axes in ((1, 2), (0, 2), (0, 1)))
+    x, y, z = (slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0) for found in extents)
     return x, y, z
 
 
@@ -68,16 +77,22 @@ class Reorientation:
         self.shape = tuple(shape[axis] for axis in self.order)
         self.affine: Matrix = affine @ inv_ornt_aff(moves, shape)
 
-    def __call__(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
-        """The reoriented view of an array ... X Y Z."""
-        return np.moveaxis(np.flip(array, self._last(self.reverse)), self._last(self.order), (-3, -2, -1))
+    def __call__(self, array: Array) -> Array:
+        """Return an array ... X Y Z reoriented; a view where it is NumPy's."""
+        source, target = self._last(self.order), (-3, -2, -1)
+        if isinstance(array, torch.Tensor):
+            return array.flip(self._last(self.reverse)).movedim(source, target)
+        return np.moveaxis(np.flip(array, self._last(self.reverse)), source, target)
 
-    def undo(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
-        """The view of a reoriented array ... x y z with its axes as they were."""
-        return np.flip(np.moveaxis(array, (-3, -2, -1), self._last(self.order)), self._last(self.reverse))
+    def undo(self, array: Array) -> Array:
+        """Return a reoriented array ... x y z with its axes as they were; a view where it is NumPy's."""
+        source, target = (-3, -2, -1), self._last(self.order)
+        if isinstance(array, torch.Tensor):
+            return array.movedim(source, target).flip(self._last(self.reverse))
+        return np.flip(np.moveaxis(array, source, target), self._last(self.reverse))
 
     def voxel(self, point: Sequence[int]) -> tuple[int, int, int]:
-        """Where voxel X, Y, Z of the array lies in the reoriented one."""
+        """Return where voxel X, Y, Z of the array lies in the reoriented one."""
         x, y, z = (
             size - 1 - point[axis] if axis in self.reverse else point[axis]
             for axis, size in zip(self.order, self.shape, strict=True)
@@ -98,16 +113,19 @@ class Frame:
 
 
 class Resampler:
-    """The way of arrays from the grid of a case, with `shape` X Y Z and a 4 x 4 `affine`, into `frame`, and back.
+    """Moves arrays from the grid of a case into `frame` and back.
 
     Both grids share their centre, and the frame's covers the case's.
+
+    Args:
+        frame: The orientation and voxel size that the network takes.
+        shape: X Y Z of the case's arrays, in voxels.
+        affine: 4 x 4, from their voxels to mm.
     """
 
     def __init__(self, frame: Frame, shape: Sequence[int], affine: Matrix) -> None:
-        reorientation = Reorientation(frame.orientation, shape, affine)
-        self.order, self.reoriented_shape = reorientation.order, reorientation.shape
-        self.reverse = [axis + 1 for axis in reorientation.reverse]
-        axes = reorientation.affine[:3, :3]
+        self.reorientation = Reorientation(frame.orientation, shape, affine)
+        axes = self.reorientation.affine[:3, :3]
         own = np.asarray(voxel_size(axes))
         target = axcodes2ornt(frame.orientation)
         straight = np.zeros((3, 3))
@@ -118,34 +136,34 @@ class Resampler:
         self.resamples = oblique or bool((size != own).any())
         # reoriented voxels per voxel of the frame
         self.matrix = np.linalg.inv(axes) @ ((straight if oblique else axes / own) * size)
-        extent = np.abs(np.linalg.inv(self.matrix)) @ self.reoriented_shape
+        extent = np.abs(np.linalg.inv(self.matrix)) @ self.reorientation.shape
         self.shape = np.ceil(extent - SIZE_TOLERANCE).astype(int).tolist()
 
     def to_frame(self, image: torch.Tensor) -> torch.Tensor:
-        """An image C X Y Z of the case as C x y z in the frame; what is 0 in all channels is no brain and stays 0.
+        """Return an image C X Y Z of the case as C x y z in the frame; what is 0 in all channels is not brain, stays 0.
 
         Where it resamples, voxels that are brain by at least half get the mean over that part of them, so that the
         brain has no dark rim.
         """
-        reoriented = image.flip(self.reverse).permute(0, *(axis + 1 for axis in self.order))
+        reoriented = self.reorientation(image)
         if not self.resamples:
             return reoriented
-        brain = (reoriented != 0).any(dim=0, keepdim=True)
-        values = sample(torch.cat([reoriented, brain.to(reoriented)]), self.matrix, self.shape, padding="zeros")
+        brain = brain_mask(reoriented)[None].to(reoriented)
+        values = sample(torch.cat([reoriented, brain]), self.matrix, self.shape, padding="zeros")
         part = values[-1:]
         return torch.where(part >= 0.5, values[:-1] / part.clamp(min=0.5), 0)
 
     def from_frame(self, values: torch.Tensor) -> torch.Tensor:
-        """Values K x y z of the frame, such as probabilities, as K X Y Z on the grid of the case."""
+        """Return values K x y z of the frame, such as probabilities, as K X Y Z on the grid of the case."""
         if self.resamples:
-            values = sample(values, np.linalg.inv(self.matrix), self.reoriented_shape, padding="border")
-        return values.permute(0, *(axis + 1 for axis in np.argsort(self.order).tolist())).flip(self.reverse)
+            values = sample(values, np.linalg.inv(self.matrix), self.reorientation.shape, padding="border")
+        return self.reorientation.undo(values)
 
 
 def sample(
     volume: torch.Tensor, matrix: Matrix, shape: Sequence[int], *, padding: Literal["zeros", "border"]
 ) -> torch.Tensor:
-    """Values of C X Y Z, by trilinear interpolation, on a grid of `shape` that has the same centre.
+    """Return the values of C X Y Z, by trilinear interpolation, on a grid of `shape` that has the same centre.
 
     `matrix`, 3 x 3, takes a step on the new grid to one on that of `volume`, in voxels. A new voxel that spans several
     old ones is their mean, taken at as many points. Beyond the volume there is 0 or, with `padding` "border", what is

@@ -14,8 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from raum_lightning.allocator import keep_memory
 from raum_lightning.errors import ConfigError
+from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.compiling import compile_network, in_batches_of
-from raum_lightning.inference.sliding_window import Network, has_signal, segment, sliding_window
+from raum_lightning.inference.sliding_window import Network, segment, sliding_window
 from raum_lightning.labels import REGIONS, classify, to_regions
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.metrics import SegmentationMetrics
@@ -158,7 +159,7 @@ class SegmentationModule(pl.LightningModule):
         """Scores one whole volume; its class indices, B X Y Z uint8, are for the callbacks."""
         image, label = batch["image"], batch["label"]
         logits = sliding_window(image, self._window_network, **self.windows)
-        prediction = classify(logits, self.mode) * has_signal(image)
+        prediction: torch.Tensor = classify(logits, self.mode) * brain_mask(image)
         self._update(self.val_metrics, prediction, batch, loss=self._loss_of(logits, label).item())
         return prediction
 

@@ -12,7 +12,16 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from raum_lightning.geometry import Frame, Resampler, axis_codes, sample, voxel_size
+from raum_lightning.geometry import (
+    Frame,
+    Reorientation,
+    Resampler,
+    axis_codes,
+    bounding_box,
+    brain_mask,
+    sample,
+    voxel_size,
+)
 
 CODES = ["".join(code) for axes in permutations(("LR", "AP", "SI")) for code in product(*axes)]
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -118,3 +127,32 @@ def test_a_brain_gets_no_dark_rim() -> None:
 def test_codes_and_sizes() -> None:
     assert axis_codes(LPS) == "LPS" and axis_codes(leaning(40)) == "LPS"
     assert voxel_size(leaning(25, (0.5, 1.0, 3.0))) == pytest.approx((0.5, 1.0, 3.0))
+
+
+@given(shape=st.tuples(*[st.integers(1, 5)] * 3), seed=st.integers(0, 99), filled=st.sampled_from([0.0, 0.05, 0.5]))
+@settings(deadline=None)
+def test_brain_and_its_box_are_the_same_of_arrays_and_tensors(shape: tuple[int, ...], seed: int, filled: float) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(2, *shape)) * (rng.random((2, *shape)) < filled)
+    mask = brain_mask(image)
+    np.testing.assert_array_equal(mask, np.logical_or(image[0] != 0, image[1] != 0))
+    assert torch.equal(brain_mask(torch.from_numpy(image)), torch.from_numpy(mask))
+    box = bounding_box(mask)
+    assert box == bounding_box(torch.from_numpy(mask))
+    where = np.argwhere(mask)
+    expected = (
+        [(low, high + 1) for low, high in zip(where.min(0), where.max(0), strict=True)] if len(where) else 3 * [(0, 0)]
+    )
+    assert [(side.start, side.stop) for side in box] == expected
+
+
+@given(codes=st.sampled_from(CODES), shape=st.tuples(*[st.integers(1, 5)] * 3))
+@settings(deadline=None)
+def test_arrays_and_tensors_are_reoriented_alike_and_back(codes: str, shape: tuple[int, int, int]) -> None:
+    data = np.random.default_rng(0).normal(size=(2, *shape))
+    reorientation = Reorientation(codes, shape, LPS)
+    expected = [turned(one, LPS, codes).get_fdata() for one in data]
+    np.testing.assert_array_equal(reorientation(data), expected)
+    np.testing.assert_array_equal(reorientation(torch.from_numpy(data)), expected)
+    np.testing.assert_array_equal(reorientation.undo(reorientation(data)), data)
+    np.testing.assert_array_equal(reorientation.undo(reorientation(torch.from_numpy(data))), data)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raum_lightning.geometry import bounding_box
+from raum_lightning.geometry import bounding_box, brain_mask
 
 
 def normalise(image: NDArray[np.float32], keep: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.float16], Any]:
@@ -15,7 +15,7 @@ def normalise(image: NDArray[np.float32], keep: NDArray[np.bool_] | None = None)
     as well (a mask that reaches beyond the brain). Returns the crop, 0 outside the brain and nowhere else, and its
     slices along X, Y, Z.
     """
-    brain = (image != 0).any(axis=0)
+    brain = brain_mask(image)
     crop = bounding_box(brain if keep is None else brain | keep)
     image, brain = image[:, *crop], brain[crop]
     out = np.zeros(image.shape, np.float16)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from raum_lightning.cases.case import Case, read_remark
 from raum_lightning.figures.paint import AGREED, CLASS_COLOURS, ERROR_COLOURS, errors, grey, overlay
 from raum_lightning.figures.planes import Plane, Point, Upright, centre, most
+from raum_lightning.geometry import brain_mask
 from raum_lightning.labels import BACKGROUND, CLASSES, ED, EDITIONS, ET, MODALITIES, NCR, REGIONS, in_classes
 
 Labels = NDArray[np.uint8]
@@ -56,8 +57,7 @@ class Scan:
     @property
     def brain(self) -> NDArray[np.bool_]:
         """Where any modality is not 0, X Y Z."""
-        inside: NDArray[np.bool_] = np.logical_or.reduce([image != 0 for image in self.images.values()])
-        return inside
+        return brain_mask(np.stack(list(self.images.values())))
 
     @property
     def masks(self) -> dict[str, Labels]:

@@ -24,10 +24,10 @@ from raum_lightning.cases.discovery import find_case, find_cases
 from raum_lightning.cases.nifti import stem, write_like
 from raum_lightning.data.normalise import normalise
 from raum_lightning.errors import CaseError, CheckpointError, ConfigError
-from raum_lightning.geometry import Frame, Resampler
+from raum_lightning.geometry import Frame, Resampler, bounding_box, brain_mask
 from raum_lightning.inference.compiling import compile_network, in_batches_of
 from raum_lightning.inference.export import Exported, is_export, read
-from raum_lightning.inference.sliding_window import Network, bounding_box, count_windows, has_signal, probabilities
+from raum_lightning.inference.sliding_window import Network, count_windows, probabilities
 from raum_lightning.labels import CLASSES, EDITIONS, REGIONS, Edition, classify, in_classes
 from raum_lightning.module import SegmentationModule
 from raum_lightning.runs.checkpoints import verify
@@ -133,7 +133,7 @@ class Segmenter:
 
     def _probabilities(self, image: torch.Tensor, affine: NDArray[Any], progress: Progress | None) -> torch.Tensor:
         """K X Y Z on the grid of the case's image C X Y Z; certain background where it has no signal."""
-        brain = has_signal(image)
+        brain = brain_mask(image)
         box = bounding_box(brain)
         resampler = Resampler(self.frame, brain[box].shape, affine)
         normalised, crop = normalise(resampler.to_frame(image[:, *box]).numpy())

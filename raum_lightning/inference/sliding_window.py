@@ -21,11 +21,11 @@ from typing import Required, TypedDict, Unpack
 import torch
 
 from raum_lightning.errors import ConfigError
+from raum_lightning.geometry import Box, bounding_box, brain_mask
 from raum_lightning.labels import classify
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 Triple = tuple[int, int, int]
-Box = tuple[slice, slice, slice]
 
 FLIP_AXES: dict[int, tuple[int, ...]] = {1: (), 2: (2,), 4: (2, 3), 8: (2, 3, 4)}
 
@@ -37,20 +37,6 @@ class Windows(TypedDict, total=False):
     overlap: float
     batch_size: int
     accumulate_on: torch.device | None
-
-
-def has_signal(image: torch.Tensor) -> torch.Tensor:
-    """Where any channel of ... C X Y Z is not 0, that is the brain: ... X Y Z bool."""
-    return (image != 0).any(dim=-4)
-
-
-def bounding_box(mask: torch.Tensor) -> Box:
-    """The smallest box around the true voxels of X Y Z; empty at the origin where there are none."""
-    slices = []
-    for axis in range(3):
-        hits = mask.any(dim=[other for other in range(3) if other != axis]).nonzero()
-        slices.append(slice(int(hits[0]), int(hits[-1]) + 1) if len(hits) else slice(0, 0))
-    return slices[0], slices[1], slices[2]
 
 
 def even_steps(length: int, roi: int, overlap: float) -> list[int]:
@@ -188,7 +174,7 @@ def probabilities(
         term = logits.softmax(dim=1) if mode == "labels" else logits.sigmoid_()
         total = term if total is None else total.add_(term.to(total.device))
     assert total is not None, "an empty ensemble"
-    outside = ~has_signal(image).to(total.device)
+    outside = ~brain_mask(image).to(total.device)
     total.div_(len(networks) * flips).masked_fill_(outside[:, None], 0)
     if mode == "labels":
         total[:, 0].masked_fill_(outside, 1)
@@ -204,7 +190,7 @@ def segment(
     **windows: Unpack[Windows],
 ) -> torch.Tensor:
     """Class indices B X Y Z, uint8, on the image's device: the decision of `labels.classify` on `probabilities`."""
-    box = bounding_box(has_signal(image).any(dim=0))
+    box = bounding_box(brain_mask(image).any(dim=0))
     inside = probabilities(image[:, :, *box], network, mode=mode, flips=flips, **windows)
     labels = torch.zeros(image.shape[0], *image.shape[2:], dtype=torch.uint8, device=image.device)
     # classify asks for the largest channel or for the positive ones: the shift makes 0.5 the bound of both
@@ -218,9 +204,9 @@ def _visit(volume: torch.Tensor, roi_size: Triple, overlap: float) -> tuple[torc
         raise ConfigError(f"roi_size={roi_size} is not a window: give three positive numbers of voxels")
     if not 0 <= overlap < 1:
         raise ConfigError(f"overlap={overlap} is not in [0, 1): give the fraction that neighbouring windows share")
-    box = bounding_box(has_signal(volume))
+    box = bounding_box(brain_mask(volume))
     padded, inside = _pad(volume[:, *box], roi_size)
-    return padded, window_starts(has_signal(padded), roi_size=roi_size, overlap=overlap), box, inside
+    return padded, window_starts(brain_mask(padded), roi_size=roi_size, overlap=overlap), box, inside
 
 
 def _region(start: Triple, roi_size: Triple) -> Box:

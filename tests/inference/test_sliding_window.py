@@ -11,13 +11,12 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from raum_lightning.geometry import bounding_box, brain_mask
 from raum_lightning.inference import sliding_window as inference
 from raum_lightning.inference.sliding_window import (
     blend,
-    bounding_box,
     count_windows,
     even_steps,
-    has_signal,
     importance,
     probabilities,
     segment,
@@ -146,7 +145,7 @@ def test_identity_network_returns_the_image_and_background_elsewhere(shape, roi,
     torch.manual_seed(seed)
     image = torch.randn(1, 2, *shape) * (torch.rand(shape) < 0.02)
     result = sliding_window(image, identity, roi_size=roi, overlap=overlap, batch_size=batch_size)
-    signal = has_signal(image)[:, None]
+    signal = brain_mask(image)[:, None]
     torch.testing.assert_close(result * signal, image, rtol=0, atol=1e-5)
     fill = torch.tensor([-20.0, -40.0]).view(1, 2, 1, 1, 1)
     assert ((result == fill) | (result.abs() < 1e-5) | signal).all()
@@ -157,7 +156,7 @@ def test_identity_network_returns_the_image_and_background_elsewhere(shape, roi,
 def test_constant_network_stays_constant_in_the_brain(shape, roi, overlap):
     image = brain(*shape, channels=1)
     result = sliding_window(image, lambda windows: torch.full_like(windows, 3.5), roi_size=roi, overlap=overlap)
-    torch.testing.assert_close(result[has_signal(image)[:, None]], torch.full((int(has_signal(image).sum()),), 3.5))
+    torch.testing.assert_close(result[brain_mask(image)[:, None]], torch.full((int(brain_mask(image).sum()),), 3.5))
 
 
 def test_windows_without_brain_are_skipped_and_change_nothing():
@@ -169,8 +168,8 @@ def test_windows_without_brain_are_skipped_and_change_nothing():
     every = [(start, 0, 0) for start in even_steps(32, 8, 0.5)]
     whole = blend(image[0], network, every, roi_size=(8, 8, 8))
     assert len(seen) == count_windows(image, roi_size=(8, 8, 8)) == 4 < len(every)
-    assert all(has_signal(window).any() for window in seen)
-    inside = has_signal(image)[0]
+    assert all(brain_mask(window).any() for window in seen)
+    inside = brain_mask(image)[0]
     assert torch.equal(result[0, :, inside], whole[:, inside])
     assert result[0, :, 12:20].unique(dim=1).flatten(1)[:, 0].tolist() == [-20, -40]
 
@@ -178,7 +177,7 @@ def test_windows_without_brain_are_skipped_and_change_nothing():
 def test_only_the_bounding_box_is_visited():
     image = torch.zeros(1, 3, 40, 40, 40)
     image[:, 1, 10:20, 3:25, 30:38] = 1
-    assert bounding_box(has_signal(image)[0]) == (slice(10, 20), slice(3, 25), slice(30, 38))
+    assert bounding_box(brain_mask(image)[0]) == (slice(10, 20), slice(3, 25), slice(30, 38))
     result = sliding_window(image, Ramp(3, 4), roi_size=(16, 16, 16))
     assert result[0, :, 25, 30, 20].tolist() == [-20, -40, -40, -40]
     # 10 and 8 voxels need one window of 16; 22 voxels need two
@@ -193,7 +192,7 @@ def test_the_result_moves_with_the_brain_and_ignores_the_batch():
     together = sliding_window(torch.cat([moved, brain(36, 34, 32, seed=5)]), network, **options)
     alone = sliding_window(volume, network, **options)
     shifted = together[:1, :, 10:30, 5:23, 13:29]
-    inside = has_signal(volume)[0]
+    inside = brain_mask(volume)[0]
     torch.testing.assert_close(shifted[0, :, inside], alone[0, :, inside], rtol=0, atol=1e-6)
 
 
@@ -234,7 +233,7 @@ def test_sums_stay_in_float32_under_autocast():
         result = sliding_window(image, spy, roi_size=(8, 8, 8))
     assert set(dtypes) == {torch.bfloat16}
     assert result.dtype == torch.float32
-    inside = has_signal(image)[0]
+    inside = brain_mask(image)[0]
     torch.testing.assert_close(result[0, :, inside], exact[0, :, inside], rtol=0.02, atol=0.02)
 
 
@@ -258,7 +257,7 @@ def test_a_volume_without_brain_is_background(mode):
 def test_segment_decides_like_classify_in_the_brain_and_is_background_outside(mode):
     image, network = brain(20, 18, 16, batch=2), Ramp(3, 4 if mode == "labels" else 3)
     labels = segment(image, network, mode=mode, roi_size=(8, 12, 20))
-    inside = has_signal(image)
+    inside = brain_mask(image)
     expected = classify(sliding_window(image, network, roi_size=(8, 12, 20)), mode)
     assert labels.dtype == torch.uint8
     assert len(labels.unique()) == 4
@@ -267,7 +266,7 @@ def test_segment_decides_like_classify_in_the_brain_and_is_background_outside(mo
 
 def test_probabilities_without_signal_are_certain():
     image = brain(12, 12, 12)
-    outside = ~has_signal(image)[0]
+    outside = ~brain_mask(image)[0]
     labels = probabilities(image, Ramp(3, 4), mode="labels", roi_size=(8, 8, 8))[0, :, outside]
     regions = probabilities(image, Ramp(3, 3), mode="regions", roi_size=(8, 8, 8))[0, :, outside]
     assert labels.unique(dim=1).flatten().tolist() == [1, 0, 0, 0]

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raum_lightning.data.store import Prepared
+from raum_lightning.geometry import brain_mask
 from raum_lightning.labels import REGIONS, in_classes
 from raum_lightning.metrics import RULES
 from raum_lightning.training.callbacks.attributes import data_of, scores_of
@@ -76,7 +77,7 @@ def threshold_dice(case: Prepared, channel: int) -> NDArray[np.float64]:
     """Dice of "brighter than t" for every region (rows: WT, TC, ET) and every t from -3 to 5 in steps of 0.1."""
     edges = np.append(np.arange(-3, 5, 0.1), np.inf)
     image, label = np.asarray(case.image[channel], np.float32), np.asarray(case.label)
-    brighter = _above(image[case.image.any(axis=0)], edges)
+    brighter = _above(image[brain_mask(case.image)], edges)
     rows = []
     for classes in REGIONS.values():
         region = in_classes(label, classes)
