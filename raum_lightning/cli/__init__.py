@@ -3,10 +3,8 @@
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 
 from raum_lightning import __version__
 
@@ -29,7 +27,7 @@ TOOL_VERBS = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0, 1 for a finding, 2 for a user's mistake."""
+    """Run one verb and return the exit code: 0, 1 for a finding, 2 for a user's mistake, 130 for Ctrl-C."""
     words = list(sys.argv[1:] if args is None else args)
     verb = words[0] if words else "--help"
     if verb in ("-h", "--help"):
@@ -58,23 +56,29 @@ def _help() -> str:
 
 
 def _guarded(verb: str, words: list[str]) -> int:
-    """Runs a verb; what is the user's to mend is said in one sentence."""
+    """Run a verb; say in one sentence what a user can mend, and leave every defect its traceback."""
     try:
         return _run(verb, words)
-    except (ValueError, OSError) as error:
-        sentence = _sentence(error)
+    except KeyboardInterrupt:
+        return _interrupted()
+    except SystemExit as error:
+        # Lightning's trainer answers Ctrl-C by leaving with 1
+        if isinstance(error.__context__, KeyboardInterrupt) and error.code == 1:
+            return _interrupted()
+        raise
+    except Exception as error:
+        from raum_lightning.cli.errors import explain, located
+
+        sentence = explain(error)
         if sentence is None or "RAUM_TRACEBACK" in os.environ:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {located(sentence)}", file=sys.stderr)
         return 2
 
 
-def _sentence(error: ValueError | OSError) -> str | None:
-    """Of a `ValueError` that this package raises, or a file that cannot be read or written; None for other failures."""
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else None
-    frames = traceback.extract_tb(error.__traceback__)
-    return str(error) if Path(frames[-1].filename).is_relative_to(Path(__file__).parents[1]) else None
+def _interrupted() -> int:
+    print("interrupted", file=sys.stderr)
+    return 130
 
 
 def _run(verb: str, words: list[str]) -> int:

@@ -13,9 +13,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning.cli.config_inheritance import with_bases
+from raum_lightning.cli.errors import refusals
 from raum_lightning.cli.log_filters import quieten
 from raum_lightning.data.datamodule import BratsDataModule
-from raum_lightning.errors import RunError, TrainingError
+from raum_lightning.errors import RunError
 from raum_lightning.loggers import finish_wandb
 from raum_lightning.module import SegmentationModule
 from raum_lightning.runs.checkpoints import LAST, VerifiedCheckpointIO, newest_sound
@@ -33,7 +34,7 @@ from raum_lightning.runs.resume_checks import check_agreement, flat
 from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.callbacks.best import BestCheckpoint
 from raum_lightning.training.callbacks.checkpoint import Continuation, Provenance, TrainedCases
-from raum_lightning.training.callbacks.failures import FiniteLoss, SameEverywhere, explain, located
+from raum_lightning.training.callbacks.failures import FiniteLoss, SameEverywhere
 from raum_lightning.training.callbacks.predictions import PredictionWriter
 from raum_lightning.training.callbacks.preemption import LastCheckpoint
 from raum_lightning.training.callbacks.progress import ProgressBar, RunSummary
@@ -71,14 +72,6 @@ def run_trainer(args: Sequence[str]) -> int:
             args=with_bases(args),
         )
         failed = False
-    except ValueError as error:
-        if (text := located(str(error))) != str(error):
-            error.args = (text,)
-        raise
-    except Exception as error:
-        if sentence := explain(error):
-            raise TrainingError(located(sentence)) from error
-        raise
     finally:
         finish_wandb(failed=failed)
     return 0
@@ -191,7 +184,8 @@ class RaumCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Instantiates and checks that network and data fit, before any case is prepared."""
-        self.config_init = self.parser.instantiate(self.config)
+        with refusals("configuration", {}):
+            self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "module")
         self.model.check_data(self.datamodule)
@@ -226,7 +220,12 @@ class RaumCLI(LightningCLI):
             if config.get("logger"):
                 ours += [LearningRateMonitor("step"), Throughput()]
         config["plugins"] = [*_as_list(config.get("plugins")), VerifiedCheckpointIO()]
-        return super()._instantiate_trainer(config, [*ours, *callbacks])
+        with refusals("trainer", config):
+            return super()._instantiate_trainer(config, [*ours, *callbacks])
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with refusals("trainer", self.settings["trainer"], (ValueError, TypeError)):
+            super()._run_subcommand(subcommand)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"ckpt_path": self.start}

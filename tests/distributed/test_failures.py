@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from raum_lightning.cli import main
+from raum_lightning.cli.errors import explain, located
 from raum_lightning.labels import EDITIONS
-from raum_lightning.training.callbacks.failures import explain, located
 from tests.helpers import EXPERIMENTS
 from tests.helpers.cases import write_brats
 from tests.helpers.ranks import run, signal_at, splits, state
@@ -101,7 +101,7 @@ def test_failures_are_explained() -> None:
         next(iter(DataLoader(_Deadly(), num_workers=1)))
     assert "lower data.num_workers" in str(explain(died.value))
     assert "lower data.batch_size" in str(explain(torch.OutOfMemoryError("CUDA out of memory.")))
-    assert "is lost (peer closed); what" in str(explain(torch.distributed.DistError("peer closed.\nTrace")))
+    assert "is lost (peer closed); its" in str(explain(torch.distributed.DistError("peer closed.\nTrace")))
     assert explain(RuntimeError("anything else")) is None
 
 

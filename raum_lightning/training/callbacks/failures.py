@@ -1,7 +1,6 @@
 """What goes wrong in training, said in one sentence with what to do about it."""
 
 import hashlib
-import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from raum_lightning.errors import TrainingError
 from raum_lightning.training.callbacks.attributes import log_interval
@@ -103,45 +101,3 @@ class SameEverywhere(pl.Callback):
 
 def _code() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py")))).hexdigest()
-
-
-def explain(error: BaseException) -> str | None:
-    """A sentence for a failure that is no defect of the program; None for all others."""
-    said = str(error)
-    if isinstance(error, torch.OutOfMemoryError):
-        return (
-            "the GPU is out of memory: lower data.batch_size (and raise trainer.accumulate_grad_batches), set "
-            "module.network.init_args.checkpointing to decoder or all, or lower data.roi_size with the network's "
-            "img_size; while validating, lower module.sw_batch_size"
-        )
-    if isinstance(error, RuntimeError) and said.startswith("DataLoader worker"):
-        return (
-            f"a process that reads data died ({said.strip().rstrip('.')}), mostly for want of memory: "
-            "lower data.num_workers, or give the job more memory and /dev/shm"
-        )
-    if isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in said):
-        return (
-            f"the connection to another rank is lost ({_first_line(said)}); what that one said last tells why. Started "
-            "again with the same --run.id and --ckpt_path auto, the run goes on from its last checkpoint"
-        )
-    if isinstance(error, RuntimeError) and said.startswith("Error(s) in loading state_dict"):
-        first = said.partition("\n")[2].strip()
-        return (
-            "the checkpoint is of another network than module.network; the config.yaml of its run has the one it was "
-            f"trained with ({_first_line(first)})"
-        )
-    if isinstance(error, MisconfigurationException):
-        return f"trainer: {_first_line(said)}"
-    return None
-
-
-def _first_line(text: str) -> str:
-    line = text.strip().partition("\n")[0].rstrip(".")
-    return line if len(line) <= 200 else f"{line[:200]}..."
-
-
-def located(text: str) -> str:
-    """`text` with rank and host before it, where there is more than one rank."""
-    world = os.environ.get("SLURM_NTASKS") or os.environ.get("WORLD_SIZE", "1")
-    rank = os.environ.get("SLURM_PROCID") or os.environ.get("RANK") or os.environ.get("LOCAL_RANK", "0")
-    return text if world == "1" else f"rank {rank} on {socket.gethostname()}: {text}"
