@@ -4,7 +4,6 @@ A case is a set of NIfTI files of one examination: up to four modalities and, fo
 axes i, j, k of the files, called X, Y, Z everywhere in the project.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raum_lightning.cases.nifti import UNREADABLE, Volume, loader_of_channels, read_nifti, write_like
+from raum_lightning.cases.patients import patient_of
 from raum_lightning.errors import CaseError, LabelError
 from raum_lightning.labels import EDITIONS, Edition
 
@@ -40,8 +40,8 @@ class Case:
 
     @property
     def patient(self) -> str:
-        """The id without the number of the visit: BraTS 2023 and later name cases <challenge>-<patient>-<visit>."""
-        return re.sub(r"^(BraTS-[A-Za-z]+-\d+)-\d+$", r"\1", self.id)
+        """Who was examined; see `patient_of`."""
+        return patient_of(self.id)
 
     def files(self, modalities: Sequence[str]) -> list[Path]:
         """The files that hold `modalities` and the mask, each once.

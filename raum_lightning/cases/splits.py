@@ -21,7 +21,7 @@ class Split:
     test: list[str]
 
     def save(self, path: Path) -> None:
-        """Writes JSON that `read_split` reads again."""
+        """Write JSON that `read_split` reads again."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
@@ -29,38 +29,54 @@ class Split:
 def make_split(
     cases: Sequence[Case], *, folds: int = 5, fold: int = 0, test_fraction: float = 0.1, seed: int = 0
 ) -> Split:
-    """Splits by patient: a test set, the same for all folds, and `folds` parts of the rest, one of which validates.
+    """Split by patient: a test set, the same for all folds, and `folds` parts of the rest, one of which validates.
 
-    The order is that of a hash of seed and patient, so that it depends neither on the machine nor on the order of
-    files, and a case that joins later moves few others. With fewer patients than folds there are fewer folds.
-    Raises `SplitError` for fewer than three patients or a fold that does not exist.
+    Patients are sorted by a hash of seed and id, so that neither the machine nor the order of files matters, and the
+    sorted row is cut into test set and folds, whose numbers of patients differ by at most one. A patient more shifts
+    each cut by at most one place: no more patients change their part than there are folds, which is what it takes to
+    keep the folds balanced. With fewer patients than folds there are fewer folds. Runs keep the split that they began
+    with in splits.json: which patients are in which fold may change between versions of this package.
+
+    Raises:
+        SplitError: Where there are fewer than three patients, or a fold that does not exist.
     """
+    check_folds(folds, fold, test_fraction)
     groups: dict[str, list[str]] = defaultdict(list)
     for case in cases:
         groups[case.patient].append(case.id)
     if len(groups) < 3:
+        known = f" ({len(cases)} cases, such as {cases[0].id})" if len(cases) > len(groups) else ""
         raise SplitError(
-            f"{len(groups)} patients cannot be split into train, val and test; at least 3 are needed, "
+            f"{len(groups)} patients{known} cannot be split into train, val and test; at least 3 are needed, "
             "or a file given as data.splits"
         )
-    if not 0 <= test_fraction < 1:
-        raise SplitError(f"test_fraction={test_fraction} is not in [0, 1)")
     order = sorted(groups, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
     held_out = min(max(1, round(test_fraction * len(order))), len(order) - 2) if test_fraction else 0
-    rest = order[held_out:]
+    test, rest = order[:held_out], order[held_out:]
     folds = min(folds, len(rest))
-    if folds < 2 or not 0 <= fold < folds:
+    if fold >= folds:
         raise SplitError(f"fold {fold} does not exist: {len(rest)} patients give {folds} folds, 0 to {folds - 1}")
-    val = rest[fold::folds]
-    train = [patient for patient in rest if patient not in set(val)]
-    return Split(*(sorted(i for patient in part for i in groups[patient]) for part in (train, val, order[:held_out])))
+    first, end = (index * len(rest) // folds for index in (fold, fold + 1))
+    train, val = rest[:first] + rest[end:], rest[first:end]
+    return Split(*(sorted(i for patient in part for i in groups[patient]) for part in (train, val, test)))
+
+
+def check_folds(folds: int, fold: int, test_fraction: float) -> None:
+    """Raise `SplitError` for numbers that no set of cases can be split by, naming their keys."""
+    if folds < 2:
+        raise SplitError(f"data.folds={folds} must be 2 or more: one part validates and the others train")
+    if not 0 <= fold < folds:
+        raise SplitError(f"data.fold={fold} does not exist: data.folds={folds} are numbered 0 to {folds - 1}")
+    if not 0 <= test_fraction < 1:
+        raise SplitError(f"data.test_fraction={test_fraction} must be at least 0 and below 1")
 
 
 def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
-    """A split from JSON: {"train": [ids], "val": [ids], "test": [ids]}, or a list of such, one a fold, as nnU-Net's.
+    """Return the split in a JSON file: {"train": [ids], "val": [ids], "test": [ids]}, or a list with one for each fold.
 
-    Raises `SplitError` naming the file, and the ids that the data has not or the patients that are in two parts, unless
-    one part is all in the other.
+    Raises:
+        SplitError: Naming the file, and the ids that are not in the data or the patients that are in two parts, unless
+            one part lies wholly in the other.
     """
     if fold < 0:
         raise SplitError(f"fold {fold} does not exist: folds count from 0")
@@ -80,7 +96,7 @@ def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
         raise SplitError(f"{path}: {len(unknown)} ids are not among the cases with a mask: {', '.join(unknown[:5])}")
     parts = {part: {patients[name] for name in ids} for part, ids in asdict(split).items()}
     for (one, ours), (other, theirs) in combinations(parts.items(), 2):
-        # all of them in both is meant, as when a network is to learn them by heart
+        # all of them in both is meant, as when a network is to overfit them
         if (both := sorted(ours & theirs)) and len(both) < min(len(ours), len(theirs)):
             raise SplitError(f"{path}: {', '.join(both[:5])} in both {one} and {other}; leave them out of one")
     return split

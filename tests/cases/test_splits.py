@@ -1,10 +1,14 @@
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raum_lightning.cases.case import Case
+from raum_lightning.cases.patients import patient_of
 from raum_lightning.cases.splits import make_split, read_split
 from raum_lightning.errors import SplitError
 from raum_lightning.labels import EDITIONS
@@ -39,9 +43,70 @@ def test_the_order_of_files_does_not_matter_and_the_seed_does() -> None:
     assert make_split(MANY, seed=1) != make_split(MANY)
 
 
-def test_a_new_case_moves_few_others() -> None:
-    before, after = make_split(MANY, test_fraction=0.2), make_split([*MANY, *cases(["new"])], test_fraction=0.2)
-    assert len(set(before.test) ^ set(after.test)) <= 4
+@given(
+    patients=st.integers(7, 80), folds=st.integers(2, 5), share=st.sampled_from([0, 0.1, 0.34]), new=st.integers(0, 999)
+)
+@settings(deadline=None)
+def test_a_patient_more_moves_no_more_patients_than_there_are_folds(
+    patients: int, folds: int, share: float, new: int
+) -> None:
+    """And the parts stay balanced within one, with all visits of a patient in one of them."""
+    ids = [f"BraTS-GLI-{patient:05d}-{visit:03d}" for patient in range(patients) for visit in range(1 + patient % 2)]
+
+    def parts(names: list[str]) -> dict[str, int]:
+        """Part of each patient: -1 test, else the fold that it validates in."""
+        splits = [make_split(cases(names), folds=folds, fold=fold, test_fraction=share) for fold in range(folds)]
+        where = [(-1, splits[0].test), *enumerate(split.val for split in splits)]
+        found = {(patient_of(name), part) for part, listed in where for name in listed}
+        assert len(found) == len({patient for patient, _ in found}) == len({patient_of(name) for name in names})
+        sizes = Counter(part for _, part in found if part >= 0)
+        assert len(sizes) == folds and max(sizes.values()) - min(sizes.values()) <= 1
+        return dict(found)
+
+    before, after = parts(ids), parts([*ids, f"BraTS-GLI-{10_000 + new:05d}-000"])
+    assert sum(after[patient] != part for patient, part in before.items()) <= folds
+
+
+@pytest.mark.parametrize(
+    ("case", "patient"),
+    [
+        ("BraTS-GLI-00001-000", "BraTS-GLI-00001"),
+        ("BraTS-MEN-RT-0001-1", "BraTS-MEN-RT-0001"),
+        ("UPENN-GBM-00001_21", "UPENN-GBM-00001"),
+        ("UCSD-PTGBM-0001_02", "UCSD-PTGBM-0001"),
+        ("UCSF-PDGM-0429_FU003d", "UCSF-PDGM-0429"),
+        ("sub-001_ses-02", "sub-001"),
+        ("sub-anna_ses-postop", "sub-anna"),
+        ("PatientID_0003_Timepoint_1", "PatientID_0003"),
+        ("Patient-001_week-044-2", "Patient-001"),
+        ("TCGA-02-0003_1997.06.08", "TCGA-02-0003"),
+        ("P12_20190304", "P12"),
+        ("Brats18_TCIA01_131_1", "Brats18_TCIA01_131"),
+        ("BraTS19_2013_2_1", "BraTS19_2013_2"),
+        *(
+            (one, one)
+            for one in ("BraTS20_Training_001", "BraTS2021_00000", "BRATS_001", "UCSF-PDGM-0004", "brain_scan_01")
+        ),
+    ],
+)
+def test_visits_are_recognised_by_name(case: str, patient: str) -> None:
+    assert cases([case])[0].patient == patient
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 1}, r"data\.folds=1 must be 2 or more"),
+        ({"folds": 0}, r"data\.folds=0 must be 2 or more"),
+        ({"fold": 5}, r"data\.fold=5 does not exist: data\.folds=5 are numbered 0 to 4"),
+        ({"fold": -1}, r"data\.fold=-1 does not exist"),
+        ({"test_fraction": 1.0}, r"data\.test_fraction=1\.0 must be at least 0 and below 1"),
+        ({"test_fraction": float("nan")}, r"data\.test_fraction=nan must be"),
+    ],
+)
+def test_numbers_that_nothing_can_be_split_by(options: dict[str, float], message: str) -> None:
+    with pytest.raises(SplitError, match=message):
+        make_split(MANY, **options)
 
 
 def test_three_cases_are_enough() -> None:

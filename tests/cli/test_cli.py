@@ -279,7 +279,7 @@ def test_without_a_checkpoint_the_newest_run_of_the_experiment_is_taken(
             ["--ckpt_path", "runs/debug/one/checkpoints/best.ckpt", "--module.network.init_args.feature_size", "8"],
             "the checkpoint is of another network than module.network",
         ),
-        (["--data.fold", "7"], "fold 7 does not exist"),
+        (["--data.fold", "7"], "data.fold=7 does not exist"),
         (["--trainer.max_steps", "-1", "--trainer.max_epochs", "-1"], "set trainer.max_steps or max_epochs"),
     ],
 )
