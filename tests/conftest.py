@@ -8,14 +8,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 
-from raum_lightning.labels import EDITIONS
-from tests.helpers.cases import write_brats
+from tests.helpers.cases import write_brats_cases
 
 
 @pytest.fixture
 def brats(tmp_path: Path) -> Path:
     """Six cases of BraTS 2020."""
-    root = tmp_path / "cases"
-    for number in range(1, 7):
-        write_brats(root, f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
-    return root
+    return write_brats_cases(tmp_path / "cases", 6)

@@ -61,3 +61,10 @@ def write_msd(root: Path, cases: int) -> None:
         content["training"].append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
         nib.save(nib.Nifti1Image(stack, np.eye(4)), root / "imagesTs" / "BRATS_900.nii.gz")
     (root / "dataset.json").write_text(json.dumps(content))
+
+
+def write_brats_cases(root: Path, count: int) -> Path:
+    """Cases of BraTS 2020, numbered from 1; returns `root`."""
+    for number in range(1, count + 1):
+        write_brats(root, f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
+    return root
