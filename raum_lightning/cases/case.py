@@ -5,7 +5,7 @@ axes i, j, k of the files, called X, Y, Z everywhere in the project.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from raum_lightning.cases.background import clear_background
 from raum_lightning.cases.nifti import UNREADABLE, Volume, loader_of_channels, read_nifti, write_like
 from raum_lightning.cases.patients import patient_of
 from raum_lightning.errors import CaseError, LabelError
@@ -127,6 +128,7 @@ class Case:
             raise CaseError(f"{volume.path}: {bad} voxels are NaN or infinite")
         if volume.data.min() == volume.data.max():
             raise CaseError(f"{volume.path}: every voxel is {volume.data.flat[0]:g}; the image is empty")
+        volume = replace(volume, data=clear_background(volume.data))
         corners = {float(volume.data[corner]) for corner in product((0, -1), repeat=3)}
         if len(corners) == 1 and corners != {0.0}:
             raise CaseError(

@@ -38,7 +38,7 @@ from raum_lightning.geometry import Matrix, Reorientation, voxel_size
 from raum_lightning.labels import BACKGROUND
 
 # part of the fingerprint: goes up when what is stored changes
-LAYOUT = 2
+LAYOUT = 3
 # where the axes of prepared arrays run
 ORIENTATION = "LPS"
 

@@ -11,7 +11,8 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from raum_lightning.atomic import partial_path
 from raum_lightning.cases.discovery import find_cases
-from raum_lightning.data.store import Prepared, normalise, prepare, prepared_folder
+from raum_lightning.data.normalise import normalise
+from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.errors import CaseError
 from raum_lightning.labels import ED, ET, NCR
 from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes
@@ -23,23 +24,6 @@ CROP = [[1, 0, 0, 2], [0, 1, 0, 2], [0, 0, 1, 2], [0, 0, 0, 1]]
 
 def opened(root: Path, folder: Path) -> list[Prepared]:
     return [Prepared.open(prepared_folder(case, folder, MODALITIES)) for case in find_cases(root)]
-
-
-def test_z_scores_over_the_brain_and_exactly_0_outside() -> None:
-    image = np.zeros((2, 6, 6, 6), np.float32)
-    image[0, 1:5, 2:4, 3] = np.arange(8).reshape(4, 2) + 1  # mean 4.5, std sqrt(5.25)
-    image[1, 1:5, 2:4, 3] = 10
-    image[1, 1, 2, 3] = 18  # mean 11, std sqrt(7)
-    out, crop = normalise(image)
-    assert crop == (slice(1, 5), slice(2, 4), slice(3, 4))
-    np.testing.assert_allclose(out[0, :, :, 0].ravel(), (np.arange(8) - 3.5) / 5.25**0.5, rtol=1e-3)
-    np.testing.assert_allclose(out[1, 0, :, 0], [7 / 7**0.5, -1 / 7**0.5], rtol=1e-3)
-
-
-def test_a_brain_voxel_at_the_mean_is_not_taken_for_background() -> None:
-    image = np.zeros((1, 3, 1, 1), np.float32)
-    image[0, :, 0, 0] = [1, 2, 3]
-    assert (normalise(image)[0] != 0).all()
 
 
 def test_what_is_kept_of_a_case(brats: Path, tmp_path: Path) -> None:
