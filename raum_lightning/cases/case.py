@@ -4,6 +4,7 @@ A case is a set of NIfTI files of one examination: up to four modalities and, fo
 axes i, j, k of the files, called X, Y, Z everywhere in the project.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from raum_lightning.cases.background import clear_background
 from raum_lightning.cases.nifti import UNREADABLE, Volume, loader_of_channels, read_nifti, write_like
 from raum_lightning.cases.patients import patient_of
+from raum_lightning.datasets import ALIASES, DataSet, names
 from raum_lightning.errors import CaseError, LabelError
-from raum_lightning.labels import EDITIONS, Edition
 
 # begins the description in the header of the masks that this project writes
 SIGNATURE = "raum"
@@ -33,7 +34,7 @@ class Case:
     """
 
     id: str
-    edition: Edition
+    edition: DataSet
     images: Mapping[str, Path]
     label: Path | None = None
     channels: Mapping[str, int] = field(default_factory=dict)
@@ -41,8 +42,9 @@ class Case:
 
     @property
     def patient(self) -> str:
-        """Who was examined; see `patient_of`."""
-        return patient_of(self.id)
+        """Who was examined: what the data set's `patient` finds in the id, else `patient_of`."""
+        found = re.fullmatch(self.edition.patient, self.id) if self.edition.patient else None
+        return found[1] if found else patient_of(self.id)
 
     def files(self, modalities: Sequence[str]) -> list[Path]:
         """The files that hold `modalities` and the mask, each once.
@@ -160,6 +162,6 @@ def read_remark(path: Path) -> tuple[str, str] | None:
         words = nib.load(path).header["descrip"].item().decode("ascii", "replace").split()
     except UNREADABLE:
         return None
-    if len(words) < 2 or words[0] != SIGNATURE or words[1] not in EDITIONS:
+    if len(words) < 2 or words[0] != SIGNATURE or words[1] not in (*names(), *ALIASES):
         return None
     return words[1], " ".join(words[2:])

@@ -1,50 +1,47 @@
-"""Finding cases: the file names of BraTS 2020 to 2024, and dataset.json of MSD Task01."""
+"""Finding cases: by the names of their files, or by a dataset.json."""
 
-import json
-import os
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from raum_lightning.cases.case import Case
-from raum_lightning.cases.nifti import stem
+from raum_lightning.cases.index import indexed_cases
+from raum_lightning.cases.matching import Listing, case_of, files_below
+from raum_lightning.datasets import DataSet, load, presets
+from raum_lightning.datasets.description import compiled
 from raum_lightning.errors import CaseError
-from raum_lightning.labels import BACKGROUND, ED, EDITIONS, ET, NCR, Edition
 
-# how dataset.json of MSD Task01 spells the modalities, and words by which it names the classes; the longer word of two
-# that match decides ("non-enhancing" before "enhancing")
-_MSD_MODALITIES = {"flair": "flair", "t1w": "t1", "t1": "t1", "t1gd": "t1ce", "t1ce": "t1ce", "t2w": "t2", "t2": "t2"}
-_MSD_CLASSES = {"background": BACKGROUND, "edema": ED, "non-enhancing": NCR, "necro": NCR, "enhancing": ET}
-# ids that say which edition they are of, whatever their files are called
-_IDS = {r"brats(17|18|19|20)_": "brats2020", r"brats2021_": "brats2021", r"brats-[a-z]+-\d+": "brats2023"}
+__all__ = ["files_below", "find_case", "find_cases", "is_image", "recognise"]
+
+Named = str | Path | DataSet
 
 
-def edition_of(name: str) -> Edition | None:
-    """The edition that an id, or the name of a file that begins with one, belongs to; None where it does not say."""
-    named = (edition for pattern, edition in _IDS.items() if re.match(pattern, name, re.IGNORECASE))
-    return EDITIONS[edition] if (edition := next(named, None)) else None
+def find_cases(
+    root: Path | str, dataset: str | Path | DataSet = "auto", *, prefer: DataSet | None = None
+) -> list[Case]:
+    """Return all cases below `root`, sorted by id.
 
+    `dataset` is auto, the name of a data set, its YAML file, or the data set itself. auto takes a dataset.json in
+    `root`, and otherwise what ids and names of files say; where they fit several data sets, `prefer` before others.
 
-def find_cases(root: Path | str, edition: str = "auto") -> list[Case]:
-    """All cases below `root`, sorted by id.
-
-    A `dataset.json` makes it MSD Task01; otherwise files are recognised by the ends of their names, in any folders.
-    `edition` "auto" takes what the names say; BraTS 2024 shares its names with 2023 and must be declared.
-    Raises `CaseError` when there is nothing to find or two folders hold the same case.
+    Raises:
+        CaseError: There is nothing to find, two folders hold the same case, or the names are those of several data sets
+            that read the same label value differently.
     """
     root = Path(root).expanduser()
-    if edition != "auto" and edition not in EDITIONS:
-        raise CaseError(f"edition {edition!r} is unknown; it is one of auto, {', '.join(EDITIONS)}")
+    declared = dataset if isinstance(dataset, DataSet) else None if dataset == "auto" else load(dataset)
     if not root.is_dir():
         raise CaseError(f"{root}: no such folder; expected one that holds cases")
-    if edition == "msd" or (edition == "auto" and (root / "dataset.json").is_file()):
-        cases = _find_msd(root)
-    else:
-        cases = list(_find_brats(root, edition))
+    said = ""
+    try:
+        indexed = indexed_cases(root, declared) if declared is None or declared.index else None
+    except CaseError as error:
+        if declared:
+            raise
+        # the names of the files may still say what they are
+        indexed, said = None, f"; {error}"
+    cases = indexed if indexed is not None else _by_names(root, declared, prefer)
     if not cases:
-        raise CaseError(f"{root}: no cases found; expected files such as <case>/<case>_flair.nii.gz or a dataset.json")
+        raise CaseError(f"{root}: no cases found; {_expected(declared)}{said}")
     seen: dict[str, Case] = {}
     for case in cases:
         if case.id in seen:
@@ -53,102 +50,65 @@ def find_cases(root: Path | str, edition: str = "auto") -> list[Case]:
     return [seen[name] for name in sorted(seen)]
 
 
-def find_case(folder: Path | str, edition: str = "auto") -> Case:
-    """The one case in `folder`; raises `CaseError` when there are several."""
-    cases = find_cases(folder, edition)
+def find_case(folder: Path | str, dataset: Named = "auto", *, prefer: DataSet | None = None) -> Case:
+    """Return the one case in `folder`; raises `CaseError` when there are several."""
+    cases = find_cases(folder, dataset, prefer=prefer)
     if len(cases) > 1:
         raise CaseError(f"{folder}: holds {len(cases)} cases ({cases[0].id}, {cases[1].id}, ...); name one of them")
     return cases[0]
 
 
-def _find_brats(root: Path, edition: str) -> Iterator[Case]:
-    namings = [EDITIONS[edition]] if edition != "auto" else [EDITIONS["brats2020"], EDITIONS["brats2023"]]
-    roles = {
-        f"{naming.separator}{suffix}": (role, naming)
-        for naming in namings
-        for role, suffix in [*naming.suffixes.items(), ("seg", "seg")]
-    }
-    found: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    editions: dict[tuple[Path, str], Edition] = {}
-    masks: dict[Path, list[Path]] = defaultdict(list)
-    for path in sorted(files_below(root)):
-        name = stem(path)
-        if name is None:
-            continue
-        ending = next((ending for ending in roles if name.lower().endswith(ending)), None)
-        if ending is None:
-            masks[path.parent].append(path)
-            continue
-        role, naming = roles[ending]
-        key = (path.parent, name[: -len(ending)])
-        found[key][role].append(path)
-        editions[key] = naming
-    for (folder, name), files in found.items():
-        if set(files) == {"seg"}:
-            continue  # a folder of masks, such as predictions, is no case
-        if "seg" not in files:
-            # BraTS 2020's case 355 names its mask W39_1998.09.19_Segm.nii
-            files["seg"] = [path for path in masks[folder] if (stem(path) or "").lower().endswith("segm")][:1]
-        naming = editions[folder, name]
-        if edition == "auto":
-            naming = edition_of(name) or naming
-        doubles = tuple(
-            f"two files for {role}: {', '.join(map(str, paths))}" for role, paths in files.items() if paths[1:]
-        )
-        label = next(iter(files.pop("seg")), None)
-        yield Case(
-            name, naming, {role: files[role][0] for role in naming.suffixes if role in files}, label, {}, doubles
-        )
+def is_image(name: str) -> bool:
+    """Return whether a file of this name, without ending, is an image of one of the data sets that are known."""
+    patterns = {p for preset in presets().values() for given in preset.images.values() for p in given}
+    return any(compiled(pattern).fullmatch(name) for pattern in patterns)
 
 
-def files_below(root: Path) -> Iterator[Path]:
-    """All files below `root`; folders are often links to where a cluster keeps the data, at times in a circle.
+def recognise(case: str) -> DataSet | None:
+    """Return the data set that an id belongs to; None where no id of a data set looks like it.
 
-    Raises `CaseError` for a folder that cannot be read.
+    Raises:
+        CaseError: Several data sets have such ids and read the same label value differently.
     """
-    seen: set[str] = set()
-    for folder, below, names in os.walk(root, followlinks=True, onerror=_refuse):
-        real = os.path.realpath(folder)
-        if real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        yield from (Path(folder) / name for name in names)
+    claims = [preset for preset in presets().values() if preset.claims(case) == 0]
+    return _agreed(case, claims) if claims else None
 
 
-def _refuse(error: OSError) -> None:
-    raise CaseError(f"{error.filename}: cannot be searched for cases ({error.strerror})")
+def _by_names(root: Path, declared: DataSet | None, prefer: DataSet | None) -> list[Case]:
+    listing = Listing.of(root)
+    if declared:
+        return [case_of(listing, declared, case) for case in listing.cases(declared)]
+    found: dict[str, list[tuple[tuple[int, int], DataSet]]] = {}
+    known = presets() | ({prefer.name: prefer} if prefer else {})
+    for dataset in known.values():
+        own = listing.cases(dataset, 1)
+        for case in listing.cases(dataset):
+            claim = dataset.claims(case) if dataset.ids or dataset is not prefer else -1
+            if claim is not None:
+                found.setdefault(case, []).append(((claim, case not in own), dataset))
+    cases = []
+    for case, claims in found.items():
+        strongest = min(claim for claim, _ in claims)
+        fitting = [dataset for claim, dataset in claims if claim == strongest]
+        cases.append(case_of(listing, prefer if prefer in fitting else _agreed(case, fitting), case))
+    return cases
 
 
-def _find_msd(root: Path) -> list[Case]:
-    path = root / "dataset.json"
-    try:
-        content = json.loads(path.read_text())
-        names: Mapping[str, str] = content.get("modality") or content["channel_names"]
-        channels = {_MSD_MODALITIES[name.lower()]: int(index) for index, name in names.items()}
-        edition = replace(EDITIONS["msd"], classes=_msd_classes(content["labels"]))
-        entries = [(item["image"], item["label"]) for item in content.get("training", ())]
-        entries += [(item["image"] if isinstance(item, dict) else item, None) for item in content.get("test", ())]
-    except FileNotFoundError:
-        raise CaseError(f"{path}: no such file; edition msd needs it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CaseError(f"{path}: is not valid JSON ({error})") from None
-    except (KeyError, TypeError, AttributeError, StopIteration) as error:
-        raise CaseError(f"{path}: does not describe MSD Task01 (unexpected or missing {error})") from None
-    return [
-        Case(
-            stem(root / image) or image,
-            edition,
-            dict.fromkeys(channels, root / image),
-            label and root / label,
-            channels,
-        )
-        for image, label in entries
-    ]
+def _agreed(case: str, datasets: Sequence[DataSet]) -> DataSet:
+    """Of data sets that read every value alike the one with the fewest."""
+    ordered = sorted(datasets, key=lambda dataset: len(dataset.labels))
+    for dataset in ordered[1:]:
+        for value, name in ordered[0].labels.items():
+            if (other := dataset.labels.get(value, name)) != name:
+                raise CaseError(
+                    f"case {case}: is called as those of {ordered[0].name} and {dataset.name}, in which label {value} "
+                    f"is {name} and {other}; declare which it is with data.dataset or --dataset"
+                )
+    return ordered[0]
 
 
-def _msd_classes(table: Mapping[str, str]) -> dict[int, int]:
-    """Label value to class, from dataset.json's `labels`: {"1": "edema", ...} or turned round, as nnU-Net."""
-    named = {(int(k), v) if k.isdigit() else (int(v), k) for k, v in table.items()}
-    words = sorted(_MSD_CLASSES, key=len, reverse=True)
-    return {value: _MSD_CLASSES[next(word for word in words if word in name.lower())] for value, name in named}
+def _expected(declared: DataSet | None) -> str:
+    if not declared or not declared.images:
+        return "expected files such as <case>/<case>_flair.nii.gz, a dataset.json, or a data set declared in YAML"
+    modality, patterns = next(iter(declared.images.items()))
+    return f"no file fits {' or '.join(patterns)}, the {modality} of data set {declared.name}"

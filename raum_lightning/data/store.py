@@ -150,7 +150,7 @@ def prepared_folder(case: Case, folder: Path, modalities: Sequence[str]) -> Path
     """Where `case` lies once it is prepared; raises `CaseError` when a modality is missing."""
     sources = [(str(path.resolve()), *_stat(path)) for path in case.files(modalities)]
     channels = [case.channels.get(modality) for modality in modalities]
-    edition = (case.edition.name, sorted(case.edition.classes.items()))
+    edition = (case.edition.name, sorted(case.edition.indices.items()))
     key = json.dumps([LAYOUT, list(modalities), edition, channels, sources])
     return folder / f"{case.id}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 

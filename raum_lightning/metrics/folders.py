@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from raum_lightning.cases.case import Case, read_remark
-from raum_lightning.cases.discovery import edition_of, files_below, find_cases
+from raum_lightning.cases.discovery import files_below, find_cases, is_image, recognise
 from raum_lightning.cases.nifti import Volume, read_nifti, stem
 from raum_lightning.errors import CaseError, EvaluationError, LabelError
 from raum_lightning.geometry import voxel_size
@@ -42,7 +42,6 @@ LOWER_IS_BETTER = ("hd95", "lesion_hd95")
 WITHOUT_ORDER = ("volume",)
 # cases that are scored sooner than processes have started
 FEW = 8
-IMAGES = tuple(f"{naming.separator}{end}" for naming in EDITIONS.values() for end in naming.suffixes.values())
 
 Scores = dict[str, dict[str, float]]
 
@@ -235,7 +234,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    return (stem(path) or "").lower().endswith(IMAGES)
+    return is_image(stem(path) or "")
 
 
 def _of_case(case: Case, edition: str) -> MaskFile:
@@ -250,7 +249,7 @@ def _recognised(path: Path, name: str) -> tuple[Edition | None, str]:
     if remark := read_remark(path):
         return EDITIONS[remark[0]], "header"
     by_ending = {"_seg": EDITIONS["brats2020"], "-seg": EDITIONS["brats2023"]}
-    edition = edition_of(name) or by_ending.get(name[-4:].lower())
+    edition = recognise(name) or by_ending.get(name[-4:].lower())
     return edition, "file name" if edition else ""
 
 

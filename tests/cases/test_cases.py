@@ -11,7 +11,7 @@ from raum_lightning.cases import nifti
 from raum_lightning.cases.case import read_remark, write_mask
 from raum_lightning.cases.discovery import find_case, find_cases
 from raum_lightning.cli import main
-from raum_lightning.errors import CaseError
+from raum_lightning.errors import CaseError, ConfigError
 from raum_lightning.labels import EDITIONS
 from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes, write_brats, write_msd
 
@@ -54,7 +54,7 @@ def test_msd_is_read_by_its_dataset_json(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     case = find_cases(tmp_path)[0]
     np.testing.assert_array_equal(case.read(["flair"])[0][0], tiny_volumes(1)[0]["t2"])
-    assert case.edition.classes == {0: 0, 3: 2, 1: 1, 2: 3}
+    assert case.edition.indices == {0: 0, 3: 2, 1: 1, 2: 3}
 
 
 def test_case_355_of_2020_has_its_mask(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_2024_must_be_declared(tmp_path: Path) -> None:
     mask[5:9, 5:9, 5:9] = 4
     nib.save(nib.Nifti1Image(mask, AFFINE), folder / "BraTS-GLI-02073-100-seg.nii.gz")
     (problem,) = find_case(tmp_path).verify(ALL)
-    assert "BraTS-GLI-02073-100-seg.nii.gz: label 4" in problem and "edition: brats2024" in problem
+    assert "BraTS-GLI-02073-100-seg.nii.gz: label 4" in problem and "4 is RC in brats2024: declare" in problem
     label, _ = find_case(tmp_path, "brats2024").read_label()
     assert set(np.unique(label)) == {0, 4}
 
@@ -210,7 +210,7 @@ def test_finding_nothing_or_double_is_an_error(tmp_path: Path) -> None:
         find_cases(tmp_path / "none")
     with pytest.raises(CaseError, match="no cases found"):
         find_cases(tmp_path)
-    with pytest.raises(CaseError, match="edition 'brats2019' is unknown; it is one of auto, brats2020"):
+    with pytest.raises(ConfigError, match="data set 'brats2019' is unknown; give a YAML file or one of auto, brats"):
         find_cases(tmp_path, "brats2019")
     write_brats(tmp_path / "one", "a", EDITIONS["brats2020"])
     write_brats(tmp_path / "two", "a", EDITIONS["brats2020"])

@@ -34,11 +34,9 @@ def write_brats(root: Path, case: str, edition: Edition, *, seed: int = 0, endin
     images, labels = tiny_volumes(seed)
     folder = root / case
     folder.mkdir(parents=True)
-    for modality, suffix in edition.suffixes.items():
-        path = folder / f"{case}{edition.separator}{suffix}{ending}"
-        nib.save(nib.Nifti1Image(images[modality], AFFINE), path)
-    path = folder / f"{case}{edition.separator}seg{ending}"
-    nib.save(nib.Nifti1Image(edition.decode(labels), AFFINE), path)
+    volumes = {edition.images[modality][0]: image for modality, image in images.items()}
+    for pattern, volume in (volumes | {edition.mask[0]: edition.decode(labels)}).items():
+        nib.save(nib.Nifti1Image(volume, AFFINE), folder / (pattern.format(case=case).removeprefix("**/") + ending))
     return folder
 
 

@@ -164,9 +164,9 @@ def test_the_cavity_of_2024_must_be_declared(tmp_path: Path) -> None:
     write(folder / f"{case}-seg.nii.gz", labels, "brats2024")
     write(tmp_path / "named" / f"{case}.nii.gz", labels, "brats2024")
     write(tmp_path / "custom" / "cases" / f"{case}.nii.gz", labels, "brats2024")
-    assert "4 is the resection cavity" in evaluate(tmp_path / "named", tmp_path / "cases").problems[case]
+    assert "4 is RC in brats2024" in evaluate(tmp_path / "named", tmp_path / "cases").problems[case]
     declared = {"edition_references": "brats2024"}
-    assert "4 is the resection cavity" in evaluate(tmp_path / "named", tmp_path / "cases", **declared).problems[case]
+    assert "4 is RC in brats2024" in evaluate(tmp_path / "named", tmp_path / "cases", **declared).problems[case]
     both = evaluate(tmp_path / "named", tmp_path / "cases", classes=["RC"], **declared, edition_predictions="brats2024")
     assert both.summary["dice_rc"]["mean"] == 1
 
@@ -184,7 +184,7 @@ def test_msd_is_read_by_its_dataset_json(tmp_path: Path) -> None:
         write(tmp_path / f"p/BRATS_00{number}.nii.gz", tiny_volumes(number)[1], "msd", np.eye(4))
     found = evaluate(tmp_path / "p", tmp_path / "msd", classes=["NCR", "ED"])
     assert found.summary["dice_ncr"]["mean"] == found.summary["dice_ed"]["mean"] == 1
-    assert found.editions["predictions"] == {"msd, by reference": 2}
+    assert found.editions["predictions"] == {"msd-task01, by reference": 2}
     content = json.loads((tmp_path / "msd/dataset.json").read_text())
     content["labels"] = {"0": "background", "1": "necrotic", "2": "edema", "3": "enhancing"}
     (tmp_path / "msd/dataset.json").write_text(json.dumps(content))

@@ -1,0 +1,278 @@
+"""Reading data sets from YAML, strictly: what is misspelt or contradicts itself is said before any work."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raum_lightning.datasets.dataset import DataSet
+from raum_lightning.errors import ConfigError
+
+FOLDER = Path(__file__).parent
+# names of before
+ALIASES = {"msd": "msd-task01"}
+SCORING = ("default", "brats2023", "brats2024", "brats2025")
+KEYS = frozenset(
+    {"name", "images", "mask", "labels", "regions", "index", "ids", "patient", "colours", "background", "ignore"}
+    | {"scoring", "splits", "source"}
+)
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def names() -> list[str]:
+    """Return the names of the data sets that come with the package."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+@cache
+def presets() -> dict[str, DataSet]:
+    """Return the data sets that come with the package, by name."""
+    return {name: _read(FOLDER / f"{name}.yaml") for name in names()}
+
+
+def load(given: str | Path) -> DataSet:
+    """Return a data set by the name of one that comes with the package, or from a YAML file.
+
+    Raises:
+        ConfigError: There is no such name or file, or the file does not describe a data set.
+    """
+    name = ALIASES.get(str(given), str(given))
+    if name in names():
+        return presets()[name]
+    path = Path(given).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"data set {name!r} is unknown; give a YAML file or one of auto, {', '.join(names())}")
+    return _read(path)
+
+
+def hint_of(dataset: DataSet, values: Sequence[float]) -> str:
+    """Return what other data sets with files of the same names have these label values, as the end of a sentence."""
+
+    def files(one: DataSet) -> set[str]:
+        return {pattern for patterns in one.images.values() for pattern in patterns}
+
+    others = [
+        f"{' and '.join(f'{value:g} is {other.labels[int(value)]}' for value in values)} in {name}"
+        for name, other in presets().items()
+        if set(values) <= set(other.labels) and files(other) & files(dataset) and set(other.ids) & set(dataset.ids)
+    ]
+    return f"; {', '.join(others)}: declare whose masks they are with data.dataset or --dataset" if others else ""
+
+
+def _read(path: Path) -> DataSet:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; it should describe the data set") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path}: does not describe a data set; expected keys such as images, mask and labels")
+    return parse({"name": path.stem} | dict(content), str(path))
+
+
+def parse(content: Mapping[str, Any], where: str) -> DataSet:
+    """Return the data set that plain values describe; `where` they stand begins the message of an error.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value is not what it should be.
+    """
+    read = _Reader(where)
+    if unknown := sorted(set(map(str, content)) - KEYS):
+        raise read.error(unknown[0], f"is no key of a data set; its keys are {', '.join(sorted(KEYS))}")
+    index = read.text(content, "index")
+    images, channels = read.images(content.get("images"), index)
+    labels = read.labels(content.get("labels"), index)
+    ignore = content.get("ignore")
+    if ignore is not None and (not read.is_value(ignore) or ignore in labels or ignore == 0):
+        raise read.error("ignore", f"is {ignore!r}; give the one value, not 0 and not of labels, that is left out")
+    scoring = content.get("scoring", "default")
+    if scoring not in SCORING:
+        raise read.error("scoring", f"is {scoring!r}; it is one of {', '.join(SCORING)}")
+    return DataSet(
+        name=read.name("name", content.get("name")),
+        images=images,
+        mask=read.patterns("mask", content["mask"]) if content.get("mask") else (),
+        labels=labels,
+        regions=read.regions(content.get("regions"), labels),
+        channels=channels,
+        index=index,
+        ids=tuple(read.regex("ids", one) for one in listed(content.get("ids"))),
+        patient=read.regex("patient", content["patient"], groups=1) if content.get("patient") else None,
+        colours=read.colours(content.get("colours"), labels),
+        background=read.background(content.get("background", 0)),
+        ignore=ignore,
+        scoring=scoring,
+        splits=read.text(content, "splits"),
+        source=" ".join((read.text(content, "source") or "").split()),
+    )
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a list as it is, nothing as an empty one, and anything else as the only item of one."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+class _Reader:
+    """Checks of single keys; every error begins with the file."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def error(self, key: str, sentence: str) -> ConfigError:
+        return ConfigError(f"{self.where}: {key} {sentence}")
+
+    @staticmethod
+    def is_value(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**16
+
+    def name(self, key: str, value: Any) -> str:
+        if not isinstance(value, str) or not NAME.fullmatch(value):
+            raise self.error(key, f"holds {value!r}, which is no name; give letters, digits, . _ + -, or quote it")
+        return value
+
+    def text(self, content: Mapping[str, Any], key: str) -> str | None:
+        value = content.get(key)
+        if value is not None and not isinstance(value, str):
+            raise self.error(key, f"is {value!r}; give text")
+        return value
+
+    def mapping(self, key: str, value: Any, example: str) -> Mapping[Any, Any]:
+        if not isinstance(value, Mapping) or not value:
+            raise self.error(key, f"is {value!r}; give something like {example}")
+        return value
+
+    def patterns(self, key: str, value: Any) -> tuple[str, ...]:
+        found = tuple(listed(value))
+        if not found or not all(isinstance(pattern, str) and "{case" in pattern for pattern in found):
+            raise self.error(key, f'is {value!r}; give a pattern with {{case}} in it, such as "{{case}}/*_seg.nii.gz"')
+        for pattern in found:
+            try:
+                compiled(pattern)
+            except re.error as error:
+                raise self.error(key, f"has the pattern {pattern!r}, which cannot be understood ({error})") from None
+        return found
+
+    def images(self, value: Any, index: str | None) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
+        if value is None and index:
+            return {}, {}
+        given = self.mapping("images", value, '{flair: "{case}/*_flair.nii.gz"}')
+        if set(given) == {"file", "channels"}:
+            channels = [self.name("images.channels", name) for name in given["channels"] or ()]
+            if not channels or len(set(channels)) < len(channels):
+                raise self.error("images.channels", f"is {channels}; name each channel of the file, and each once")
+            patterns = self.patterns("images.file", given["file"])
+            return dict.fromkeys(channels, patterns), {name: number for number, name in enumerate(channels)}
+        return {self.name("images", name): self.patterns(f"images.{name}", one) for name, one in given.items()}, {}
+
+    def labels(self, value: Any, index: str | None) -> dict[int, str]:
+        if value is None and index:
+            return {}
+        given = self.mapping("labels", value, "{1: NCR, 2: ED, 4: ET}")
+        labels: dict[int, str] = {}
+        for number, name in given.items():
+            if not self.is_value(number):
+                raise self.error("labels", f"has {number!r}, which is no label value; give whole numbers from 0")
+            if number == 0:
+                if name != "background":
+                    raise self.error("labels", f"calls 0 {name!r}; 0 is background")
+                continue
+            if self.name("labels", name) in labels.values() or name == "background":
+                raise self.error("labels", f"gives {name} to more than one value; every class has one")
+            labels[number] = name
+        if len(labels) > 60:
+            raise self.error("labels", f"has {len(labels)} classes; 60 is the most")
+        return labels
+
+    def regions(self, value: Any, labels: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
+        order = {name: position for position, name in enumerate(labels.values(), 1)}
+        if value is None:
+            return {name: (position,) for name, position in order.items()}
+        regions: dict[str, tuple[int, ...]] = {}
+        for name, members in self.mapping("regions", value, "{TC: [NCR, ET]}").items():
+            given = listed(members)
+            if not given:
+                raise self.error(f"regions.{name}", f"is {members!r}; give a list of classes")
+            if unknown := [member for member in given if member not in order]:
+                raise self.error(f"regions.{name}", f"names {unknown[0]}, no class of labels: {', '.join(order)}")
+            if self.name("regions", name).lower() in (*map(str.lower, regions), "mean"):
+                raise self.error("regions", f"has {name} twice (case does not count), or calls one mean; rename it")
+            regions[name] = tuple(sorted(order[member] for member in set(given)))
+        return regions
+
+    def regex(self, key: str, value: Any, groups: int | None = None) -> str:
+        if not isinstance(value, str):
+            raise self.error(key, f"holds {value!r}; give a regular expression in quotes")
+        try:
+            found = re.compile(value).groups
+        except re.error as error:
+            raise self.error(key, f"holds {value!r}, no regular expression ({error})") from None
+        if groups is not None and found != groups:
+            raise self.error(key, f"is {value!r}, which has {found} groups; give it one, the patient: (...)")
+        return value
+
+    def colours(self, value: Any, labels: Mapping[int, str]) -> dict[str, str]:
+        if value is None:
+            return {}
+        given = self.mapping("colours", value, '{ET: "#ffd54d"}')
+        for name, colour in given.items():
+            if name not in labels.values():
+                raise self.error("colours", f"names {name}, no class of labels: {', '.join(labels.values())}")
+            if not isinstance(colour, str) or not re.fullmatch("#[0-9a-fA-F]{6}", colour):
+                raise self.error(f"colours.{name}", f'is {colour!r}; give six digits in quotes, such as "#ffd54d"')
+        return dict(given)
+
+    def background(self, value: Any) -> float | str:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if value == "none":
+            return "none"
+        if isinstance(value, str) and "{case" in value:
+            return self.patterns("background", value)[0]
+        raise self.error("background", f"is {value!r}; give a number, none, or the pattern of a brain mask")
+
+
+@cache
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Return a pattern as a regular expression for a path below the root with `/` between folders and no ending.
+
+    Capitals do not count. The ending of the pattern, where it has one, is left to `ending`.
+    """
+    ids = r"[^/]+"
+    out, rest = "", re.sub(r"\.nii(\.gz)?$", "", pattern)
+    tokens = re.compile(r"\*\*/|\*|\?|\[[^\]]+\]|\{case(?::([^{}]*))?\}|[^*?\[{]+|.")
+    for token in tokens.finditer(rest):
+        text = token.group()
+        if text.startswith("{case"):
+            out += "(?P=case)" if "(?P<case>" in out else f"(?P<case>{token.group(1) or ids})"
+        elif text == "**/":
+            out += "(?:.*/)?"
+        elif text in "*?":
+            out += "[^/]*" if text == "*" else "[^/]"
+        elif text.startswith("[") and len(text) > 1:
+            out += "[" + text[1:-1].replace("!", "^", 1) + "]" if text[1] == "!" else text
+        else:
+            out += re.escape(text)
+    return re.compile(out, re.IGNORECASE)
+
+
+def ending(pattern: str) -> str | None:
+    """Return .nii or .nii.gz where the pattern asks for one of them."""
+    found = re.search(r"\.nii(\.gz)?$", pattern)
+    return found.group() if found else None
