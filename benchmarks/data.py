@@ -51,6 +51,7 @@ def raum(cases: Path, size: int, probability: float, folder: Path) -> Loader:
     from raum_lightning.cases.discovery import find_cases
     from raum_lightning.data import augment
     from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler
+    from raum_lightning.data.sampling import PatchPlaces
     from raum_lightning.data.store import Prepared, prepare, prepared_folder
 
     found = find_cases(cases)
@@ -68,7 +69,10 @@ def raum(cases: Path, size: int, probability: float, folder: Path) -> Loader:
     opened = [Prepared.open(prepared_folder(case, folder, MODALITIES)) for case in found]
     length = 10**6
     dataset = PatchDataset(
-        opened, roi_size=(size,) * 3, patches_per_epoch=length, foreground_probability=1, transform=transform
+        opened,
+        places=PatchPlaces((size,) * 3, foreground_probability=1),
+        patches_per_epoch=length,
+        transform=transform,
     )
     return Loader(iter(PatchLoader(dataset, PatchSampler(length), batch_size=BATCH, num_workers=WORKERS)), prepared)
 

@@ -44,7 +44,9 @@ def batches(options: argparse.Namespace, augment_on: str) -> Iterator[Pair]:
     )
     data.prepare_data()
     data.setup("fit")
-    for batch in data.train_dataloader():
+    loader = data.train_dataloader()
+    loader.finish = None  # which is done here, on the device
+    for batch in loader:
         moved = data.transfer_batch_to_device(batch, options.device, 0)
         moved = data.on_after_batch_transfer(moved, 0)
         yield moved["image"], moved["label"]

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import mode
 from typing import Any, Literal
@@ -15,17 +17,19 @@ from torch.utils.data import DataLoader
 
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
-from raum_lightning.cases.splits import Split, make_split, read_split
+from raum_lightning.cases.splits import Split, check_folds, make_split, read_split
 from raum_lightning.data.augment import BatchAugmentation, default_augmentation
 from raum_lightning.data.augment.kernels import Size
+from raum_lightning.data.option_checks import check_batch, check_count, check_names, check_size
 from raum_lightning.data.patches import (
     PatchDataset,
     PatchLoader,
     PatchSampler,
     ShardSampler,
     VolumeDataset,
+    in_float32,
 )
-from raum_lightning.data.sampling import read_weights
+from raum_lightning.data.sampling import PatchPlaces, read_weights, weights_of
 from raum_lightning.data.store import ORIENTATION, Prepared, prepare, prepared_folder
 from raum_lightning.data.voxel_checks import check_alike, check_trained
 from raum_lightning.errors import ConfigError, SplitError
@@ -46,22 +50,22 @@ class BratsDataModule(pl.LightningDataModule):
             must be declared, as its label 4 is the resection cavity.
         roi_size: Size of a training patch in voxels, X Y Z.
         batch_size: Patches per batch and rank.
-        patches_per_epoch: Patches that all ranks draw together in one epoch.
+        patches_per_epoch: Patches of all ranks together in one epoch.
         foreground_probability: Share of patches centred on a tumour voxel; the others lie anywhere.
-        class_weights: Weights of NCR, ED, ET and RC when the class of that voxel is drawn among those that the case
-            has, such as {NCR: 1, ED: 1, ET: 1}; where not given, tumour voxels are drawn evenly.
-        case_weights: How often a case is drawn compared with a weight of 1, which cases not named have: ids with their
-            weights, or a YAML or JSON file of them; 0 for never.
+        class_weights: Weights by which the class of that voxel is sampled among those that the case has, such as
+            {NCR: 1, ED: 1, ET: 1}; where not given, all tumour voxels are equally likely.
+        case_weights: How often a case is sampled compared with a weight of 1, which cases not named have: ids with
+            their weights, or a YAML or JSON file of them; 0 for never.
         augmentation: TorchIO transforms, applied in this order; true for the defaults, false for none.
-        augment_on: Where: workers (processes of the loader) or device (the batch, on the GPU); the draws are the same.
+        augment_on: Where: workers (processes of the loader) or device (the batch, on the GPU), by the same parameters.
         folds: Parts of the cross-validation.
         fold: The part that validates, from 0.
         test_fraction: Share of the patients held out for testing, the same in every fold.
         splits: JSON file with train, val and test instead; see `raum_lightning.cases.splits.read_split`.
         exclude: Ids of cases to leave out.
-        predict_root: Folder with the cases to predict, with or without masks; the test cases where it is not given.
+        predict_root: Folder with the cases to predict, whose masks are not read; the test cases where it is not given.
         prepared_dir: Where prepared volumes are kept.
-        num_workers: Processes that read and augment patches, per rank.
+        num_workers: Processes that read and augment patches, per rank; 0 for none but the main process.
         seed: Decides, with epoch and index, each patch and its augmentation; that of `seed_everything` where not given.
     """
 
@@ -90,17 +94,21 @@ class BratsDataModule(pl.LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        if not set(modalities) <= set(MODALITIES) or len(set(modalities)) < len(modalities) or not modalities:
-            raise ConfigError(f"modalities={list(modalities)} must be some of {', '.join(MODALITIES)}, each once")
+        check_names("modalities", modalities, MODALITIES)
+        check_size("roi_size", roi_size)
+        check_count("batch_size", batch_size, 1)
+        check_count("patches_per_epoch", patches_per_epoch, 1)
+        check_count("num_workers", num_workers, 0)
+        check_batch(batch_size, patches_per_epoch)
+        check_folds(folds, fold, test_fraction)
         self.root = Path(root).expanduser()
         self.modalities = tuple(modalities)
         self.edition = edition
         self.roi_size = roi_size
         self.batch_size = batch_size
         self.patches_per_epoch = patches_per_epoch
-        self.foreground_probability = foreground_probability
-        self.class_weights = class_weights
-        self.case_weights = case_weights
+        self.places = PatchPlaces(roi_size, foreground_probability=foreground_probability, class_weights=class_weights)
+        self.case_weights = read_weights(case_weights)
         self.transform = _transform(augmentation)
         self.batch_augmentation: BatchAugmentation | None = None
         if augment_on == "device" and self.transform is not None:
@@ -114,6 +122,7 @@ class BratsDataModule(pl.LightningDataModule):
         self.seed = seed
         self.split = Split([], [], [])
         self.cases: dict[str, Case] = {}
+        self.weights: list[float] = []  # of the training cases, by which they are sampled
         self.prepared: dict[str, Prepared] = {}
         # ids of cases that `predict_dataloader` leaves out; who writes predictions sets it
         self.predicted: frozenset[str] = frozenset()
@@ -121,13 +130,15 @@ class BratsDataModule(pl.LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def prepare_data(self) -> None:
-        """Prepares what the run needs and is not prepared yet, with a progress bar; on one rank of each node."""
-        self._select()
+        """Prepare what the run needs and is not prepared yet, with a progress bar; on one rank of each node."""
+        if self.trainer is not None and self.trainer.training:
+            check_batch(self.batch_size, self.patches_per_epoch, self._ranks["num_replicas"])
+        self._select(announce=True)
         with progress_bar("preparing cases") as progress:
             prepare(list(self.cases.values()), self.prepared_dir, self.modalities, progress=progress)
 
     def setup(self, stage: str) -> None:
-        """Finds, splits and opens the prepared cases."""
+        """Find, split and open the prepared cases."""
         self._select()
         self.prepared = {
             name: Prepared.open(prepared_folder(case, self.prepared_dir, self.modalities))
@@ -137,7 +148,7 @@ class BratsDataModule(pl.LightningDataModule):
             if not self.split.train:
                 raise SplitError(f"{self.splits}: has no case under train to learn from")
             if seen := sorted({*self.split.train} & {*self.split.val, *self.split.test}):
-                rank_zero_info(f"trained on and scored: {', '.join(seen[:5])}; scores tell what is known by heart")
+                rank_zero_info(f"trained on and scored: {', '.join(seen[:5])}; these are training scores")
             check_alike([self.prepared[name] for name in (*self.split.train, *self.split.val)])
 
     def check_trained(self, described: Mapping[str, Any]) -> None:
@@ -165,21 +176,25 @@ class BratsDataModule(pl.LightningDataModule):
             "spacing": np.median([case.spacing for case in trained], axis=0).tolist(),
         }
 
-    def _select(self) -> None:
-        """Sets `cases`, those of this run by id, and `split`."""
+    def _select(self, *, announce: bool = False) -> None:
+        """Set `cases`, those of this run by id, and `split`; check `case_weights`."""
         if self._predicts_elsewhere:
-            self.cases = {case.id: case for case in self._find(self.predict_root)}
+            # without masks, which may be in the label values of another data set
+            self.cases = {case.id: replace(case, label=None) for case in self._find(self.predict_root)}
             return
         found = self._find(self.root)
         labelled = [case for case in found if case.label]
-        if without := [case.id for case in found if not case.label]:
+        if announce and (without := [case.id for case in found if not case.label]):
             rank_zero_info(f"{len(without)} cases have no mask and are left out: {', '.join(without[:5])}")
+        if announce and (patients := len({case.patient for case in labelled})) < len(labelled):
+            rank_zero_info(f"{len(labelled)} cases of {patients} patients: all visits of a patient stay in one part")
         if self.splits:
             self.split = read_split(self.splits, labelled, fold=self.fold)
         else:
             self.split = make_split(labelled, folds=self.folds, fold=self.fold, test_fraction=self.test_fraction)
         used = {*self.split.train, *self.split.val, *self.split.test}
         self.cases = {case.id: case for case in labelled if case.id in used}
+        self.weights = weights_of(self.split.train, self.case_weights, {*self.cases, *self.exclude})
 
     def _find(self, root: Path | None) -> list[Case]:
         found = find_cases(root or self.root, self.edition)
@@ -193,23 +208,24 @@ class BratsDataModule(pl.LightningDataModule):
         return predicting and self.predict_root is not None
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Batches of patches."""
+        """Return batches of patches."""
         sampler = PatchSampler(self.patches_per_epoch, **self._ranks)
         dataset = PatchDataset(
             [self.prepared[name] for name in self.split.train],
-            roi_size=self.roi_size,
             patches_per_epoch=self.patches_per_epoch,
-            foreground_probability=self.foreground_probability,
-            class_weights=self.class_weights,
-            case_weights=read_weights(self.case_weights, self.split.train, {*self.cases, *self.exclude}),
+            places=self.places,
+            case_weights=self.weights,
             transform=self.transform,
             raw=self.batch_augmentation is not None,
             seed=self._seed,
         )
-        return PatchLoader(dataset, sampler, batch_size=self.batch_size, **self._loading(self.num_workers))
+        loader = PatchLoader(dataset, sampler, batch_size=self.batch_size, **self._loading(self.num_workers))
+        if self.trainer is None:  # which would call it
+            loader.finish = partial(self.on_after_batch_transfer, dataloader_idx=0)
+        return loader
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Augments raw patches where they lie now; in the run's precision from the float16 that batches travel in."""
+        """Augment raw patches on their device; convert images from float16, as they travel, to the run's precision."""
         if self.batch_augmentation is None or "seed" not in batch:
             batch = batch | {"image": batch["image"].float()}
         else:
@@ -221,11 +237,11 @@ class BratsDataModule(pl.LightningDataModule):
         return converted
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Whole volumes of the validation cases."""
+        """Return whole volumes of the validation cases."""
         return self._volumes(self.split.val)
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Whole volumes of the test cases."""
+        """Return whole volumes of the test cases."""
         if not self.split.test:
             raise ConfigError(
                 "there are no test cases; give data.test_fraction above 0 or data.splits with a test list"
@@ -233,24 +249,26 @@ class BratsDataModule(pl.LightningDataModule):
         return self._volumes(self.split.test)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Whole volumes of `predict_cases` without those in `predicted`."""
+        """Return whole volumes of `predict_cases` without those in `predicted`."""
         return self._volumes([name for name in self.predict_cases if name not in self.predicted])
 
     @property
     def predict_cases(self) -> list[str]:
-        """Ids of the cases in `predict_root`, else of the test cases."""
+        """The ids of the cases in `predict_root`, else of the test cases."""
         return sorted(self.prepared) if self._predicts_elsewhere else self.split.test
 
     def _volumes(self, names: Sequence[str]) -> DataLoader[dict[str, Any]]:
         dataset = VolumeDataset([self.prepared[name] for name in names])
         sampler, workers = ShardSampler(len(dataset), **self._ranks), min(1, self.num_workers)
-        return DataLoader(dataset, sampler=sampler, persistent_workers=workers > 0, **self._loading(workers))
+        collate = in_float32 if self.trainer is None else None  # else `on_after_batch_transfer` converts them
+        loading = {"persistent_workers": workers > 0, "collate_fn": collate, **self._loading(workers)}
+        return DataLoader(dataset, sampler=sampler, **loading)
 
     def _loading(self, workers: int) -> dict[str, Any]:
         return {
             "num_workers": workers,
             "pin_memory": torch.cuda.is_available(),
-            # else it would draw a seed from the global generator, as often as the number of workers has it
+            # without it, the loader would take a seed from the global generator for its workers
             "generator": torch.Generator(),
         }
 

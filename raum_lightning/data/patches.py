@@ -1,21 +1,21 @@
 """The stream of training patches: which patch and which augmentation is a function of (seed, epoch, index) alone.
 
-A sampler hands out keys (epoch, index), a dataset turns a key into a patch. Nothing else carries state, so that any
-number of workers and ranks draws the same patches, each once, and a resumed run goes on with the next key.
+A sampler yields keys (epoch, index), a dataset maps a key to a patch. Nothing else carries state, so that any number of
+workers and ranks yields the same patches, each once, and a resumed run continues with the next key.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torchio as tio
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from raum_lightning.allocator import keep_memory
 from raum_lightning.data.augment import SampledTransform, margin, samplable
-from raum_lightning.data.augment.kernels import Size
+from raum_lightning.data.option_checks import check_batch
 from raum_lightning.data.sampling import CaseOrder, PatchPlaces
 from raum_lightning.data.store import Prepared
 from raum_lightning.data.transport import SharedBatches
@@ -25,7 +25,7 @@ Key = tuple[int, int]
 
 
 class ShardSampler(DistributedSampler[Any]):
-    """Every rank's share of `length` items, `rank, rank + num_replicas, ...`: each once, none doubled to fill up.
+    """A rank's share of `length` items, `rank, rank + num_replicas, ...`: each item once, none repeated to fill up.
 
     Only where there are fewer items than ranks is one given twice, as Lightning leaves a rank without any out of the
     loop in which the others wait for its metrics; `SegmentationMetrics` counts each case once by its id.
@@ -53,12 +53,7 @@ class PatchSampler(ShardSampler):
     """A rank's keys (epoch, index) of one epoch, from the `start`-th on."""
 
     def __init__(self, length: int, *, num_replicas: int = 1, rank: int = 0) -> None:
-        if length % num_replicas:
-            fits = length - length % num_replicas + num_replicas
-            raise ConfigError(
-                f"patches_per_epoch={length} cannot be shared by {num_replicas} ranks so that each has as many; "
-                f"try {fits}"
-            )
+        check_batch(1, length, num_replicas)
         super().__init__(length, num_replicas=num_replicas, rank=rank)
         self.start = 0
 
@@ -68,10 +63,10 @@ class PatchSampler(ShardSampler):
 
 
 class PatchLoader(DataLoader[dict[str, Any]]):
-    """Batches of patches that can go on in the middle of an epoch.
+    """Batches of patches that can resume in the middle of an epoch.
 
     Lightning keeps `state_dict` in its checkpoints. After `load_state_dict` the first pass over that epoch leaves out
-    the batches that were already handed out. `waited` counts the seconds that batches were waited for.
+    the batches that were already yielded. `waited` counts the seconds that batches were waited for.
     """
 
     sampler: PatchSampler
@@ -91,6 +86,8 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             worker_init_fn=_start_worker,
             **loading,
         )
+        self.finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+        """What every batch goes through at last, where no trainer does it."""
         self.batches = 0
         self.waited = 0.0
         self.resumed: dict[int, int] = {}
@@ -103,16 +100,17 @@ class PatchLoader(DataLoader[dict[str, Any]]):
         for batch in super().__iter__():
             self.batches += 1
             self.waited += time.perf_counter() - called
-            yield self.shared.receive(batch)
+            batch = self.shared.receive(batch)
+            yield self.finish(batch) if self.finish else batch
             del batch  # whose memory is to be used again
             called = time.perf_counter()
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, how many of its batches were handed out on this rank, and how many patches one is on all ranks."""
+        """Return the epoch, how many of its batches this rank has yielded, and the patches per batch over all ranks."""
         return {"epoch": self.sampler.epoch, "batches": self.batches, "patches": self._patches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where `state` was taken; raises `ValueError` in mid-epoch with batches of another size."""
+        """Resume from `state`; raise `ConfigError` in mid-epoch with batches of another size."""
         patches = state.get("patches", self._patches)
         if patches != self._patches and state["batches"] * patches < self.sampler.length:
             raise ConfigError(
@@ -147,32 +145,35 @@ class VolumeDataset(Dataset[dict[str, Any]]):
 class PatchDataset(Dataset[dict[str, Any]]):
     """Patches of prepared cases by key (epoch, index).
 
-    Case and place: see `CaseOrder` and `PatchPlaces`; `case_weights` are in the order of `cases`, None for equal ones.
-    Augmentation: `transform`, a TorchIO transform or None. One made of this project's transforms is drawn before the
-    volume is read, so that just what it needs is read; around the patch of any other, the margin is read that its
-    strongest draw needs.
+    Parameters of this project's transforms are sampled before the volume is read, so that just what they need is read;
+    around the patch of any other transform, the margin is read that its strongest parameters need.
 
-    With `raw` the patches are left as read, for `BatchAugmentation` to augment them on the device.
+    Args:
+        cases: What the patches are cut from.
+        places: Where in a case a patch lies, and its size.
+        patches_per_epoch: Length of an epoch.
+        case_weights: In the order of `cases`, see `CaseOrder`; equal where not given.
+        transform: A TorchIO transform.
+        raw: Leave patches as read, for `BatchAugmentation` to augment them on the device.
+        seed: Decides, with the key, the patch and its augmentation.
     """
 
     def __init__(
         self,
         cases: Sequence[Prepared],
         *,
-        roi_size: Size,
+        places: PatchPlaces,
         patches_per_epoch: int,
-        foreground_probability: float = 0.5,
-        class_weights: Mapping[str, float] | None = None,
         case_weights: Sequence[float] | None = None,
         transform: tio.Transform | None = None,
         raw: bool = False,
         seed: int = 0,
     ) -> None:
         self.cases = cases
-        self.roi_size = roi_size
+        self.roi_size = places.roi_size
         self.patches_per_epoch = patches_per_epoch
         self.order = CaseOrder(case_weights or [1.0] * len(cases), seed=seed)
-        self.places = PatchPlaces(roi_size, foreground_probability=foreground_probability, class_weights=class_weights)
+        self.places = places
         self.transform = transform or tio.Compose([])
         self.samplable = samplable(self.transform)
         self.margin = (0, 0, 0) if self.samplable else margin(self.transform, self.roi_size)
@@ -183,7 +184,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         return self.patches_per_epoch
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        """`image` C X Y Z float16 and `label` X Y Z uint8, both of `roi_size`, and `case`, the id.
+        """Return `image` C X Y Z float16 and `label` X Y Z uint8, both of `roi_size`, and `case`, the id.
 
         With `raw`: `image` and `label` as read, and `seed` and `offset` for `BatchAugmentation`.
         """
@@ -210,7 +211,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         image = read_box(volume, start, self.roi_size, self.margin).float()
         label = read_box(mask, start, self.roi_size, self.margin)
         subject = tio.Subject(image=tio.ScalarImage(tensor=image), label=tio.LabelMap(tensor=label))
-        with torch.random.fork_rng(devices=[]):  # TorchIO draws from torch's global generator
+        with torch.random.fork_rng(devices=[]):  # TorchIO samples from torch's global generator
             torch.default_generator.manual_seed(seed)
             subject = self.transform(subject)
         return _centre(subject["image"].data, self.roi_size), _centre(subject["label"].data, self.roi_size)
@@ -220,15 +221,21 @@ def _start_worker(worker: int) -> None:
     keep_memory()
 
 
+def in_float32(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a batch as `default_collate` does, its image in float32."""
+    batch: dict[str, Any] = default_collate(items)
+    return batch | {"image": batch["image"].float()}
+
+
 def collate_lists(items: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """A batch as lists: raw patches differ in size."""
+    """Return a batch as lists: raw patches differ in size."""
     return {key: [item[key] for item in items] for key in items[0]}
 
 
 def read_box(
     volume: torch.Tensor, start: Sequence[int], size: Sequence[int], margin: Sequence[int] = (0, 0, 0)
 ) -> torch.Tensor:
-    """The box of `size` voxels at `start` and `margin` voxels around it, from C X Y Z; zeros beyond the volume."""
+    """Return the box of `size` voxels at `start` and `margin` voxels around it, of C X Y Z; zeros beyond the volume."""
     wanted = [(first - m, first + n + m) for first, n, m in zip(start, size, margin, strict=True)]
     inside = [(max(0, a), min(b, n)) for (a, b), n in zip(wanted, volume.shape[1:], strict=True)]
     box = volume.new_zeros(len(volume), *(b - a for a, b in wanted))

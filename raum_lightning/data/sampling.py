@@ -9,34 +9,38 @@ import yaml
 from numpy.typing import NDArray
 
 from raum_lightning.data.augment.kernels import Size
+from raum_lightning.data.option_checks import check_share, check_weights
 from raum_lightning.data.store import Prepared
 from raum_lightning.errors import ConfigError
 from raum_lightning.labels import CLASSES
 
 STEPS = 2**20
-"""Fractions of a slot that are told apart, few enough for exact sums: with equal weights each case fills one slot."""
+"""Parts that a slot is divided into, few enough for exact sums: with equal weights each case fills one slot."""
 
 
 class CaseOrder:
     """The case at every position of an endless stream.
 
-    The stream is cut into turns of as many positions as there are cases. In each turn a case comes up as often as its
-    share of the weights says, rounded up or down by chance so that the mean is exact, and in an order drawn anew:
-    with equal weights once, otherwise by systematic sampling.
+    The stream is cut into rounds of as many positions as there are cases. In each round a case occurs as often as its
+    share of the weights says, rounded up or down at random so that the mean is exact, in an order that is new in each
+    round: with equal weights once, otherwise by systematic sampling.
+
+    Args:
+        weights: One per case, at least 0, their sum above 0.
+        seed: Decides the order.
     """
 
     def __init__(self, weights: Sequence[float], *, seed: int) -> None:
         scaled = np.asarray(weights, np.float64)
-        if not (scaled >= 0).all() or not 0 < scaled.sum() < np.inf:
-            raise ConfigError("data.case_weights must not be negative, and some training case needs one above 0")
+        assert (scaled >= 0).all() and 0 < scaled.sum() < np.inf, "see `read_weights` and `weights_of`"
         self.edges = np.cumsum(scaled * len(scaled) / scaled.sum())[:-1]
         self.length = len(scaled)
         self.seed = seed
 
     def __call__(self, position: int) -> int:
-        """Index of the case."""
-        turn, place = divmod(position, self.length)
-        rng = np.random.default_rng((self.seed, turn))
+        """Return the index of the case."""
+        number, place = divmod(position, self.length)
+        rng = np.random.default_rng((self.seed, number))
         slot = rng.permutation(self.length)[place]
         return int(np.searchsorted(self.edges, slot + rng.integers(STEPS) / STEPS, side="right"))
 
@@ -44,27 +48,29 @@ class CaseOrder:
 class PatchPlaces:
     """Where in a case the patch lies.
 
-    With `foreground_probability` the patch is centred on a tumour voxel, drawn evenly over the voxels, or, given
-    `class_weights`, evenly over those of a class drawn before among the classes that the case has; a case with none
-    of the weighted classes is drawn from as without weights. The other patches lie anywhere in the volume.
+    Args:
+        roi_size: X Y Z of the patch in voxels.
+        foreground_probability: Share of patches centred on a tumour voxel; the others lie anywhere in the volume.
+        class_weights: Where given, a class is sampled by these weights among those that the case has, and then one of
+            its voxels; else, and in a case with none of these classes, all tumour voxels are equally likely.
     """
 
     def __init__(
-        self, roi_size: Size, *, foreground_probability: float, class_weights: Mapping[str, float] | None = None
+        self, roi_size: Size, *, foreground_probability: float = 0.5, class_weights: Mapping[str, float] | None = None
     ) -> None:
-        if not 0 <= foreground_probability <= 1:
-            raise ConfigError(f"data.foreground_probability={foreground_probability} must be between 0 and 1")
+        check_share("foreground_probability", foreground_probability)
         named = dict(class_weights or {})
         if unknown := set(named) - set(CLASSES[1:]):
             raise ConfigError(f"data.class_weights names {', '.join(sorted(unknown))}; give {', '.join(CLASSES[1:])}")
-        if named and (min(named.values()) < 0 or max(named.values()) <= 0):
-            raise ConfigError(f"data.class_weights={named} must not be negative, and one has to be above 0")
+        check_weights("class_weights", named)
+        if named and not any(named.values()):
+            raise ConfigError(f"data.class_weights={named}: one has to be above 0")
         self.roi_size = roi_size
         self.foreground_probability = foreground_probability
         self.class_weights = {CLASSES.index(name): weight for name, weight in named.items()}
 
     def __call__(self, case: Prepared, shape: Sequence[int], rng: np.random.Generator) -> list[int]:
-        """The patch's first voxel, inside the volume of `shape` along every axis on which that is the larger.
+        """Return the patch's first voxel, inside the volume of `shape` along every axis on which that is the larger.
 
         A volume that is smaller than the patch lies in its middle.
         """
@@ -80,7 +86,7 @@ class PatchPlaces:
         return [first - gap for first, gap in zip(start, gaps, strict=True)]
 
     def _candidates(self, case: Prepared, rng: np.random.Generator) -> NDArray[np.int32]:
-        """Flat indices of the voxels to centre on."""
+        """Return flat indices of the voxels to centre on."""
         weights = {index: self.class_weights.get(index, 0.0) for index in case.tumour or ()}
         total = sum(weights.values())
         if not total:
@@ -88,16 +94,13 @@ class PatchPlaces:
         return case.tumour_voxels(int(rng.choice(list(weights), p=[weight / total for weight in weights.values()])))
 
 
-def read_weights(
-    given: Mapping[str, float] | Path | None, cases: Sequence[str], known: Collection[str]
-) -> list[float] | None:
-    """The weights of `cases`, ids, from a mapping or a YAML or JSON file of one; 1 where it does not name them.
+def read_weights(given: Mapping[str, float] | Path | None) -> dict[str, float]:
+    """Return case weights by id, from a mapping or a YAML or JSON file of one; none where nothing is given.
 
-    Raises `ValueError` when it is no mapping to numbers, or names an id that is not among `known`.
+    Raises:
+        ConfigError: Where the file cannot be read, or a weight is not a number of at least 0.
     """
-    if given is None:
-        return None
-    weights: Any = given
+    weights: Any = given or {}
     if isinstance(given, Path):
         if not given.expanduser().is_file():
             raise ConfigError(f"{given}: no such file, named as data.case_weights")
@@ -105,9 +108,23 @@ def read_weights(
             weights = yaml.safe_load(given.expanduser().read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{given}: is not valid YAML ({error}), named as data.case_weights") from None
-    if not isinstance(weights, Mapping) or not all(isinstance(weight, (int, float)) for weight in weights.values()):
+    if not isinstance(weights, Mapping):
         raise ConfigError(f"data.case_weights={given} must map ids of cases to numbers")
-    weights = {str(name): weight for name, weight in weights.items()}  # to YAML an id of digits is a number
+    # to YAML an id of digits is a number
+    named: dict[str, float] = {str(name): weight for name, weight in weights.items()}
+    check_weights("case_weights", named)
+    return named
+
+
+def weights_of(cases: Sequence[str], weights: Mapping[str, float], known: Collection[str]) -> list[float]:
+    """Return the weights of `cases`, ids; 1 for those not named.
+
+    Raises:
+        ConfigError: Where `weights` names an id that is not among `known`, or leaves no case above 0.
+    """
     if unknown := sorted(set(weights) - set(known)):
-        raise ConfigError(f"data.case_weights names {', '.join(unknown[:5])}, which are no cases of this run")
-    return [float(weights.get(name, 1)) for name in cases]
+        raise ConfigError(f"data.case_weights names {', '.join(unknown[:5])}, not among the cases of this run")
+    chosen = [float(weights.get(name, 1)) for name in cases]
+    if chosen and not any(chosen):
+        raise ConfigError("data.case_weights is 0 for every training case; give one a weight above 0")
+    return chosen

@@ -10,6 +10,7 @@ import torchio as tio
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.data.augment import BatchAugmentation, default_augmentation
 from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler, ShardSampler, read_box
+from raum_lightning.data.sampling import PatchPlaces
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.labels import BACKGROUND
 
@@ -25,7 +26,8 @@ def cases(brats: Path, tmp_path: Path) -> list[Prepared]:
 
 
 def dataset(cases: list[Prepared], **options: Any) -> PatchDataset:
-    defaults = {"roi_size": ROI, "patches_per_epoch": 12, "transform": default_augmentation(), "seed": 3}
+    places = PatchPlaces(options.pop("roi_size", ROI), foreground_probability=options.pop("foreground", 0.5))
+    defaults = {"places": places, "patches_per_epoch": 12, "transform": default_augmentation(), "seed": 3}
     return PatchDataset(cases, **defaults | options)
 
 
@@ -85,7 +87,7 @@ def test_every_case_is_drawn_equally_often_in_changing_order(cases: list[Prepare
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
 def test_share_of_patches_centred_on_tumour(cases: list[Prepared], probability: float) -> None:
-    patches = dataset(cases, transform=None, roi_size=(1, 1, 1), foreground_probability=probability)
+    patches = dataset(cases, transform=None, roi_size=(1, 1, 1), foreground=probability)
     hits = sum(int(patches[0, index]["label"].item() != BACKGROUND) for index in range(400))
     brain = np.mean([len(case.tumour_voxels()) / case.label.size for case in cases])
     expected = probability + (1 - probability) * brain

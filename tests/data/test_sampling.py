@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raum_lightning.cases.discovery import find_cases
-from raum_lightning.data.sampling import CaseOrder, PatchPlaces, read_weights
+from raum_lightning.data.sampling import CaseOrder, PatchPlaces, read_weights, weights_of
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.labels import CLASSES, ED, ET, NCR
 
@@ -110,34 +110,32 @@ def test_weights_of_cases_from_a_mapping_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "weights.json").write_text(json.dumps(given))
     (tmp_path / "weights.yaml").write_text("a: 2\nb: 0.5\n")
     for source in (given, tmp_path / "weights.json", tmp_path / "weights.yaml"):
-        assert read_weights(source, cases, known) == [0.5, 2, 1]
-    assert read_weights(None, cases, known) is None
+        assert weights_of(cases, read_weights(source), known) == [0.5, 2, 1]
+    assert weights_of(cases, read_weights(None), known) == [1, 1, 1]
     (tmp_path / "numbers.yaml").write_text("12: 2\n")
-    assert read_weights(tmp_path / "numbers.yaml", ["12", "13"], {"12", "13"}) == [2, 1]
+    assert weights_of(["12", "13"], read_weights(tmp_path / "numbers.yaml"), {"12", "13"}) == [2, 1]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nd: 2\n", "names d, which are no cases of this run"),
+        ("a: 1\nd: 2\n", "names d, not among the cases of this run"),
         ("[1, 2", r"weights\.yaml: is not valid YAML"),
         ("[1, 2]", "must map ids of cases to numbers"),
-        ("a: heavy", "must map ids of cases to numbers"),
+        ("a: heavy", "gives a the weight heavy; it must be a number of at least 0"),
+        ("a: -1", "gives a the weight -1"),
+        ("a: .nan", "gives a the weight nan"),
+        ("a: .inf", "gives a the weight inf"),
+        ("a: 0", "is 0 for every training case"),
     ],
 )
 def test_a_wrong_file_of_weights_is_told(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "weights.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_weights(path, ["a"], {"a"})
+        weights_of(["a"], read_weights(path), {"a"})
     with pytest.raises(ValueError, match=r"none\.yaml: no such file, named as data\.case_weights"):
-        read_weights(tmp_path / "none.yaml", ["a"], {"a"})
-
-
-@pytest.mark.parametrize("weights", [[1, -1], [0, 0], [float("nan"), 1]])
-def test_weights_that_no_case_can_be_drawn_by(weights: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"data\.case_weights must not be negative"):
-        CaseOrder(weights, seed=0)
+        read_weights(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +144,8 @@ def test_weights_that_no_case_can_be_drawn_by(weights: list[float]) -> None:
         ({"foreground_probability": 1.5}, r"foreground_probability=1\.5 must be between 0 and 1"),
         ({"class_weights": {"WT": 1}}, f"names WT; give {', '.join(CLASSES[1:])}"),
         ({"class_weights": {"ET": 0}}, "one has to be above 0"),
-        ({"class_weights": {"ET": 1, "ED": -1}}, "must not be negative"),
+        ({"class_weights": {"ET": 1, "ED": -1}}, "gives ED the weight -1"),
+        ({"class_weights": {"ET": float("nan")}}, "gives ET the weight nan"),
     ],
 )
 def test_wrong_places(options: dict[str, object], message: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.data.augment import default_augmentation
 from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler
+from raum_lightning.data.sampling import PatchPlaces
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.data.transport import PLACES
 
@@ -29,7 +30,7 @@ def cases(brats: Path, tmp_path: Path) -> list[Prepared]:
 
 def loader(cases: list[Prepared], *, length: int = LENGTH, **loading: Any) -> PatchLoader:
     dataset = PatchDataset(
-        cases, roi_size=(12, 12, 12), patches_per_epoch=length, transform=default_augmentation(), seed=3
+        cases, places=PatchPlaces((12, 12, 12)), patches_per_epoch=length, transform=default_augmentation(), seed=3
     )
     return PatchLoader(dataset, PatchSampler(length), batch_size=2, **loading)
 

@@ -1,0 +1,103 @@
+"""What the data module refuses before any case is read, and what its batches are without a trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from raum_lightning.data.datamodule import BratsDataModule
+from raum_lightning.errors import ConfigError, SplitError
+from raum_lightning.labels import EDITIONS
+from tests.helpers.cases import AFFINE, write_brats
+
+
+def datamodule(root: Path, **options: Any) -> BratsDataModule:
+    small = {"roi_size": (16, 16, 16), "batch_size": 2, "patches_per_epoch": 4, "num_workers": 0, "seed": 0}
+    return BratsDataModule(root, prepared_dir=root.parent / "prepared", **small | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, r"data\.batch_size=0 must be a whole number of at least 1"),
+        ({"batch_size": 2.5}, r"data\.batch_size=2\.5 must be a whole number"),
+        ({"patches_per_epoch": 0}, r"data\.patches_per_epoch=0 must be a whole number of at least 1"),
+        ({"num_workers": -1}, r"data\.num_workers=-1 must be a whole number of at least 0"),
+        ({"roi_size": (16, 0, 16)}, r"data\.roi_size=\[16, 0, 16\] must be three whole numbers of at least 1"),
+        ({"roi_size": (16, 16)}, r"data\.roi_size=\[16, 16\] must be three"),
+        ({"batch_size": 64, "patches_per_epoch": 8}, r"data\.batch_size=64 is larger than an epoch .*epoch=8"),
+        ({"foreground_probability": 1.1}, r"data\.foreground_probability=1\.1 must be between 0 and 1"),
+        ({"foreground_probability": float("nan")}, r"data\.foreground_probability=nan"),
+        ({"test_fraction": -0.1}, r"data\.test_fraction=-0\.1 must be at least 0 and below 1"),
+        ({"folds": 1}, r"data\.folds=1 must be 2 or more"),
+        ({"fold": 5}, r"data\.fold=5 does not exist"),
+        ({"class_weights": {"WT": 1}}, "names WT; give NCR, ED, ET, RC"),
+        ({"class_weights": {"ET": -1}}, "class_weights gives ET the weight -1"),
+        ({"case_weights": {"a": float("nan")}}, "case_weights gives a the weight nan"),
+        ({"modalities": ["flair", "flair"]}, r"data\.modalities=\['flair', 'flair'\] must be some of"),
+        ({"modalities": []}, r"data\.modalities=\[\] must be some of"),
+    ],
+)
+def test_numbers_that_cannot_be_used_are_refused_in_the_constructor(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, SplitError), match=message):
+        datamodule(Path("nowhere"), **options)
+
+
+def test_weights_of_unknown_cases_are_refused_before_any_is_prepared(brats: Path) -> None:
+    data = datamodule(brats, case_weights={"BraTS20_Training_999": 2})
+    with pytest.raises(ConfigError, match=r"case_weights names BraTS20_Training_999"):
+        data.prepare_data()
+    assert not (brats.parent / "prepared").exists()
+
+
+@pytest.mark.parametrize("where", ["workers", "device"])
+def test_batches_without_a_trainer_are_float32_and_augmented(brats: Path, where: Any) -> None:
+    data = datamodule(brats, augment_on=where)
+    data.prepare_data()
+    data.setup("fit")
+    for batch in data.train_dataloader():
+        assert batch.keys() == {"image", "label", "case"}
+        assert batch["image"].shape == (2, 3, 16, 16, 16) and batch["image"].dtype == torch.float32
+        assert batch["label"].shape == (2, 16, 16, 16) and batch["label"].dtype == torch.uint8
+    volume = next(iter(data.val_dataloader()))
+    assert volume["image"].dtype == torch.float32
+    prepared = data.prepared[volume["case"][0]]
+    np.testing.assert_array_equal(volume["image"][0].numpy(), prepared.image.astype(np.float32))
+
+
+def test_augmentation_on_the_device_is_that_of_the_workers(brats: Path) -> None:
+    """But for what float16 rounds away on the way from a worker."""
+    batches = []
+    for where in ("workers", "device"):
+        data = datamodule(brats, augment_on=where)
+        data.prepare_data()
+        data.setup("fit")
+        batches.append(list(data.train_dataloader()))
+    for ours, theirs in zip(*batches, strict=True):
+        assert torch.equal(ours["label"], theirs["label"]) and ours["case"] == theirs["case"]
+        torch.testing.assert_close(ours["image"], theirs["image"], atol=4e-3, rtol=1e-3)
+
+
+def test_predicting_reads_no_masks(tmp_path: Path) -> None:
+    """They may be in the values of another data set, or broken."""
+    folder = write_brats(tmp_path / "new", "BraTS-GLI-00001-000", EDITIONS["brats2023"])
+    nib.save(nib.Nifti1Image(np.full((40, 36, 32), 4, np.uint8), AFFINE), folder / "BraTS-GLI-00001-000-seg.nii.gz")
+    write_brats(tmp_path / "new", "BraTS-GLI-00002-000", EDITIONS["brats2023"])
+    (tmp_path / "new/BraTS-GLI-00002-000/BraTS-GLI-00002-000-seg.nii.gz").write_bytes(b"broken")
+    data = datamodule(tmp_path / "new", predict_root=tmp_path / "new")
+    data.trainer = Predicting()  # type: ignore[assignment]
+    data.prepare_data()
+    data.setup("predict")
+    assert [batch["case"][0] for batch in data.predict_dataloader()] == data.predict_cases
+    assert len(data.predict_cases) == 2
+    assert all(case.tumour is None for case in data.prepared.values())
+
+
+class Predicting:
+    """What of a trainer the data module asks."""
+
+    predicting, training, validating = True, False, False
+    world_size, global_rank = 1, 0
