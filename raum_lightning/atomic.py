@@ -1,22 +1,82 @@
 """Files and folders that appear whole or not at all: half written they have a name that says whose they are."""
 
+import csv
+import json
 import os
 import shutil
 import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
+from typing import Any
+
+from raum_lightning.errors import OutputError
+
+
+@contextmanager
+def atomic(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; what was written there is flushed to the disk and renamed to `path`.
+
+    Makes the folders above. What `path` held before is kept as `keep`, where given. Where writing fails nothing is left
+    under the temporary name, and what `path` held before stays. Raises `OutputError` for a failure of the operating
+    system, such as a full disk.
+    """
+    partial = partial_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _flush(partial)
+        if keep and path.exists():
+            path.replace(keep)
+        partial.replace(path)
+        _flush(path.parent)
+    except BaseException as error:
+        with suppress(OSError):  # which would hide the failure before it
+            partial.unlink(missing_ok=True)
+        if (failure := _system_failure(error)) is not None:
+            raise OutputError(_sentence(path, failure)) from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table with a heading, whole or not at all."""
+    with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to the end of a file; what a crash leaves of it is for the reader to recognise."""
+    try:
+        with path.open("a", newline="", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as failure:
+        raise OutputError(_sentence(path, failure)) from failure
 
 
 def partial_path(path: Path) -> Path:
-    """Where this process writes what it then renames to `path`."""
+    """Return where this process writes what it then renames to `path`."""
     return path.with_name(f"{_prefix()}{os.getpid()}-{path.name}")
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what processes of this machine that were killed left half written in `folder`."""
+    """Remove what processes of this machine that were killed left half written in `folder`."""
     for path in folder.glob(f"{escape(_prefix())}*"):
         writer = path.name.removeprefix(_prefix()).partition("-")[0]
-        if not writer.isdigit() or _alive(int(writer)):
+        if not writer.isdigit() or is_alive(int(writer)):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -24,14 +84,38 @@ def remove_partials(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _prefix() -> str:
-    # process ids mean nothing on the other machines that share a folder
-    return f".{socket.gethostname()}-"
-
-
-def _alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Return whether this machine runs a process of that number."""
     try:
         os.kill(process, 0)
     except OSError as error:
         return isinstance(error, PermissionError)
     return True
+
+
+def _prefix() -> str:
+    # process ids mean nothing on the other machines that share a folder
+    return f".{socket.gethostname()}-"
+
+
+def _flush(path: Path) -> None:
+    """Make a file, or the names in a folder, last through a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _system_failure(error: BaseException | None) -> OSError | None:
+    """Return the failure of the operating system behind an error; torch and NIfTI writers wrap it in their own."""
+    while error is not None and not isinstance(error, OutputError):
+        if isinstance(error, OSError) and error.errno is not None:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _sentence(path: Path, failure: OSError) -> str:
+    kept = "; the one before it is intact" if path.is_file() else ""
+    return f"{path}: could not be written ({failure.strerror}; folder {path.parent.resolve()}){kept}"

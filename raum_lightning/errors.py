@@ -33,6 +33,10 @@ class RunError(UserError):
     """The run that was asked for is not there, or cannot be used in this way."""
 
 
+class OutputError(UserError):
+    """A file cannot be written, or would replace one that was written for another purpose."""
+
+
 class CheckpointError(UserError):
     """A checkpoint could not be written, or is not what was written."""
 

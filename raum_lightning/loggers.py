@@ -1,6 +1,7 @@
 """Where the numbers of a run go: a CSV file, and Weights & Biases besides."""
 
 import csv
+import io
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,9 @@ from urllib.parse import urlsplit
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from raum_lightning.atomic import append_text, write_csv
+from raum_lightning.runs.folder import RunFolder
+
 
 class CSVLogger(loggers.Logger):
     """One row per logged step in `<save_dir>/metrics.csv`; a continued run continues its file.
@@ -21,7 +25,7 @@ class CSVLogger(loggers.Logger):
 
     def __init__(self, save_dir: Path | str = ".") -> None:
         super().__init__()
-        self.path = Path(save_dir) / "metrics.csv"
+        self.path = RunFolder(Path(save_dir)).metrics
         self.columns: list[str] = []
 
     @property
@@ -51,8 +55,9 @@ class CSVLogger(loggers.Logger):
             rows = self._read()
             self.columns = list(dict.fromkeys([*self.columns, *row]))
             self._write(rows)
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
+        line = io.StringIO(newline="")
+        csv.DictWriter(line, self.columns).writerow(row)
+        append_text(self.path, line.getvalue())
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
@@ -71,13 +76,7 @@ class CSVLogger(loggers.Logger):
         return rows
 
     def _write(self, rows: Iterable[Mapping[str, str]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        rewritten = self.path.with_suffix(".tmp")
-        with rewritten.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        rewritten.replace(self.path)
+        write_csv(self.path, self.columns, rows)
 
 
 class WandbLogger(loggers.WandbLogger):

@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "losses": set(),
     "models": set(),
     "phantom": set(),
-    "loggers": set(),
+    "loggers": {"runs"},
     "cases": set(),
     "data": {"cases"},
     "metrics": {"cases"},

@@ -158,10 +158,21 @@ def write_mask(path: Path, labels: NDArray[np.uint8], case: Case, modality: str,
 
 def read_remark(path: Path) -> tuple[str, str] | None:
     """The edition and the remark that `write_mask` noted in a file; None for others' files and where there is none."""
-    try:
-        words = nib.load(path).header["descrip"].item().decode("ascii", "replace").split()
-    except UNREADABLE:
-        return None
+    words = _description(path)
     if len(words) < 2 or words[0] != SIGNATURE or words[1] not in (*names(), *ALIASES):
         return None
     return words[1], " ".join(words[2:])
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether this project wrote the file, a mask or probabilities."""
+    return _description(path)[:1] == [SIGNATURE]
+
+
+def _description(path: Path) -> list[str]:
+    """Return the words of the header's description; none where it cannot be read."""
+    try:
+        words: list[str] = nib.load(path).header["descrip"].item().decode("ascii", "replace").split()
+    except UNREADABLE:
+        return []
+    return words

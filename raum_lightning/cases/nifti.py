@@ -15,7 +15,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-from raum_lightning.atomic import partial_path
+from raum_lightning.atomic import atomic
 from raum_lightning.errors import CaseError
 
 ENDINGS = (".nii.gz", ".nii")
@@ -101,10 +101,8 @@ def write_like(path: Path, array: NDArray[Any], reference: Path, description: st
         image.set_qform(*source.get_qform(coded=True))
     except UNREADABLE:  # a quaternion longer than 1, which readers of the sform never see
         image.set_qform(None, 0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(path)
-    nib.save(image, partial)
-    partial.replace(path)
+    with atomic(path) as partial:
+        nib.save(image, partial)
 
 
 def stem(path: Path) -> str | None:

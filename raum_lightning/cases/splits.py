@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
+from raum_lightning.atomic import write_json
 from raum_lightning.cases.case import Case
 from raum_lightning.errors import SplitError
 
@@ -22,8 +23,7 @@ class Split:
 
     def save(self, path: Path) -> None:
         """Write JSON that `read_split` reads again."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        write_json(path, asdict(self))
 
 
 def make_split(

@@ -29,9 +29,14 @@ def run(args: argparse.Namespace) -> int:
     """Prints a table, writes the files, and says what could not be scored; 1 when a reference has no scores."""
     from raum_lightning.metrics.folders import evaluate
     from raum_lightning.progress import progress_bar
+    from raum_lightning.runs.outputs import check_output
 
     if args.out and args.out.suffix != ".json":
         raise EvaluationError(f"{args.out}: let the name end in .json; the cases stand beside it in a .csv")
+    if args.out:
+        check_output(args.out, "raum evaluate")
+        # a table has no place for its writer's name: it is ours where the JSON beside it is
+        check_output(args.out.with_suffix(".csv"), "raum evaluate", ours=lambda table: args.out.exists())
     metrics = [*args.metrics, *(["lesion_dice", "lesion_hd95"] if args.lesion_wise else [])]
     with progress_bar("scoring cases") as progress:
         evaluation = evaluate(

@@ -71,9 +71,10 @@ def _source(args: argparse.Namespace) -> Any:
 
 def _check_outputs(args: argparse.Namespace, case: "Case") -> None:
     """Before the work rather than after it."""
-    from raum_lightning.cases.case import read_remark
+    from raum_lightning.cases.case import is_ours, read_remark
     from raum_lightning.cases.nifti import ENDINGS, stem
     from raum_lightning.figures import check_ending
+    from raum_lightning.runs.outputs import check_output
 
     # a mask that this project wrote may be written anew
     reference = [case.label] if case.label and not read_remark(case.label) else []
@@ -84,8 +85,10 @@ def _check_outputs(args: argparse.Namespace, case: "Case") -> None:
         if other := taken.get(path.resolve()):
             raise ConfigError(f"{path}: is {other}, which it would overwrite; give another name")
         taken[path.resolve()] = "what --out names"
+        check_output(path, "raum segment", ours=is_ours)
     if args.figure:
         check_ending(args.figure)
+        check_output(args.figure, "raum view")
 
 
 def _draw(result: Any, path: Path) -> None:

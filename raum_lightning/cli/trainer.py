@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
+from raum_lightning.atomic import write_text
 from raum_lightning.cli.config_inheritance import with_bases
 from raum_lightning.cli.errors import refusals
 from raum_lightning.cli.log_filters import quieten
@@ -19,17 +20,9 @@ from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import RunError
 from raum_lightning.loggers import finish_wandb
 from raum_lightning.module import SegmentationModule
-from raum_lightning.runs.checkpoints import LAST, VerifiedCheckpointIO, newest_sound
-from raum_lightning.runs.folder import (
-    CHECKPOINTS,
-    CONFIG,
-    RunOptions,
-    find_checkpoint,
-    new_id,
-    restarted,
-    restarts,
-    run_of,
-)
+from raum_lightning.runs.checkpoints import VerifiedCheckpointIO, newest_sound
+from raum_lightning.runs.folder import RunFolder, find_checkpoint
+from raum_lightning.runs.naming import RunOptions, new_id, restarted, restarts
 from raum_lightning.runs.resume_checks import check_agreement, flat
 from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.callbacks.best import BestCheckpoint
@@ -112,7 +105,8 @@ class RaumCLI(LightningCLI):
         if self.subcommand == "fit":
             self._find_run(config, folder)
         else:
-            self._find_trained(config, folder, run_of(files[-1]) if files else None)
+            run = RunFolder.of_file(files[-1]) if files else None
+            self._find_trained(config, folder, run.path if run else None)
         if self.start and not self.start.is_file():
             raise RunError(f"{self.start}: no such checkpoint; --ckpt_path names a file")
         # what is saved and logged is the whole configuration: it needs neither its bases nor its files
@@ -133,10 +127,9 @@ class RaumCLI(LightningCLI):
             config.ckpt_path = "auto"
         given = Path(config.ckpt_path) if config.ckpt_path not in (None, "auto") else None
         self.run_dir = self._run_dir(config, folder, given) or folder / new_id(folder)
-        checkpoints = self.run_dir / CHECKPOINTS
-        own = newest_sound(checkpoints) if config.ckpt_path == "auto" or restarted() else None
+        own = newest_sound(self.run) if config.ckpt_path == "auto" or restarted() else None
         self.start = own or given
-        if config.ckpt_path is None and any(checkpoints.glob("*.ckpt")):
+        if config.ckpt_path is None and self.run.saved:
             raise RunError(
                 f"{self.run_dir} holds a trained run; continue it with --ckpt_path auto or give another --run.id"
             )
@@ -154,7 +147,8 @@ class RaumCLI(LightningCLI):
         """The run that is named, or else the one that a checkpoint lies in."""
         if config.run.id:
             return folder / str(config.run.id)
-        return run_of(checkpoint) if checkpoint else None
+        run = RunFolder.of_file(checkpoint) if checkpoint else None
+        return run.path if run else None
 
     def _anew(self, config: Any) -> str:
         """The configuration without what names this run, so that given to `fit` it is trained again as another."""
@@ -169,7 +163,7 @@ class RaumCLI(LightningCLI):
     def _place(self, logger: Any) -> None:
         name, init = logger.class_path.rsplit(".", 1)[-1], logger.init_args
         if name == "CSVLogger":
-            init.save_dir = str(self.verb_dir)
+            init.save_dir = str(self.run.of(str(self.subcommand)).path)
         elif name == "WandbLogger":
             init.save_dir = str(self.run_dir)
             init.group = init.group or self.run_dir.parent.name
@@ -178,9 +172,9 @@ class RaumCLI(LightningCLI):
             init.id = init.id or os.environ.get("WANDB_RUN_ID") or f"{self.run_dir.parent.name}-{self.run_dir.name}"
 
     @property
-    def verb_dir(self) -> Path:
-        """Where the verb writes: the run's folder for `fit`, one in it for the others."""
-        return self.run_dir if self.subcommand == "fit" else self.run_dir / str(self.subcommand)
+    def run(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(self.run_dir)
 
     def instantiate_classes(self) -> None:
         """Instantiates and checks that network and data fit, before any case is prepared."""
@@ -193,7 +187,7 @@ class RaumCLI(LightningCLI):
         self.text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
         self.settings = yaml.safe_load(self.text)
         if self.start:
-            own = self.start.resolve().parent == (self.run_dir / CHECKPOINTS).resolve()
+            own = self.start.resolve().parent == self.run.checkpoints.resolve()
             check_agreement(self.start, self.settings, continues=own and self.subcommand == "fit")
         self.model.save_hyperparameters(self.settings["module"] | {"_instantiator": INSTANTIATOR}, logger=False)
         self.trainer = self.instantiate_trainer()
@@ -201,22 +195,22 @@ class RaumCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         saves = config.get("enable_checkpointing") is not False
         # for the other verbs too: they restore its state with the checkpoint
-        best = BestCheckpoint(self.run_dir / CHECKPOINTS, keep=self.settings["run"]["keep"]) if saves else None
+        best = BestCheckpoint(self.run, "val/dice_mean", keep=self.settings["run"]["keep"]) if saves else None
         ours: list[Callback] = [
             # before the table, which it would else write over
             *([ProgressBar()] if config.get("enable_progress_bar") is not False else []),
             RunSummary(self.run_dir, best),
-            CaseTable(self.verb_dir),
+            CaseTable(self.run.of(str(self.subcommand)).cases),
             TrainedCases(),
-            PredictionWriter(self.run_dir / "predictions"),
+            PredictionWriter(self.run.predictions),
             RandomState(),
             *([best] if best else []),
         ]
         if self.subcommand == "fit":
             ours.append(SameEverywhere(flat(self.settings) | {"checkpoint": self.start}))
-            ours += [FiniteLoss(self.run_dir), Provenance(self.text), Continuation()]
+            ours += [FiniteLoss(self.run), Provenance(self.text), Continuation()]
             if saves:
-                ours.append(LastCheckpoint(self.run_dir / CHECKPOINTS / LAST))
+                ours.append(LastCheckpoint(self.run.last))
             if config.get("logger"):
                 ours += [LearningRateMonitor("step"), Throughput()]
         config["plugins"] = [*_as_list(config.get("plugins")), VerifiedCheckpointIO()]
@@ -253,10 +247,9 @@ class SaveConfig(SaveConfigCallback):
         """On rank 0, once."""
         if stage != "fit":
             return
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(self.text)
-        data_of(trainer).split.save(folder / "splits.json")
+        run = RunFolder(Path(trainer.default_root_dir))
+        write_text(run.config, self.text)
+        data_of(trainer).split.save(run.splits)
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.text))
 

@@ -23,11 +23,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """SampledTransform, write, say where, and return 0."""
+    """Draw, write, say where, and return 0."""
     from raum_lightning.cases.discovery import find_case, find_cases
     from raum_lightning.figures import Scan, check_ending, draw, save
+    from raum_lightning.runs.outputs import check_output
 
     check_ending(args.out)
+    check_output(args.out, "raum view")
     if args.id:
         cases = {case.id: case for case in find_cases(args.case, args.edition)}
         if args.id not in cases:

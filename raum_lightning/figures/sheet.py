@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from raum_lightning.atomic import atomic
 from raum_lightning.errors import FigureError
 from raum_lightning.figures.paint import CLASS_COLOURS, ERROR_COLOURS, ERROR_NAMES, errors
 from raum_lightning.figures.planes import PLANES, Plane, Point, Upright, box_around
@@ -72,8 +73,10 @@ def summary(scan: Scan) -> str:
 def save(figure: Any, path: Path) -> None:
     """Writes a figure in the format that the ending of `path` names; see `check_ending`."""
     check_ending(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with atomic(path) as partial:
+        # by this a command knows its own pictures from others, which it does not replace
+        key = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}.get(path.suffix)
+        figure.savefig(partial, dpi=150, metadata={key: "raum view"} if key else None)
 
 
 def check_ending(path: Path) -> None:

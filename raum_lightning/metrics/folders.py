@@ -13,8 +13,6 @@ things (see `labels`). In this order it follows from
 A value that the edition found in this way does not define is an error, never a guess. BraTS 2024 must be declared.
 """
 
-import csv
-import json
 import os
 import re
 from collections import Counter
@@ -30,6 +28,7 @@ from typing import Any
 
 import torch
 
+from raum_lightning.atomic import write_csv, write_json
 from raum_lightning.cases.case import Case, read_remark
 from raum_lightning.cases.discovery import files_below, find_cases, is_image, recognise
 from raum_lightning.cases.nifti import Volume, read_nifti, stem
@@ -104,6 +103,7 @@ class Evaluation:
     def save(self, path: Path) -> None:
         """Writes everything to `path`, JSON, and the scores of the cases beside it as CSV."""
         content = {
+            "written_by": "raum evaluate",
             "rules": {metric: RULES[metric] for metric in self.metrics},
             "summary": self.summary,
             "cases": self.scores,
@@ -112,12 +112,9 @@ class Evaluation:
             "without_reference": self.without_reference,
             "editions": self.editions,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n")
-        with path.with_suffix(".csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["case", *self.summary])
-            writer.writeheader()
-            writer.writerows({"case": case, **row} for case, row in self.scores.items())
+        write_json(path, content)
+        rows = ({"case": case, **row} for case, row in self.scores.items())
+        write_csv(path.with_suffix(".csv"), ["case", *self.summary], rows)
 
 
 def evaluate(

@@ -14,7 +14,7 @@ import yaml
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.errors import CaseError, RunError
-from raum_lightning.runs.folder import CHECKPOINTS
+from raum_lightning.runs.folder import RunFolder
 
 SORTED_BY = "dice_mean"
 
@@ -26,8 +26,14 @@ class Run:
     folder: Path
 
     def __post_init__(self) -> None:
-        if not (self.folder / "config.yaml").is_file():
-            raise RunError(f"{self.folder}: is not the folder of a run (no config.yaml); give runs/<experiment>/<id>")
+        if not self.files.exists:
+            missing = self.files.config.name
+            raise RunError(f"{self.folder}: is not the folder of a run (no {missing}); give runs/<experiment>/<id>")
+
+    @property
+    def files(self) -> RunFolder:
+        """Where they lie."""
+        return RunFolder(self.folder)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -38,17 +44,17 @@ class Run:
                 return content
         except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError):
             pass
-        raise RunError(f"{self.folder / 'config.yaml'}: is damaged or not what `lightning fit` writes")
+        raise RunError(f"{self.files.config}: is damaged or not what `lightning fit` writes")
 
     @cached_property
     def text(self) -> str:
         """The configuration as it was written."""
-        return (self.folder / "config.yaml").read_text()
+        return self.files.config.read_text()
 
     @cached_property
     def split(self) -> dict[str, list[str]]:
         """Ids of the cases that train, validate and test; nothing where it was not written."""
-        path = self.folder / "splits.json"
+        path = self.files.splits
         try:
             content: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
         except ValueError as error:
@@ -59,7 +65,7 @@ class Run:
     def curves(self) -> dict[str, list[tuple[float, float]]]:
         """Points (step, value) by name; of a step that was logged twice the later value."""
         named: dict[str, dict[float, float]] = {}
-        for row in _read_csv(self.folder / "metrics.csv"):
+        for row in _read_csv(self.files.metrics):
             for name, value in row.items():
                 if name != "step" and value and math.isfinite(float(value)):
                     named.setdefault(name, {})[float(row["step"])] = float(value)
@@ -68,7 +74,7 @@ class Run:
     @cached_property
     def scores(self) -> dict[str, dict[str, float]]:
         """The test cases' scores by id, the best mean Dice first."""
-        table = _read_csv(self.folder / "test" / "cases.csv")
+        table = _read_csv(self.files.of("test").cases)
         rows = {row.pop("case"): {name: float(value) for name, value in row.items()} for row in table}
         return dict(sorted(rows.items(), key=lambda item: item[1].get(SORTED_BY, 0), reverse=True))
 
@@ -86,16 +92,15 @@ class Run:
 
     def prediction(self, name: str) -> Path:
         """Where `lightning predict` leaves its segmentation."""
-        return self.folder / "predictions" / f"{name}.nii.gz"
+        return self.files.prediction(name)
 
     def command(self, verb: str) -> str:
         """What has to be typed for one of the trainer's verbs."""
-        words = ["lightning", verb, "-c", str(self.folder / "config.yaml")]
+        words = ["lightning", verb, "-c", str(self.files.config)]
         if verb == "fit":
             words += ["--run.id", f"{self.folder.name}-again"]
         else:
-            best = self.folder / CHECKPOINTS / "best.ckpt"
-            words += ["--ckpt_path", str(best if best.exists() else best.with_name("last.ckpt"))]
+            words += ["--ckpt_path", str(self.files.best if self.files.best.exists() else self.files.last)]
         return shlex.join(words)
 
 

@@ -32,10 +32,14 @@ def page(folder: Path, *, progress: Callable[[int, int], None] | None = None) ->
         ("Test cases", _table(run)),
         ("Best, median and worst", _pictures(run, progress)),
         ("Reproduce", _commands(run)),
-        ("Configuration", f"<details><summary>config.yaml</summary><pre>{escape(run.text)}</pre></details>"),
+        ("Configuration", _details(run.files.config.name, run.text)),
     ]
     body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
     return PAGE.format(title=escape(name), style=STYLE, head=_head(run), body=body)
+
+
+def _details(summary: str, text: str) -> str:
+    return f"<details><summary>{summary}</summary><pre>{escape(text)}</pre></details>"
 
 
 def _missing(sentence: str, command: str) -> str:
@@ -69,7 +73,7 @@ def _curves(run: Run) -> str:
         if curves:
             charts.append(chart(title, curves, top=1.0 if "Dice" in title else None))
     if not charts:
-        return _missing("There is no metrics.csv, which a CSVLogger under trainer.logger writes:", run.command("fit"))
+        return _missing(f"There is no {run.files.metrics.name}, which this writes:", run.command("fit"))
     return f'<div class="charts">{"".join(charts)}</div>'
 
 

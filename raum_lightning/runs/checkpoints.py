@@ -5,7 +5,6 @@ A file is written under a temporary name, flushed to the disk and renamed: what 
 is checked first.
 """
 
-import os
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -15,37 +14,28 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from raum_lightning.errors import CheckpointError
-
-LAST = "last.ckpt"
-# what LAST was before it was written anew
-PREVIOUS = "previous.ckpt"
+from raum_lightning.atomic import atomic
+from raum_lightning.errors import CheckpointError, OutputError
+from raum_lightning.runs.folder import RunFolder
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
     """Lightning's way to and from the disk, with files that are whole or absent and are checked before they are used.
 
-    The file before a `last.ckpt` is kept as `previous.ckpt`.
+    The file before a run's last checkpoint is kept as its previous one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Replaces `path` once its successor is safe; raises `CheckpointError` when there is no room for it."""
+        """Replace `path` once its successor is safe; raise `CheckpointError` when there is no room for it."""
         target = Path(path)
-        unfinished = target.with_name(f".{target.name}.tmp")
+        run = RunFolder(target.parent.parent)
+        kept = run.previous if target == run.last else None
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
+            # to an open file: of a path torch does not say why it could not be written
+            with atomic(target, keep=kept) as partial, partial.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:
-            unfinished.unlink(missing_ok=True)
-            intact = f"; the one before it is intact: {target}" if target.exists() else ""
-            raise CheckpointError(f"{target}: could not be written ({_reason(error)}){intact}") from error
-        if target.name == LAST and target.exists():
-            target.replace(target.with_name(PREVIOUS))
-        unfinished.replace(target)
-        _sync_folder(target.parent)
+        except OutputError as error:
+            raise CheckpointError(str(error)) from error
 
     def load_checkpoint(
         self,
@@ -53,14 +43,14 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, location: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """What was saved; raises `CheckpointError` when the file is not what was written."""
+        """Return what was saved; raise `CheckpointError` when the file is not what was written."""
         verify(Path(path))
         content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
         return content
 
 
 def verify(path: Path) -> None:
-    """Reads the whole file; raises `CheckpointError` where a checksum does not fit or it is no checkpoint at all."""
+    """Read the whole file; raise `CheckpointError` where a checksum does not fit or it is no checkpoint at all."""
     try:
         with zipfile.ZipFile(path) as archive:
             # torch writes no attributes; one with the bit of a folder would keep it from reading the record
@@ -75,13 +65,13 @@ def verify(path: Path) -> None:
     structure(path)
 
 
-def newest_sound(folder: Path) -> Path | None:
-    """The checkpoint in `folder` of the latest step that is whole; None where there is none at all.
+def newest_sound(run: RunFolder) -> Path | None:
+    """Return the checkpoint of `run` of the latest step that is whole; None where there is none at all.
 
     Of one step, that written last. Damaged ones are named in a warning. Raises `CheckpointError` when all are damaged:
-    to start anew over a run that has been trained is for the user to decide.
+    to start again over a run that has been trained is for the user to decide.
     """
-    found = sorted(folder.glob("*.ckpt"), key=lambda path: (_step(path), path.stat().st_mtime), reverse=True)
+    found = sorted(run.saved, key=lambda path: (_step(path), path.stat().st_mtime), reverse=True)
     for path in found:
         try:
             verify(path)
@@ -90,12 +80,12 @@ def newest_sound(folder: Path) -> Path | None:
         else:
             return path
     if found:
-        raise CheckpointError(f"{folder}: all checkpoints are damaged; move them away to start anew")
+        raise CheckpointError(f"{run.checkpoints}: all checkpoints are damaged; move them away to start again")
     return None
 
 
 def structure(path: Path) -> Any:
-    """What a checkpoint holds, with tensors that have shapes but no values; raises `CheckpointError` as `verify`."""
+    """Return what a checkpoint holds, its tensors with shapes but no values; raise `CheckpointError` as `verify`."""
     try:
         return torch.load(path, map_location="meta", mmap=True, weights_only=True)
     except Exception as error:
@@ -103,7 +93,7 @@ def structure(path: Path) -> Any:
 
 
 def _step(path: Path) -> float:
-    """Of training, when it was saved; infinite where that cannot be read, so that damage is noticed."""
+    """Return the step at which it was saved; infinite where that cannot be read, so that damage is noticed."""
     try:
         return float(structure(path).get("global_step", -1))
     except CheckpointError:
@@ -113,12 +103,3 @@ def _step(path: Path) -> float:
 def _reason(error: BaseException) -> str:
     cause = error.__cause__ or error.__context__ or error
     return getattr(cause, "strerror", None) or str(cause).partition("\n")[0] or type(cause).__name__
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a renaming last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,121 +1,150 @@
-"""Where a run lies on disk: `<root>/<experiment>/<id>/` with its configuration, checkpoints and numbers.
+"""Where a run lies on disk, `<root>/<experiment>/<id>/`, and what its files are called: here and nowhere else."""
 
-config.yaml          everything the run was given but its name, and `-c` for running it again
-splits.json          the cases that train, validate and test
-metrics.csv          losses, learning rate and Dice by step
-checkpoints/         best.ckpt (mean Dice of WT, TC, ET), last.ckpt and the one before it, previous.ckpt
-wandb/               offline runs and W&B's own files
-validate/ test/      numbers and tables of the other verbs
-predictions/         segmentations
-"""
-
-import os
-import time
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 from raum_lightning.errors import RunError
 
-CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"
-# of SLURM, in slurm.h: higher numbers are no step of an `srun` but the batch script, an interactive shell and such
-LAST_STEP = 0xFFFFFFF0
-
 
 @dataclass(frozen=True)
-class RunOptions:
-    """Names the folder of a run: `root`/`experiment`/`id`.
+class RunFolder:
+    """The files of a run.
+
+    config.yaml          everything the run was given but its name, and `-c` for running it again
+    splits.json          the cases that train, validate and test
+    metrics.csv          losses, learning rate and Dice by step
+    checkpoints/         best.ckpt (by `module.monitor`), last.ckpt and the one before it, previous.ckpt
+    wandb/               offline runs and W&B's own files
+    validate/ test/      numbers and tables of the other verbs: cases.csv, metrics.csv
+    predictions/         segmentations, <case id>.nii.gz
+    report.html          the page that `raum report` writes
+    nonfinite-*.pt       a batch whose loss became NaN
+    fit.lock             who trains here now
 
     Args:
-        root: Folder of all runs.
-        experiment: The name of the configuration file where not given.
-        id: From W&B's sweep, the SLURM job, torchrun or the time where not given; with `--ckpt_path auto` the run goes
-            on if there is one of this name. Under `srun` and torchrun that is the default. The other verbs than `fit`
-            look for their checkpoint in it.
-        keep: How many of the best checkpoints. Of more than one, each has the step in its name, and best.ckpt is a link
-            to the best of them.
+        path: The folder.
     """
 
-    root: Path = Path("runs")
-    experiment: str | None = None
-    id: str | None = None
-    keep: int = 1
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def splits(self) -> Path:
+        """The cases by their use."""
+        return self.path / "splits.json"
+
+    @property
+    def metrics(self) -> Path:
+        """What was logged, by step."""
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best score."""
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the last step that was saved."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """What `last` was before it was written the last time."""
+        return self.checkpoints / "previous.ckpt"
+
+    @property
+    def saved(self) -> list[Path]:
+        """All checkpoints, without what is being written."""
+        return [path for path in self.checkpoints.glob("*.ckpt") if not path.name.startswith(".")]
+
+    @property
+    def wandb(self) -> Path:
+        """What the W&B logger writes."""
+        return self.path / "wandb"
+
+    @property
+    def predictions(self) -> Path:
+        """The folder of the segmentations."""
+        return self.path / "predictions"
+
+    @property
+    def report(self) -> Path:
+        """The page of the run."""
+        return self.path / "report.html"
+
+    @property
+    def lock(self) -> Path:
+        """Says which process trains here."""
+        return self.path / "fit.lock"
+
+    def of(self, verb: str) -> "RunFolder":
+        """Return where a verb writes its numbers: the run's own folder for `fit`, one inside it for the others."""
+        return self if verb == "fit" else RunFolder(self.path / verb)
+
+    @property
+    def cases(self) -> Path:
+        """The scores of each case, in the folder of a verb."""
+        return self.path / "cases.csv"
+
+    def prediction(self, case: str) -> Path:
+        """Return the segmentation of a case."""
+        return prediction_path(self.predictions, case)
+
+    def nonfinite(self, batch: int, rank: int) -> Path:
+        """Return where a batch is kept whose loss became NaN."""
+        return self.path / f"nonfinite-{batch}-rank{rank}.pt"
+
+    @property
+    def own(self) -> set[Path]:
+        """The files that only `lightning` writes here."""
+        return {self.config, self.splits, self.metrics, self.cases, self.lock}
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.config.is_file()
+
+    @classmethod
+    def of_file(cls, path: Path) -> "RunFolder | None":
+        """Return the run that a checkpoint or a configuration belongs to; None where it lies in no run."""
+        beside, above = cls(path.parent), cls(path.parent.parent)
+        if path.name == beside.config.name:
+            return beside if beside.checkpoints.is_dir() else None
+        return above if path.parent == above.checkpoints else None
 
 
-def restarts() -> bool:
-    """Whether this process is of a kind that is started anew with the same name: of `srun` or torchrun."""
-    return _step() is not None or "TORCHELASTIC_RUN_ID" in os.environ or restarted()
-
-
-def restarted() -> bool:
-    """Whether it has been, so that what this run has saved since counts more than a checkpoint it was given."""
-    return any(os.environ.get(f"{name}_RESTART_COUNT", "0") != "0" for name in ("SLURM", "TORCHELASTIC"))
-
-
-def new_id(experiment: Path) -> str:
-    """A name for a run that starts now, the same on all its ranks: of the sweep, the SLURM job, torchrun, or the time.
-
-    A second `srun` of a job is another run. The time is followed by a number where the folder `experiment` has a run of
-    that second already; the folder of the new one is made at once, so that no other process takes its name. Children of
-    Lightning's own launcher find their parent's choice in RAUM_RUN_ID. Raises `RunError` under a torchrun that has no
-    name of its own.
-    """
-    if "LOCAL_RANK" in os.environ and "RAUM_RUN_ID" in os.environ:
-        return os.environ["RAUM_RUN_ID"]
-    if "WANDB_SWEEP_ID" in os.environ:  # before the job, in which an agent starts one run after the other
-        chosen = f"sweep-{os.environ['WANDB_RUN_ID']}"
-    elif job := os.environ.get("SLURM_JOB_ID"):
-        step = _step() or "0"  # begins at 0 again when the job is requeued
-        chosen = f"slurm-{job}" if step == "0" else f"slurm-{job}-{step}"
-    elif rendezvous := os.environ.get("TORCHELASTIC_RUN_ID"):
-        if rendezvous == "none":  # torchrun's default, the same for all
-            raise RunError("torchrun gives its workers no name by which to find their run again: give --run.id")
-        chosen = f"torchrun-{rendezvous}"
-    else:
-        chosen = _reserve(experiment, time.strftime("%Y%m%d-%H%M%S"))
-    os.environ["RAUM_RUN_ID"] = chosen
-    return chosen
-
-
-def _step() -> str | None:
-    """The number of the `srun` that started this process, within its SLURM job."""
-    step = os.environ.get("SLURM_STEP_ID")
-    return step if step and int(step) <= LAST_STEP else None
-
-
-def _reserve(experiment: Path, name: str) -> str:
-    for number in count(1):
-        chosen = name if number == 1 else f"{name}-{number}"
-        with suppress(FileExistsError):
-            (experiment / chosen).mkdir(parents=True)
-            return chosen
-    raise AssertionError
-
-
-def run_of(path: Path) -> Path | None:
-    """The folder of the run that a checkpoint or a config.yaml belongs to; None where it lies in no run."""
-    if path.name == CONFIG:
-        return path.parent if (path.parent / CHECKPOINTS).is_dir() else None
-    return path.parent.parent if path.parent.name == CHECKPOINTS else None
+def prediction_path(folder: Path, case: str) -> Path:
+    """Return the segmentation of a case in a folder of such."""
+    return folder / f"{case}.nii.gz"
 
 
 def find_checkpoint(experiment: Path, wanted: str | None, run: Path | None = None) -> Path:
-    """A checkpoint of `run`, or else of the newest run in the folder `experiment` that has it.
+    """Return a checkpoint of `run`, or else of the newest run in the folder `experiment` that has it.
 
     `wanted` is "best" or "last"; where not given, best if there is one. Raises `RunError` when no run has it.
     """
     runs = [run] if run else sorted((path for path in experiment.glob("*/")), key=_started, reverse=True)
-    for folder in runs:
-        for name in [wanted] if wanted else ["best", "last"]:
-            if (path := folder / CHECKPOINTS / f"{name}.ckpt").is_file():
+    for folder in map(RunFolder, runs):
+        named = {"best": folder.best, "last": folder.last}
+        for path in [named[wanted]] if wanted else named.values():
+            if path.is_file():
                 return path
     raise RunError(
-        f"no {wanted or 'best or last'}.ckpt in {run or experiment / '*'}/{CHECKPOINTS}; "
+        f"no {wanted or 'best or last'}.ckpt in {RunFolder(run or experiment / '*').checkpoints}; "
         "run `lightning fit` first or name a checkpoint with --ckpt_path"
     )
 
 
 def _started(run: Path) -> float:
-    config = run / CONFIG
+    config = RunFolder(run).config
     return config.stat().st_mtime if config.exists() else run.stat().st_mtime

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from raum_lightning.atomic import remove_partials
 from raum_lightning.errors import CheckpointError
 from raum_lightning.runs.checkpoints import VerifiedCheckpointIO, newest_sound, verify
+from raum_lightning.runs.folder import RunFolder
 
 SIZE = 300_000  # 1.2 MB
 
@@ -26,6 +28,10 @@ def content(step: int) -> dict[str, Any]:
 def save(path: Path, step: int) -> Path:
     VerifiedCheckpointIO().save_checkpoint(content(step), path)
     return path
+
+
+def checkpoints(run: Path) -> Path:
+    return RunFolder(run).checkpoints
 
 
 def load(path: Path) -> int:
@@ -42,10 +48,11 @@ def test_what_is_saved_is_loaded_by_us_and_by_torch(tmp_path: Path) -> None:
 
 
 def test_the_one_before_the_last_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
     for step in (1, 2, 3):
-        save(tmp_path / "last.ckpt", step)
-        save(tmp_path / "best.ckpt", step)
-    assert {path.name: load(path) for path in tmp_path.iterdir()} == {
+        save(folder / "last.ckpt", step)
+        save(folder / "best.ckpt", step)
+    assert {path.name: load(path) for path in folder.iterdir()} == {
         "last.ckpt": 3,
         "previous.ckpt": 2,
         "best.ckpt": 3,
@@ -73,30 +80,32 @@ def test_any_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["short", "empty", "text"])
 def test_a_damaged_file_is_named_and_the_one_before_it_used(tmp_path: Path, damage: str) -> None:
     previous, last = (
-        save(tmp_path / "last.ckpt", step).with_name(name) for step, name in ((1, "previous.ckpt"), (2, "last.ckpt"))
+        save(checkpoints(tmp_path) / name, step) for step, name in ((1, "previous.ckpt"), (2, "last.ckpt"))
     )
     os.utime(previous, (1, 1))
     broken = {"short": last.read_bytes()[:-5000], "empty": b"", "text": b"not a checkpoint"}[damage]
     last.write_bytes(broken)
     with pytest.warns(UserWarning, match=r"last\.ckpt: is damaged.*; the one before it is used"):
-        assert newest_sound(tmp_path) == previous
+        assert newest_sound(RunFolder(tmp_path)) == previous
     with pytest.raises(CheckpointError, match=r"last\.ckpt: is damaged"):
         VerifiedCheckpointIO().load_checkpoint(last)
 
 
 def test_the_latest_step_counts_and_not_the_clock(tmp_path: Path) -> None:
-    late, early = save(tmp_path / "late.ckpt", 2), save(tmp_path / "early.ckpt", 1)
+    late, early = (save(checkpoints(tmp_path) / name, step) for name, step in (("late.ckpt", 2), ("early.ckpt", 1)))
     os.utime(late, (1, 1))
-    assert newest_sound(tmp_path) == late
-    again = save(tmp_path / "again.ckpt", 2)
-    assert early != newest_sound(tmp_path) == again
+    assert newest_sound(RunFolder(tmp_path)) == late
+    again = save(checkpoints(tmp_path) / "again.ckpt", 2)
+    assert early != newest_sound(RunFolder(tmp_path)) == again
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path: Path) -> None:
-    assert newest_sound(tmp_path) is None
-    (tmp_path / "last.ckpt").write_bytes(b"")
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(tmp_path: Path) -> None:
+    assert newest_sound(RunFolder(tmp_path)) is None
+    checkpoints(tmp_path).mkdir()
+    (checkpoints(tmp_path) / "last.ckpt").write_bytes(b"")
+    (checkpoints(tmp_path) / ".host-1-last.ckpt").write_bytes(b"half written, and no checkpoint")
     with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="all checkpoints are damaged"):
-        newest_sound(tmp_path)
+        newest_sound(RunFolder(tmp_path))
 
 
 PROCESSES = multiprocessing.get_context("fork")  # torch is imported already
@@ -116,14 +125,16 @@ def test_without_room_the_one_before_stays_and_the_reason_is_said(tmp_path: Path
     process = PROCESSES.Process(target=_save_without_room, args=(path, there))
     process.start()
     assert here.poll(60)
-    assert here.recv() == f"{path}: could not be written (File too large); the one before it is intact: {path}"
+    assert here.recv() == (
+        f"{path}: could not be written (File too large; folder {tmp_path}); the one before it is intact"
+    )
     process.join()
     assert load(path) == 1 and list(tmp_path.iterdir()) == [path]
 
 
 def _save_for_ever(folder: Path) -> None:
     for step in range(10**6):
-        save(folder / "last.ckpt", step)
+        save(folder / "checkpoints/last.ckpt", step)
 
 
 def test_killed_at_any_moment_leaves_a_checkpoint(tmp_path: Path) -> None:
@@ -132,14 +143,14 @@ def test_killed_at_any_moment_leaves_a_checkpoint(tmp_path: Path) -> None:
     for _ in range(50):
         process = PROCESSES.Process(target=_save_for_ever, args=(tmp_path,))
         process.start()
-        while newest < 0 and not (tmp_path / "last.ckpt").exists():
+        while newest < 0 and not (tmp_path / "checkpoints/last.ckpt").exists():
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.03))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        found = newest_sound(tmp_path)
+        found = newest_sound(RunFolder(tmp_path))
         assert found is not None
         newest = load(found)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names <= {"last.ckpt", "previous.ckpt", ".last.ckpt.tmp"}
+    remove_partials(tmp_path / "checkpoints")
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} <= {"last.ckpt", "previous.ckpt"}

@@ -9,7 +9,8 @@ from raum_lightning.cli import main
 from raum_lightning.cli.config_inheritance import with_bases
 from raum_lightning.cli.trainer import lacks_bf16
 from raum_lightning.errors import RunError
-from raum_lightning.runs.folder import find_checkpoint, new_id, restarts, run_of
+from raum_lightning.runs.folder import RunFolder, find_checkpoint
+from raum_lightning.runs.naming import new_id, restarts
 from raum_lightning.training.callbacks.preemption import slurm_job
 from tests.helpers import ROOT
 
@@ -136,8 +137,9 @@ def test_the_newest_run_is_taken_and_best_before_last(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path, "best") == old
     best = checkpoint(tmp_path, "new", "best", 2)
     assert find_checkpoint(tmp_path, None) == best
-    assert run_of(best) == run_of(tmp_path / "new/config.yaml") == tmp_path / "new"
-    assert run_of(tmp_path / "somewhere/model.ckpt") is run_of(tmp_path / "somewhere/config.yaml") is None
+    of_file = RunFolder.of_file
+    assert of_file(best) == of_file(tmp_path / "new/config.yaml") == RunFolder(tmp_path / "new")
+    assert of_file(tmp_path / "somewhere/model.ckpt") is of_file(tmp_path / "somewhere/config.yaml") is None
     assert find_checkpoint(tmp_path, None, tmp_path / "old") == old
     with pytest.raises(RunError, match=r"no last\.ckpt in .*old/checkpoints; run `lightning fit` first"):
         find_checkpoint(tmp_path, "last", tmp_path / "old")

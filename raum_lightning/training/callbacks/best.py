@@ -6,26 +6,29 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from raum_lightning.errors import RunError
-
-BEST = "best.ckpt"
+from raum_lightning.atomic import partial_path
+from raum_lightning.runs.folder import RunFolder
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the `keep` best states by the mean Dice of whole volumes, looked at after every validation.
+    """Keeps the `keep` best states by the score of whole volumes, looked at after every validation.
 
-    The best of all is `best.ckpt`, which with more than one is a link to `best-<step>.ckpt`. Raises `RunError` for less
-    than one.
+    The best of all is `run.best`, which with more than one is a link to the file of its step.
+
+    Args:
+        run: Where they are kept.
+        monitor: Name of the score as it is logged, such as val/dice_mean.
+        lower: Whether a lower score is better.
+        keep: How many, at least 1.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 1) -> None:
-        if keep < 1:
-            raise RunError(f"run.keep={keep} must be at least 1: so many of the best checkpoints are kept")
+    def __init__(self, run: RunFolder, monitor: str, *, lower: bool = False, keep: int = 1) -> None:
+        self.run = run
         super().__init__(
-            folder,
-            Path(BEST).stem if keep == 1 else "best-{step}",
-            monitor="val/dice_mean",
-            mode="max",
+            run.checkpoints,
+            run.best.stem if keep == 1 else f"{run.best.stem}-{{step}}",
+            monitor=monitor,
+            mode="min" if lower else "max",
             save_top_k=keep,
             save_on_train_epoch_end=False,
             auto_insert_metric_name=False,
@@ -33,14 +36,12 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves, and on rank 0 sets the link."""
+        """Save, and on rank 0 set the link."""
         super().on_validation_end(trainer, pl_module)
         if not (self.best_model_path and trainer.is_global_zero and trainer.state.fn == TrainerFn.FITTING):
             return
         best = Path(self.best_model_path)
-        link = best.with_name(BEST)
-        if best != link:
-            fresh = link.with_name(f".{BEST}.tmp")
-            fresh.unlink(missing_ok=True)
-            fresh.symlink_to(best.name)
-            fresh.replace(link)
+        if best.name != self.run.best.name:
+            link = partial_path(self.run.best)
+            link.symlink_to(best.name)
+            link.replace(self.run.best)

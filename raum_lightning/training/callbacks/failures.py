@@ -9,7 +9,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from raum_lightning.atomic import atomic
 from raum_lightning.errors import TrainingError
+from raum_lightning.runs.folder import RunFolder
 from raum_lightning.training.callbacks.attributes import log_interval
 from raum_lightning.training.callbacks.checkpoint import versions
 from raum_lightning.training.schedule import is_due
@@ -19,27 +21,30 @@ NEVER = torch.iinfo(torch.int64).max
 
 
 class FiniteLoss(pl.Callback):
-    """Stops a run whose loss is no number any more, before a checkpoint of it is written.
+    """Stops a run whose loss became NaN or infinite, before a checkpoint of it is written.
 
-    The rule is to stop, not to skip the batch: a loss that is no number has a cause, and AdamW's moments carry it on.
-    The batch is found on the device; the host asks for it where it waits anyway, at the steps that are logged, and
-    before every checkpoint. The rank on which it happened first names the cases and writes their patches to
-    `<folder>/nonfinite-<batch>-rank<rank>.pt`; the last checkpoint holds weights from before.
+    The rule is to stop, not to skip the batch: NaN has a cause, and AdamW's moments carry it on. The batch is found on
+    the device; the host asks for it where it waits anyway, at the steps that are logged, and before every checkpoint.
+    The rank on which it happened first names the cases and writes their patches to `run.nonfinite`; the last
+    checkpoint holds weights from before.
+
+    Args:
+        run: Where the patches are kept.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
         self.first = torch.tensor(NEVER)
         self.batches: dict[int, tuple[list[str], int]] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins with a loss that has always been finite."""
+        """Begin with a loss that has always been finite."""
         self.first = torch.tensor(NEVER, device=pl_module.device)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Mapping[str, Any], batch_idx: int
     ) -> None:
-        """Notes the batch, and whether its loss is finite."""
+        """Note the batch, and whether its loss is finite."""
         number = trainer.fit_loop.epoch_loop.total_batch_idx
         self.batches[number] = (batch["case"], batch_idx)
         self.first = torch.where(outputs["loss"].isfinite(), self.first, self.first.clamp(max=number))
@@ -50,7 +55,7 @@ class FiniteLoss(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps weights that are no numbers from replacing good ones."""
+        """Keep weights that are NaN from replacing good ones."""
         self._stop_if_found(trainer)
 
     def _stop_if_found(self, trainer: pl.Trainer) -> None:
@@ -61,20 +66,20 @@ class FiniteLoss(pl.Callback):
         if int(self.first) > first:  # it came from another rank, whose message names the batch
             raise SystemExit(2)
         cases, batch_idx = self.batches[first]
-        path = self.folder / f"nonfinite-{first}-rank{trainer.global_rank}.pt"
+        path = self.run.nonfinite(first, trainer.global_rank)
         self._write(path, trainer.train_dataloader, batch_idx)
         raise TrainingError(
-            f"the loss of batch {first} is not finite; it held {', '.join(cases)} and is kept in {path}. "
+            f"the loss of batch {first} became NaN or infinite; it held {', '.join(cases)} and is kept in {path}. "
             "Run `raum check` on these cases; else lower module.lr, or set trainer.precision to 32-true"
         )
 
     def _write(self, path: Path, loader: Any, batch_idx: int) -> None:
-        """The batch again: a patch is a function of its key."""
+        """Write the batch, which is made again: a patch is a function of its key."""
         size = loader.batch_size
         keys = [(loader.sampler.epoch, index) for index in loader.sampler.share[batch_idx * size :][:size]]
         batch = loader.collate_fn([loader.dataset[key] for key in keys])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(batch) | {"keys": keys}, path)
+        with atomic(path) as partial, partial.open("wb") as file:
+            torch.save(dict(batch) | {"keys": keys}, file)
 
 
 class SameEverywhere(pl.Callback):

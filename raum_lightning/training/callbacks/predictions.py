@@ -11,14 +11,22 @@ import torch
 
 from raum_lightning.atomic import remove_partials
 from raum_lightning.cases.case import read_remark, write_mask
+from raum_lightning.errors import OutputError
+from raum_lightning.runs.folder import prediction_path
 from raum_lightning.training.callbacks.attributes import data_of
 
 
 class PredictionWriter(pl.Callback):
-    """`<folder>/<case id>.nii.gz` on the grid of the case's first modality, in the label values of its edition.
+    """Writes `<folder>/<case id>.nii.gz` on the grid of the case's first modality, in the label values of its edition.
 
     The header of each file holds a fingerprint of the weights, the settings and the case's files. A run that was killed
-    goes on after the last file that it wrote; files with another fingerprint are written anew.
+    is resumed after the last file that it wrote; files with another fingerprint are replaced.
+
+    Args:
+        folder: Where the files are written.
+
+    Raises:
+        OutputError: The folder holds a file of a case that `raum` did not write.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +36,7 @@ class PredictionWriter(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Tells the data module which cases are done; rank 0 looks, so that all ranks share the same rest."""
+        """Tell the data module which cases are done; rank 0 looks, so that all ranks share the same rest."""
         if not trainer.predicting:
             return
         data = data_of(trainer)
@@ -38,20 +46,27 @@ class PredictionWriter(pl.Callback):
         for name in data.predict_cases:
             key = json.dumps([*settings, data.prepared[name].folder.name])
             self.fingerprints[name] = hashlib.sha256(key.encode()).hexdigest()[:16]
+        remarks: dict[str, tuple[str, str] | None] = {}
         if trainer.is_global_zero:
             remove_partials(self.folder)
-            data.predicted = frozenset(self._done())
-        data.predicted = trainer.strategy.broadcast(data.predicted)
+            paths = {name: prediction_path(self.folder, name) for name in self.fingerprints}
+            remarks = {name: read_remark(path) for name, path in paths.items() if path.exists()}
+        remarks = trainer.strategy.broadcast(remarks)
+        if foreign := [name for name, remark in remarks.items() if remark is None]:
+            raise OutputError(
+                f"{prediction_path(self.folder, foreign[0])}: was not written by raum, which would replace it; "
+                "move it to another folder"
+            )
+        known = self.fingerprints.items()
+        data.predicted = frozenset(name for name, key in known if (remarks.get(name) or ("", ""))[1] == key)
+        if trainer.is_global_zero:
+            self._report(len(data.predicted), len(remarks) - len(data.predicted))
 
-    def _done(self) -> list[str]:
-        found = {name: path for name in self.fingerprints if (path := self._path(name)).exists()}
-        remarks = {name: read_remark(path) for name, path in found.items()}
-        done = [name for name, remark in remarks.items() if remark and remark[1] == self.fingerprints[name]]
+    def _report(self, done: int, other: int) -> None:
         if done:
-            print(f"{len(done)} of {len(self.fingerprints)} cases are segmented already in {self.folder}")
-        if other := len(found) - len(done):
-            print(f"{other} in {self.folder} are of other weights, settings or images and are segmented anew")
-        return done
+            print(f"{done} of {len(self.fingerprints)} cases are segmented already in {self.folder}")
+        if other:
+            print(f"{other} in {self.folder} are of other weights, settings or images and are replaced")
 
     def on_predict_batch_end(
         self,
@@ -62,25 +77,22 @@ class PredictionWriter(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Called on the rank that segmented the case, so each is written once."""
+        """Write the case, on the rank that segmented it."""
         data = data_of(trainer)
         labels: torch.Tensor = outputs
         for name, crop in zip(batch["case"], labels, strict=True):
             full = data.prepared[name].uncrop(crop.cpu().numpy())
             remark = self.fingerprints.get(name, "")
-            write_mask(self._path(name), full, data.cases[name], data.modalities[0], remark)
+            write_mask(prediction_path(self.folder, name), full, data.cases[name], data.modalities[0], remark)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says where they are."""
+        """Say where they are."""
         if trainer.is_global_zero:
             print(f"segmentations: {self.folder}")
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.nii.gz"
-
 
 def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:
-    """The same for the same names and values, whatever file they come from."""
+    """Return a hash that is the same for the same names and values, whatever file they come from."""
     digest = hashlib.sha256()
     for name, weight in sorted(weights.items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())

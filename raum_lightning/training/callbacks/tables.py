@@ -1,7 +1,6 @@
 """The table of cases after validation and test: printed, and kept as CSV."""
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -13,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from raum_lightning.atomic import write_csv
 from raum_lightning.data.store import Prepared
 from raum_lightning.geometry import brain_mask
 from raum_lightning.labels import REGIONS, in_classes
@@ -25,20 +25,21 @@ Scores = dict[str, dict[str, float]]
 
 
 class CaseTable(pl.Callback):
-    """Prints the Dice of every case and the mean, and writes all metrics to `<folder>/cases.csv`.
+    """Prints the Dice of every case and the mean, and writes all metrics to `path`, CSV.
 
     Scores come from `pl_module.case_scores`: case id to name to value. Every name that ends in `dice_<region>` is a
     column; what stands before it heads a group of columns.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints and writes on rank 0."""
         scores = scores_of(pl_module)
         if trainer.is_global_zero and scores:
-            write_csv(self.folder / "cases.csv", scores)
+            rows = ({"case": case, **row} for case, row in scores.items())
+            write_csv(self.path, ["case", *next(iter(scores.values()))], rows)
             console = Console()
             console.print(table(scores))
             console.print(f"Dice by the rules of BraTS up to 2022: {RULES['dice']}", style="dim")
@@ -104,13 +105,3 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     for case, row in scores.items():
         drawn.add_row(case, *(f"{row[name]:.3f}" for name in names))
     return drawn
-
-
-def write_csv(path: Path, scores: Mapping[str, Mapping[str, float]]) -> None:
-    """One row per case, one column per metric."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns: Sequence[str] = ["case", *next(iter(scores.values()))]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({"case": case, **row} for case, row in scores.items())

@@ -14,8 +14,6 @@ import pytest
 import torch
 
 from raum_lightning import SegmentationModule
-from raum_lightning.atomic import partial_path, remove_partials
-from raum_lightning.cases.case import read_remark
 from raum_lightning.cli import main
 from raum_lightning.training.callbacks.predictions import hash_weights
 from tests.helpers import ROOT
@@ -91,7 +89,7 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(
     assert segmented == []
 
 
-def test_what_other_weights_settings_or_images_made_is_made_anew(
+def test_what_other_weights_settings_or_images_made_is_replaced(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, segmented: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(checkpoint.parents[4])
@@ -123,16 +121,12 @@ def test_weights_are_known_by_their_values() -> None:
     assert known != hash_weights(weights | {"a": weights["a"].reshape(3, 2)})
 
 
-def test_only_dead_writers_files_are_removed(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    own = partial_path(Path("a.nii.gz")).name
-    theirs = own.replace(str(os.getpid()), str(dead.pid))
-    elsewhere = f".other{theirs.replace('.', '', 1)}"  # what runs on another machine cannot be told from here
-    kept = [own, elsewhere, "a.nii.gz", ".hidden-a.nii.gz"]
-    for name in (*kept, theirs):
-        (tmp_path / name).write_bytes(b"half")
-    (tmp_path / theirs.replace("a.nii.gz", "case")).mkdir()
-    remove_partials(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
-    assert read_remark(tmp_path / "a.nii.gz") is read_remark(tmp_path / "none.nii.gz") is None
+def test_a_mask_of_another_program_is_not_replaced(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, segmented: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(checkpoint.parents[4])
+    corrected = checkpoint.parents[1] / "predictions" / f"{CASES[1]}.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((56, 56, 48), np.uint8), np.eye(4)), corrected)
+    assert main(words(checkpoint)) == 2
+    assert f"{CASES[1]}.nii.gz: was not written by raum" in capsys.readouterr().err and segmented == []
+    corrected.unlink()
