@@ -16,7 +16,8 @@ TRAINER_VERBS = {
 }
 # each is a module of raum_lightning.cli with configure(parser) and run(arguments) -> exit code
 TOOL_VERBS = {
-    "phantom": "write synthetic cases in BraTS 2020 layout",
+    "datasets": "list the data sets that are known by name, or print the description of one",
+    "phantom": "write synthetic cases in the layout of a data set",
     "check": "read every case and say what is wrong with which",
     "segment": "segment one case with a checkpoint, onto its own grid",
     "export": "write a checkpoint's network as ONNX or torch.export, checked against it",

@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from raum_lightning.cli.dataset_option import add_dataset
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `raum check`."""
     parser.add_argument("root", type=Path, help="folder with the cases")
-    parser.add_argument("--modalities", nargs="+", default=["flair", "t1ce", "t2"], help="what every case must have")
-    parser.add_argument("--edition", default="auto", help="auto, brats2020, brats2021, brats2023, brats2024 or msd")
+    parser.add_argument("--modalities", nargs="+", help="what every case must have (default: flair t1ce t2 or all)")
+    add_dataset(parser)
     parser.add_argument("--json", action="store_true", help="print JSON: a list of id, edition and problems")
 
 
@@ -22,12 +24,13 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.cases.discovery import find_cases
     from raum_lightning.progress import progress_bar
 
-    cases = find_cases(args.root, args.edition)
+    cases = find_cases(args.root, args.dataset)
+    modalities = args.modalities or cases[0].edition.modalities
     # a folder to validate on has no masks at all, and of MSD Task01 only the training entries have
     masked = any(case.label for case in cases)
     found: list[list[str]] = []
     with progress_bar("reading cases") as progress, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        checked = pool.map(lambda case: case.verify(args.modalities, masked=masked and not case.channels), cases)
+        checked = pool.map(lambda case: case.verify(modalities, masked=masked and not case.channels), cases)
         for done, problems in enumerate(checked, 1):
             found.append(problems)
             progress(done, len(cases))

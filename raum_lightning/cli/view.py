@@ -3,13 +3,16 @@
 import argparse
 from pathlib import Path
 
+from raum_lightning.cli.dataset_option import add_dataset
 from raum_lightning.errors import CaseError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     parser.add_argument("case", metavar="CASE_DIR", type=Path, help="folder of the case, with or without a mask")
-    parser.add_argument("--prediction", type=Path, metavar="SEG", help="NIfTI in the edition's label values")
+    parser.add_argument(
+        "--prediction", type=Path, metavar="SEG", help="mask in the label values of the case's data set"
+    )
     parser.add_argument(
         "--slice",
         type=int,
@@ -18,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="voxel through which the slices go, counted from 0 along the file's axes (default: where most tumour is)",
     )
     parser.add_argument("--id", help="which case, where the folder holds several")
-    parser.add_argument("--edition", default="auto", help="auto, brats2020, brats2021, brats2023, brats2024 or msd")
+    add_dataset(parser)
     parser.add_argument("--out", type=Path, required=True, help="picture to write: .png, .pdf or .svg")
 
 
@@ -31,12 +34,12 @@ def run(args: argparse.Namespace) -> int:
     check_ending(args.out)
     check_output(args.out, "raum view")
     if args.id:
-        cases = {case.id: case for case in find_cases(args.case, args.edition)}
+        cases = {case.id: case for case in find_cases(args.case, args.dataset)}
         if args.id not in cases:
             raise CaseError(f"{args.case}: holds no case {args.id}, but {', '.join(list(cases)[:5])}")
         case = cases[args.id]
     else:
-        case = find_case(args.case, args.edition)
+        case = find_case(args.case, args.dataset)
     scan = Scan.read(case, args.prediction)
     save(draw(scan, point=args.slice), args.out)
     print(f"{args.out}: {case.id}")

@@ -31,7 +31,8 @@ class DataSet:
             `{case:REGEX}` one that must look so, `*`, `?` and `[...]` match within a folder's name, `**/` any folders.
             A pattern without .nii or .nii.gz fits both.
         mask: Patterns of the mask.
-        labels: For each value in a mask, other than 0 for background, the name of its class.
+        labels: For each value in a mask, other than 0 for background, the name of its class. Of several values of one
+            class the first is written.
         regions: For each region, which is what is scored, the indices of its classes; each class where not given.
         channels: Where each modality lies along the fourth axis, where one file holds all.
         index: Name of a dataset.json in the root, which says modalities, labels and cases instead.
@@ -65,18 +66,24 @@ class DataSet:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names by class index, background first."""
-        return ("background", *self.labels.values())
+        return ("background", *dict.fromkeys(self.labels.values()))
 
     @property
     def num_classes(self) -> int:
         """Classes with background: the channels that a softmax network needs."""
-        return 1 + len(self.labels)
+        return len(self.classes)
 
     @property
     def indices(self) -> dict[int, int]:
         """Class index by the value on disk."""
         ignored = {} if self.ignore is None else {self.ignore: IGNORED}
-        return {BACKGROUND: BACKGROUND} | {value: n for n, value in enumerate(self.labels, 1)} | ignored
+        return {BACKGROUND: BACKGROUND} | {v: self.classes.index(n) for v, n in self.labels.items()} | ignored
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What a network sees where nothing else is said: FLAIR, T1ce and T2 where they are there, otherwise all."""
+        usual = ("flair", "t1ce", "t2")
+        return usual if set(usual) <= set(self.images) else tuple(self.images)
 
     @property
     def tumour(self) -> tuple[int, ...]:
@@ -86,6 +93,16 @@ class DataSet:
     def claims(self, case: str) -> int | None:
         """Return how strongly an id is this data set's: the place in `ids`, from 0, of the first that fits it."""
         return next((n for n, ids in enumerate(self.ids) if re.fullmatch(ids, case, re.IGNORECASE)), None)
+
+    def file_name(self, case: str, role: str) -> str:
+        """Return the path below a root of a case's modality, or of its "mask", by the first pattern; a `*` is left out.
+
+        A modality of a 4-D file has the file's name.
+        """
+        pattern = (self.mask if role == "mask" else self.images[role])[0]
+        name = re.sub(r"\{case(:[^{}]*)?\}", lambda _: case, pattern)
+        name = re.sub(r"\[([^\]])[^\]]*\]", r"\1", name.replace("**/", f"{case}/").replace("*", ""))
+        return name if name.endswith((".nii", ".nii.gz")) else f"{name}.nii.gz"
 
     def encode(self, mask: NDArray[Any]) -> NDArray[np.uint8]:
         """Return the class indices of a mask of label values.
@@ -119,7 +136,7 @@ class DataSet:
         Raises:
             LabelError: The data set has no such class.
         """
-        values = {index: value for value, index in self.indices.items()}
+        values = {index: value for value, index in reversed(self.indices.items())}
         if unknown := sorted(set(np.unique(labels).tolist()) - set(values)):
             raise LabelError(f"{self.name} has no label for class {unknown[0]}, only for {', '.join(self.classes)}")
         table = np.zeros(max(values) + 1, np.min_scalar_type(max(self.indices)))

@@ -67,11 +67,12 @@ def hint_of(dataset: DataSet, values: Sequence[float]) -> str:
     def files(one: DataSet) -> set[str]:
         return {pattern for patterns in one.images.values() for pattern in patterns}
 
-    others = [
-        f"{' and '.join(f'{value:g} is {other.labels[int(value)]}' for value in values)} in {name}"
-        for name, other in presets().items()
-        if set(values) <= set(other.labels) and files(other) & files(dataset) and set(other.ids) & set(dataset.ids)
-    ]
+    found: dict[str, list[str]] = {}
+    for name, other in presets().items():
+        if set(values) <= set(other.labels) and files(other) & files(dataset) and set(other.ids) & set(dataset.ids):
+            meaning = " and ".join(f"{value:g} is {other.labels[int(value)]}" for value in values)
+            found.setdefault(meaning, []).append(name)
+    others = [f"{meaning} in {' and '.join(named)}" for meaning, named in found.items()]
     return f"; {', '.join(others)}: declare whose masks they are with data.dataset or --dataset" if others else ""
 
 
@@ -186,22 +187,23 @@ class _Reader:
             return {}
         given = self.mapping("labels", value, "{1: NCR, 2: ED, 4: ET}")
         labels: dict[int, str] = {}
-        for number, name in given.items():
+        for key, name in given.items():
+            number = int(key) if isinstance(key, str) and key.isdigit() else key  # as JSON has them
             if not self.is_value(number):
                 raise self.error("labels", f"has {number!r}, which is no label value; give whole numbers from 0")
             if number == 0:
                 if name != "background":
                     raise self.error("labels", f"calls 0 {name!r}; 0 is background")
                 continue
-            if self.name("labels", name) in labels.values() or name == "background":
-                raise self.error("labels", f"gives {name} to more than one value; every class has one")
-            labels[number] = name
+            labels[number] = self.name("labels", name)
+            if name == "background":
+                raise self.error("labels", f"calls {number} background, which is 0")
         if len(labels) > 60:
             raise self.error("labels", f"has {len(labels)} classes; 60 is the most")
         return labels
 
     def regions(self, value: Any, labels: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
-        order = {name: position for position, name in enumerate(labels.values(), 1)}
+        order = {name: position for position, name in enumerate(dict.fromkeys(labels.values()), 1)}
         if value is None:
             return {name: (position,) for name, position in order.items()}
         regions: dict[str, tuple[int, ...]] = {}

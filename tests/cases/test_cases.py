@@ -69,7 +69,7 @@ def test_2024_must_be_declared(tmp_path: Path) -> None:
     mask[5:9, 5:9, 5:9] = 4
     nib.save(nib.Nifti1Image(mask, AFFINE), folder / "BraTS-GLI-02073-100-seg.nii.gz")
     (problem,) = find_case(tmp_path).verify(ALL)
-    assert "BraTS-GLI-02073-100-seg.nii.gz: label 4" in problem and "4 is RC in brats2024: declare" in problem
+    assert "BraTS-GLI-02073-100-seg.nii.gz: label 4" in problem and "4 is RC in brats2024 and" in problem
     label, _ = find_case(tmp_path, "brats2024").read_label()
     assert set(np.unique(label)) == {0, 4}
 
