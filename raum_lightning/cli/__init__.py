@@ -19,6 +19,7 @@ TOOL_VERBS = {
     "datasets": "list the data sets that are known by name, or print the description of one",
     "phantom": "write synthetic cases in the layout of a data set",
     "check": "read every case and say what is wrong with which",
+    "prepare": "prepare cases for training, and remove prepared ones that no case needs",
     "segment": "segment one case with a checkpoint, onto its own grid",
     "export": "write a checkpoint's network as ONNX or torch.export, checked against it",
     "evaluate": "score a folder of segmentations against references",

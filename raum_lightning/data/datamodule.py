@@ -135,7 +135,9 @@ class BratsDataModule(pl.LightningDataModule):
             check_batch(self.batch_size, self.patches_per_epoch, self._ranks["num_replicas"])
         self._select(announce=True)
         with progress_bar("preparing cases") as progress:
-            prepare(list(self.cases.values()), self.prepared_dir, self.modalities, progress=progress)
+            damage = prepare(list(self.cases.values()), self.prepared_dir, self.modalities, progress=progress)
+        for sentence in damage:
+            rank_zero_info(sentence)
 
     def setup(self, stage: str) -> None:
         """Find, split and open the prepared cases."""

@@ -5,14 +5,16 @@ Each case becomes a folder `<id>-<fingerprint>` holding
     image.npy       C X Y Z, float16: every modality z-scored over the brain, 0 outside it
     label.npy       X Y Z, uint8 class indices (cases with a mask)
     tumour.npy      int32 flat indices of the tumour's voxels, sorted by class (cases with a mask)
-    case.json       what is needed to go back: crop, original shape and affine, from which the reorientation follows
+    case.json       what is needed to go back: crop, original shape and affine, from which the reorientation follows;
+                    and the checksum of each array
 
-X, Y, Z run to the left, to the back and upwards (LPS) however the files lie: axes are permuted and reversed, which
-changes no value.
+X, Y, Z run towards left, posterior and superior (LPS): cases of any orientation are reoriented, by permuting and
+reversing axes, which changes no value.
 
-The fingerprint covers the source files (path, size, time of change), the modalities and the edition, so that a change
-of any of them prepares the case anew. Folders appear whole, by renaming, so that several processes may prepare the
-same cases at once and a killed one leaves nothing half done under a final name.
+The fingerprint covers the source files (path, size, time of change), the modalities and the edition: a case is prepared
+again when any of them changes, and `raum prepare --clean` removes what is then not needed any more. Folders appear
+whole, by renaming, so that several processes may prepare the same cases at once and a killed one leaves nothing half
+done under a final name. What a crash of the machine left damaged is prepared again.
 """
 
 import hashlib
@@ -20,8 +22,10 @@ import json
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,9 +42,11 @@ from raum_lightning.geometry import Matrix, Reorientation, voxel_size
 from raum_lightning.labels import BACKGROUND
 
 # part of the fingerprint: goes up when what is stored changes
-LAYOUT = 3
+LAYOUT = 4
 # where the axes of prepared arrays run
 ORIENTATION = "LPS"
+# bytes and number of the blocks that a checksum covers, evenly spread over a file
+BLOCK, BLOCKS = 4096, 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Prepared:
     """A prepared case.
 
     `start` is where the crop begins in the reoriented array, in voxels; `shape` and `affine` are the file's.
-    `tumour` maps a class index to its number of voxels.
+    `tumour` maps a class index to its number of voxels, `checksums` the name of an array's file to its `checksum`.
     """
 
     folder: Path
@@ -59,10 +65,11 @@ class Prepared:
     shape: tuple[int, int, int]
     affine: tuple[tuple[float, ...], ...]
     tumour: dict[int, int] | None
+    checksums: dict[str, str]
 
     @classmethod
     def open(cls, folder: Path) -> "Prepared":
-        """Reads `case.json`; arrays are mapped when they are asked for."""
+        """Read `case.json`; arrays are mapped when they are asked for, and checked by `find_damage` before."""
         content = json.loads((folder / "case.json").read_text())
         tumour = content.pop("tumour")
         frozen = {key: _frozen(value) for key, value in content.items()}
@@ -81,7 +88,7 @@ class Prepared:
         return label
 
     def tumour_voxels(self, index: int | None = None) -> NDArray[np.int32]:
-        """Flat indices into the crop of all tumour voxels, or of those of one class, mapped from disk."""
+        """Return flat indices into the crop of all tumour voxels, or of those of one class, mapped from disk."""
         voxels: NDArray[np.int32] = self._map("tumour")
         if index is None or self.tumour is None:
             return voxels
@@ -106,14 +113,17 @@ class Prepared:
         return affine
 
     def uncrop(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A mask of the crop, X Y Z, back on the original grid, background around it."""
+        """Return a mask of the crop, X Y Z, on the original grid, background around it."""
         full = np.zeros(self.reorientation.shape, labels.dtype)
         full[tuple(slice(a, a + n) for a, n in zip(self.start, labels.shape, strict=True))] = labels
         return np.ascontiguousarray(self.reorientation.undo(full))
 
     def _map(self, name: str) -> Any:
-        # copy-on-write, as torch takes no read-only arrays
-        return np.load(self.folder / f"{name}.npy", mmap_mode="c")
+        path = self.folder / f"{name}.npy"
+        try:
+            return np.load(path, mmap_mode="c")  # copy-on-write, as torch takes no read-only arrays
+        except (OSError, ValueError) as error:
+            raise CaseError(f"{path}: cannot be read ({error}); `raum prepare` repairs it") from None
 
 
 def prepare(
@@ -123,17 +133,20 @@ def prepare(
     *,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Prepares the cases that are not yet; `progress` is told (done, of).
+) -> list[str]:
+    """Prepare the cases that are not, or whose arrays are damaged; return a sentence for each that was.
 
-    Threads suffice: decompression and NumPy release the interpreter's lock. All cases are tried before `CaseError`
-    lists those that failed, and what was prepared stays.
+    `progress` is told (done, of). Threads suffice: decompression and NumPy release the interpreter's lock.
+
+    Raises:
+        CaseError: Listing the cases that cannot be used, after all were tried; what was prepared stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
-    missing = [case for case in cases if not _is_prepared(case, folder, modalities)]
     problems: list[str] = []
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        damage = [found for found in pool.map(partial(_remove_damaged, folder, modalities), cases) if found]
+        missing = [case for case in cases if not is_prepared(case, folder, modalities)]
         for done, problem in enumerate(pool.map(partial(_prepare_case, folder, modalities), missing), 1):
             problems += [problem] if problem else []
             if progress:
@@ -144,10 +157,11 @@ def prepare(
             f"{len(problems)} of {len(cases)} cases cannot be used; repair them or list their ids under data.exclude:"
             f"\n  {listed}"
         )
+    return damage
 
 
 def prepared_folder(case: Case, folder: Path, modalities: Sequence[str]) -> Path:
-    """Where `case` lies once it is prepared; raises `CaseError` when a modality is missing."""
+    """Return where `case` lies once it is prepared; raise `CaseError` when a modality is missing."""
     sources = [(str(path.resolve()), *_stat(path)) for path in case.files(modalities)]
     channels = [case.channels.get(modality) for modality in modalities]
     edition = (case.edition.name, sorted(case.edition.indices.items()))
@@ -155,11 +169,56 @@ def prepared_folder(case: Case, folder: Path, modalities: Sequence[str]) -> Path
     return folder / f"{case.id}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def _is_prepared(case: Case, folder: Path, modalities: Sequence[str]) -> bool:
+def is_prepared(case: Case, folder: Path, modalities: Sequence[str]) -> bool:
+    """Return whether the folder of a case is there; False for a case that cannot be prepared."""
     try:
         return prepared_folder(case, folder, modalities).exists()
-    except CaseError:  # which `_prepare_case` tells
+    except CaseError:  # which `_prepare_case` reports
         return False
+
+
+def find_damage(folder: Path) -> str | None:
+    """Return what is wrong with a prepared folder, or None; see `checksum` for what is seen."""
+    try:
+        case = Prepared.open(folder)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return f"{folder / 'case.json'} cannot be read"
+    for name, expected in case.checksums.items():
+        try:
+            found = checksum(folder / name)
+        except OSError as error:
+            return f"{folder / name} cannot be read ({error.strerror})"
+        if found != expected:
+            return f"{folder / name} is not what was written"
+    return None
+
+
+def checksum(path: Path) -> str:
+    """Return the size of a file and a checksum of its first, its last and evenly spread blocks between them.
+
+    That costs milliseconds and sees what a crash leaves: files cut short or with stretches of zeros. A single changed
+    byte in a large file it may miss.
+    """
+    total = 0
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for index in range(BLOCKS):
+            file.seek(max(0, size - BLOCK) * index // (BLOCKS - 1))
+            total = zlib.crc32(file.read(BLOCK), total)
+    return f"{size}-{total:08x}"
+
+
+def _remove_damaged(folder: Path, modalities: Sequence[str], case: Case) -> str | None:
+    if not is_prepared(case, folder, modalities):
+        return None
+    target = prepared_folder(case, folder, modalities)
+    if not (damage := find_damage(target)):
+        return None
+    aside = partial_path(folder / f"{case.id}-{uuid.uuid4().hex}")
+    with suppress(OSError):  # where another process was faster
+        target.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    return f"case {case.id} is prepared again: {damage}"
 
 
 def _prepare_case(folder: Path, modalities: Sequence[str], case: Case) -> str | None:
@@ -184,6 +243,7 @@ def _prepare_case(folder: Path, modalities: Sequence[str], case: Case) -> str | 
             "affine": affine.tolist(),
             "tumour": None if label is None else _save_label(partial_folder, label[crop]),
         }
+        content["checksums"] = {path.name: checksum(path) for path in sorted(partial_folder.glob("*.npy"))}
         (partial_folder / "case.json").write_text(json.dumps(content))
         partial_folder.rename(target)
     except CaseError as error:

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -146,3 +147,53 @@ def test_several_at_once_do_not_disturb_each_other(brats: Path, tmp_path: Path) 
     assert not errors
     assert len(list(folder.iterdir())) == len(cases)
     assert [case.tumour for case in opened(brats, folder)]
+
+
+def truncate(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def zero(path: Path) -> None:
+    """As where a file's last blocks never reached the disk."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+
+
+def retype(path: Path) -> None:
+    np.save(path, np.load(path).astype(np.float64))
+
+
+@pytest.mark.parametrize("name", ["image.npy", "label.npy", "tumour.npy"])
+@pytest.mark.parametrize("harm", [truncate, zero, retype, Path.unlink])
+def test_a_damaged_array_is_named_and_prepared_again(
+    brats: Path, tmp_path: Path, name: str, harm: Callable[[Path], None]
+) -> None:
+    cases, folder = find_cases(brats)[:2], tmp_path / "prepared"
+    assert prepare(cases, folder, MODALITIES) == []
+    target = prepared_folder(cases[1], folder, MODALITIES)
+    expected = {path.name: path.read_bytes() for path in target.iterdir()}
+    harm(target / name)
+    (sentence,) = prepare(cases, folder, MODALITIES)
+    assert sentence.startswith(f"case {cases[1].id} is prepared again: {target / name} ")
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == expected
+    assert prepare(cases, folder, MODALITIES) == [] and len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"id": "a"'])
+def test_a_damaged_description_is_prepared_again(brats: Path, tmp_path: Path, content: str) -> None:
+    cases, folder = find_cases(brats)[:1], tmp_path / "prepared"
+    prepare(cases, folder, MODALITIES)
+    target = prepared_folder(cases[0], folder, MODALITIES)
+    (target / "case.json").write_text(content)
+    assert "case.json cannot be read" in prepare(cases, folder, MODALITIES)[0]
+    assert Prepared.open(target).id == cases[0].id
+
+
+def test_an_array_that_vanishes_later_is_named(brats: Path, tmp_path: Path) -> None:
+    cases, folder = find_cases(brats)[:1], tmp_path / "prepared"
+    prepare(cases, folder, MODALITIES)
+    prepared = Prepared.open(prepared_folder(cases[0], folder, MODALITIES))
+    (prepared.folder / "label.npy").unlink()
+    with pytest.raises(CaseError, match=r"label\.npy: cannot be read .* `raum prepare` repairs it"):
+        _ = prepared.label
