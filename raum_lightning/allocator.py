@@ -2,21 +2,37 @@
 
 import ctypes
 import sys
+import warnings
+from functools import cache
+from multiprocessing import parent_process
 
 # names and numbers of mallopt(3)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_memory() -> None:
-    """Lets this process reuse the memory that it frees; for work on the CPU whose arrays come and go in each step.
+    """Let this process reuse the memory that it frees; for work on the CPU whose arrays come and go in each step.
 
-    The allocator of glibc hands arrays of more than 32 MB back to the system, which then clears every page of the next
+    The allocator of glibc gives arrays of more than 32 MB back to the system, which then clears every page of the next
     one: a quarter of the time that a patch of 128^3 takes, and more of a training step. Does nothing where there is
-    another C library, and can be called again.
+    another C library, and can be called again. Older versions of glibc refuse, which is said once.
     """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # not in musl
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if not hasattr(libc, "mallopt"):  # in musl
+        return
+    # it returns 0 where it refuses
+    accepted = [libc.mallopt(M_MMAP_THRESHOLD, 2**30), libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)]
+    if not all(accepted) and parent_process() is None:
+        _say_refused()
+
+
+@cache
+def _say_refused() -> None:
+    warnings.warn(
+        "this system's C library refuses to keep freed memory: training on the CPU is slower; with a newer glibc, "
+        "or jemalloc by LD_PRELOAD, it is not",
+        RuntimeWarning,
+        stacklevel=3,
+    )

@@ -2,6 +2,11 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
+
+import pytest
+
+from raum_lightning.allocator import _say_refused, keep_memory
 
 COUNT_FAULTS = """
 import resource, sys
@@ -27,3 +32,16 @@ def faults(way: str) -> int:
 def test_large_arrays_reuse_what_was_freed() -> None:
     kept, as_it_comes = faults("kept"), faults("as it comes")
     assert kept < as_it_comes / 10 or sys.platform != "linux"  # elsewhere it only has to do nothing
+
+
+def test_a_refusal_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by an older glibc, whose `mallopt` returns 0."""
+    refusing = SimpleNamespace(mallopt=lambda name, value: 0)
+    monkeypatch.setattr("raum_lightning.allocator.ctypes.CDLL", lambda name: refusing)
+    monkeypatch.setattr("raum_lightning.allocator.sys.platform", "linux")
+    _say_refused.cache_clear()
+    with pytest.warns(RuntimeWarning, match="refuses to keep freed memory") as told:
+        keep_memory()
+        keep_memory()
+    assert len(told) == 1
+    _say_refused.cache_clear()
