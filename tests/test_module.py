@@ -23,7 +23,14 @@ from tests.helpers.cases import write_brats, write_msd
 
 
 def tiny_unetr(**options: Any) -> UNETR:
-    shape = {"img_size": (32, 32, 32), "embed_dim": 24, "depth": 4, "num_heads": 2, "mlp_dim": 48, "taps": (1, 2, 3, 4)}
+    shape = {
+        "img_size": (32, 32, 32),
+        "embed_dim": 24,
+        "depth": 4,
+        "num_heads": 2,
+        "mlp_dim": 48,
+        "out_indices": (1, 2, 3, 4),
+    }
     return UNETR(**shape | {"feature_size": 4} | options)
 
 

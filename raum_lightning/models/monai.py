@@ -1,9 +1,9 @@
 """Weights of MONAI's UNETR to ours and back, by the names of their tensors; MONAI itself is not needed.
 
 MONAI 1.6.1 (https://github.com/Project-MONAI/MONAI, `monai/networks/nets/unetr.py`) fixes the patch size at 16 and the
-depth at 12, and takes the skips from blocks 4, 7, 10 and 12. Its weights therefore mean the same only with these taps:
+depth at 12, and takes the skips from blocks 4, 7, 10 and 12. Its weights therefore mean the same only so:
 
-    network = UNETR(in_channels=1, out_channels=14, img_size=96, taps=TAPS)
+    network = UNETR(in_channels=1, out_channels=14, img_size=96, out_indices=OUT_INDICES)
     network.load_state_dict(from_monai(torch.load("unetr.pt")))
 
 Tensors are the same up to their names, but for the patch embedding, which MONAI keeps as a convolution's kernel.
@@ -19,7 +19,7 @@ from torch import Tensor
 from raum_lightning.errors import ConfigError
 
 DEPTH, PATCH_SIZE = 12, 16
-TAPS = (4, 7, 10, 12)
+OUT_INDICES = (4, 7, 10, 12)
 # parameters that MONAI registers and never reads; older checkpoints hold the whole unused cross-attention
 _UNUSED = re.compile(r"vit\.blocks\.\d+\.(norm_cross_attn|cross_attn)\.")
 

@@ -3,15 +3,15 @@
 Hatamizadeh et al., "UNETR: Transformers for 3D Medical Image Segmentation" (WACV 2022, arXiv:2103.10504). The official
 code is MONAI's (https://github.com/Project-MONAI/MONAI, `monai/networks/nets/unetr.py`). Where paper and code disagree:
 
-|                | paper                   | MONAI                            | here                           |
-|----------------|-------------------------|----------------------------------|--------------------------------|
-| skips from     | blocks 3, 6, 9, 12      | blocks 4, 7, 10, 12 (MONAI#4520) | `taps`, by default the paper's |
-| decoder widths | 64, 128, 256, 512       | 16, 32, 64, 128                  | `feature_size` x 1, 2, 4, 8    |
-| decoder block  | convolution, norm, ReLU | residual, LeakyReLU(0.01)        | MONAI's                        |
-| decoder norm   | batch                   | instance                         | `norm`, by default MONAI's     |
+|                | paper                   | MONAI                            | here                                  |
+|----------------|-------------------------|----------------------------------|---------------------------------------|
+| skips from     | blocks 3, 6, 9, 12      | blocks 4, 7, 10, 12 (MONAI#4520) | `out_indices`, by default the paper's |
+| decoder widths | 64, 128, 256, 512       | 16, 32, 64, 128                  | `feature_size` x 1, 2, 4, 8           |
+| decoder block  | convolution, norm, ReLU | residual, LeakyReLU(0.01)        | MONAI's                               |
+| decoder norm   | batch                   | instance                         | `norm`, by default MONAI's            |
 
-With `taps=(4, 7, 10, 12)` and MONAI's weights (`raum_lightning.models.monai`) the logits are MONAI's. Unlike it, the
-patch size is free: the decoder has one level per factor of two in it. For 16, with a level being an upsampling of
+With `out_indices=(4, 7, 10, 12)` and MONAI's weights (`raum_lightning.models.monai`) the logits are MONAI's. Unlike it,
+the patch size is free: the decoder has one level per factor of two in it. For 16, with a level being an upsampling of
 what comes from below, a concatenation with the skip and a residual block:
 
     image --> block -----------------------> level 0 --> head --> logits
@@ -25,28 +25,45 @@ what comes from below, a concatenation with the skip and a residual block:
     z12 ----------------------------------------+
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from raum_lightning.errors import ConfigError
-from raum_lightning.models.decoder import Convolution, Level, ResidualBlock, Skip, choose_norm
+from raum_lightning.models.decoder import Level, NormName, ResidualBlock, Skip, choose_norm
 from raum_lightning.models.vit import ViT, run
 
 
 class UNETR(nn.Module):
-    """UNETR, a segmentation network for volumes of one size.
+    """UNETR, a segmentation network for volumes of one size: B C X Y Z to logits B K X Y Z.
 
-    `img_size` is X, Y, Z in voxels, or one number for a cube, and fixed, since the position embedding belongs to a
-    grid: larger volumes go through a sliding window. `patch_size` is a power of two and `taps` names as many blocks
-    as it has factors of two, counted from 1, the last one being `depth`. Level l of the decoder has
-    `feature_size` x 2^l channels. `norm` is the decoder's: "instance" (without weights, as MONAI's), "batch" or
-    "group" (8 groups). `dropout` acts on tokens and attention, in training only. `checkpointing` says what is computed
-    again for the gradient instead of being kept: nothing, the decoder and its skips, or the transformer's blocks too;
-    the gradient is the same. Raises `ValueError` for sizes that do not fit each other, for an image of another size,
-    and for checkpointing with `norm` "batch", whose running mean would see each batch twice.
+    Larger volumes go through a sliding window, since the position embedding belongs to one grid of patches.
+
+    Args:
+        in_channels: C, one for each modality.
+        out_channels: K, one for each class or region.
+        img_size: X, Y, Z in voxels, or one number for a cube; divisible by `patch_size`.
+        patch_size: Edge of a token's patch in voxels; a power of two.
+        embed_dim: Width of a token; divisible by `num_heads`.
+        depth: Number of transformer blocks.
+        num_heads: Heads of the attention.
+        mlp_dim: Hidden width of each block's MLP.
+        out_indices: Blocks whose outputs the decoder takes, counted from 1: one for each factor of two in `patch_size`,
+            the last one being `depth`.
+        feature_size: Channels of the decoder at full resolution; each level below has twice as many.
+        norm: The decoder's: instance (without weights, as MONAI's), instance_affine (with weights), batch, or group
+            (8 groups).
+        qkv_bias: Whether queries, keys and values have a bias.
+        dropout: Chance with which tokens, hidden units and attention weights are dropped in training.
+        checkpointing: What is computed again for the gradient instead of being kept: none, the decoder and its skips,
+            or all, the transformer's blocks too. The gradient is the same.
+        taps: The former name of `out_indices`; will be removed.
+
+    Raises:
+        ConfigError: Sizes do not fit each other or the image, or `norm` is batch, whose running mean would see each
+            batch twice, with `checkpointing`.
     """
 
     def __init__(
@@ -60,26 +77,25 @@ class UNETR(nn.Module):
         depth: int = 12,
         num_heads: int = 12,
         mlp_dim: int = 3072,
-        taps: Sequence[int] = (3, 6, 9, 12),
+        out_indices: Sequence[int] = (3, 6, 9, 12),
         feature_size: int = 16,
-        norm: Literal["instance", "batch", "group"] = "instance",
+        norm: NormName = "instance",
         qkv_bias: bool = False,
         dropout: float = 0.0,
         checkpointing: Literal["none", "decoder", "all"] = "none",
+        taps: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        if taps is not None:
+            warnings.warn("taps of UNETR is now out_indices: rename the key", FutureWarning, stacklevel=2)
+            out_indices = taps
+        check_checkpointing(checkpointing, norm)
+        levels = count_levels(patch_size, out_indices)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.img_size = (img_size,) * 3 if isinstance(img_size, int) else tuple(img_size)
-        if len(self.img_size) != 3:
-            raise ConfigError(f"img_size={self.img_size} has {len(self.img_size)} numbers but a volume has 3 axes")
-        if checkpointing != "none" and norm == "batch":
-            raise ConfigError(
-                f"checkpointing={checkpointing!r} does not go with norm='batch'; use 'instance' or 'group'"
-            )
+        self.img_size = three_axes(img_size)
         self.norm = norm
-        self.checkpointing = checkpointing
-        levels = _levels(patch_size, taps)
+        self.checkpoint_decoder = checkpointing != "none"
         self.vit = ViT(
             in_channels=in_channels,
             img_size=self.img_size,
@@ -88,10 +104,10 @@ class UNETR(nn.Module):
             depth=depth,
             num_heads=num_heads,
             mlp_dim=mlp_dim,
-            taps=taps,
+            out_indices=out_indices,
             qkv_bias=qkv_bias,
             dropout=dropout,
-            keep=checkpointing != "all",
+            checkpoint_blocks=checkpointing == "all",
         )
         make_norm = choose_norm(norm, feature_size)
         widths = [feature_size * 2**level for level in range(levels)] + [embed_dim]
@@ -99,40 +115,45 @@ class UNETR(nn.Module):
         for level in range(1, levels):
             self.skips.append(Skip(embed_dim, widths[level], ups=levels - level, norm=make_norm))
         self.levels = nn.ModuleList(Level(widths[i + 1], widths[i], norm=make_norm) for i in range(levels))
-        self.head = Convolution(feature_size, out_channels, 1, bias=True)
+        self.head = nn.Conv3d(feature_size, out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """An image, B C X Y Z with C = `in_channels`, to logits, B D X Y Z with D = `out_channels`."""
+        """An image, B C X Y Z with C = `in_channels`, to logits, B K X Y Z with K = `out_channels`."""
         if image.shape[1:] != (self.in_channels, *self.img_size):
             needed = f"in_channels={self.in_channels} and img_size={self.img_size}"
             raise ConfigError(f"image of shape {tuple(image.shape)} does not fit {needed}: crop, pad or slide a window")
-        if image.is_cpu and image.dtype == torch.float32 and torch.is_autocast_enabled("cpu"):
-            image = image.to(torch.get_autocast_dtype("cpu"))  # once, instead of for each layer that sees it
-        layout = self._layout(image)
-        sources: list[Tensor] = [source.contiguous(memory_format=layout) for source in (image, *self.vit(image))]
-        x = sources.pop()
-        keep = self.checkpointing == "none"
-        for level in reversed(range(len(self.levels))):
-            skip = run(self.skips[level], sources[level], keep=keep)
-            x = run(self.levels[level], x, skip, keep=keep)
-        logits: Tensor = self.head(x).contiguous()
+        *sources, x = self.encode(image)
+        for skip, level, source in zip(reversed(self.skips), reversed(self.levels), reversed(sources), strict=True):
+            skipped = run(skip, source, again=self.checkpoint_decoder)
+            x = run(level, x, skipped, again=self.checkpoint_decoder)
+        logits: Tensor = self.head(x)
         return logits
 
-    def _layout(self, image: Tensor) -> torch.memory_format:
-        """How the decoder's maps lie in memory.
-
-        In bf16 on a CPU, convolutions of few channels take down to a third of the time with channels last. In float32
-        nothing is gained, the gradient of group norm loses more than that, and compiled code moves back and forth.
-        """
-        last = image.is_cpu and image.dtype == torch.bfloat16 and self.norm != "group"
-        return torch.channels_last_3d if last and not torch.compiler.is_compiling() else torch.contiguous_format
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """What the skips take, the image and then a map for each of `out_indices`, and the last as the deepest map."""
+        return [image, *self.vit(image)]
 
 
-def _levels(patch_size: int, taps: Sequence[int]) -> int:
-    """How often the resolution doubles between tokens and voxels."""
+def three_axes(img_size: Sequence[int] | int) -> tuple[int, ...]:
+    """Return X, Y, Z of a size that may be one number; raise `ConfigError` where there are not three."""
+    size = (img_size,) * 3 if isinstance(img_size, int) else tuple(img_size)
+    if len(size) != 3:
+        raise ConfigError(f"img_size={size} has {len(size)} numbers but a volume has 3 axes")
+    return size
+
+
+def count_levels(patch_size: int, out_indices: Sequence[int]) -> int:
+    """Return how often the resolution doubles between tokens and voxels; raise `ConfigError` for what does not fit."""
     if patch_size < 2 or patch_size & (patch_size - 1):
         raise ConfigError(f"patch_size={patch_size} is not a power of two from 2 on; try 16")
     levels = patch_size.bit_length() - 1
-    if len(taps) != levels:
-        raise ConfigError(f"taps={tuple(taps)} names {len(taps)} blocks but patch_size={patch_size} needs {levels}")
+    if len(out_indices) != levels:
+        named = f"out_indices={tuple(out_indices)} names {len(out_indices)} blocks"
+        raise ConfigError(f"{named} but patch_size={patch_size} needs {levels}")
     return levels
+
+
+def check_checkpointing(checkpointing: str, norm: str) -> None:
+    """Raise `ConfigError` where a batch norm's running mean would see each batch twice."""
+    if checkpointing != "none" and norm == "batch":
+        raise ConfigError(f"checkpointing={checkpointing!r} does not go with norm='batch'; use 'instance' or 'group'")

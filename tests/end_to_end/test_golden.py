@@ -21,7 +21,14 @@ class Golden(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        sizes = {"embed_dim": 24, "depth": 4, "num_heads": 4, "mlp_dim": 48, "taps": (1, 2, 3, 4), "feature_size": 4}
+        sizes = {
+            "embed_dim": 24,
+            "depth": 4,
+            "num_heads": 4,
+            "mlp_dim": 48,
+            "out_indices": (1, 2, 3, 4),
+            "feature_size": 4,
+        }
         self.unetr = UNETR(in_channels=3, out_channels=4, img_size=(32, 32, 32), **sizes).double()
         for position, (name, weight) in enumerate(self.unetr.named_parameters()):
             if weight.ndim > 1 or name.endswith("bias"):

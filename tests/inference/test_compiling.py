@@ -70,7 +70,15 @@ def test_a_compiled_run_learns_and_scores_as_an_eager_one(brats: Path, tmp_path:
 def test_the_network_is_one_graph(checkpointing: str) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
-    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 16, "taps": (1, 2)}
+    sizes = {
+        "img_size": 16,
+        "patch_size": 4,
+        "embed_dim": 8,
+        "depth": 2,
+        "num_heads": 2,
+        "mlp_dim": 16,
+        "out_indices": (1, 2),
+    }
     network = UNETR(**sizes, feature_size=2, checkpointing=checkpointing)
     image = torch.randn(2, 3, 16, 16, 16)
     graph = torch.compile(network, backend="aot_eager", dynamic=False, fullgraph=True)

@@ -26,7 +26,7 @@ ABOUT = About(CASE, "regions", 4, {"roi_size": (16, 8, 8), "overlap": 0.25, "bat
 def network() -> UNETR:
     torch.manual_seed(0)
     sizes = {"img_size": (16, 8, 8), "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 16}
-    return UNETR(in_channels=2, out_channels=3, taps=(1, 2), feature_size=2, dropout=0.5, **sizes)
+    return UNETR(in_channels=2, out_channels=3, out_indices=(1, 2), feature_size=2, dropout=0.5, **sizes)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The network against MONAI's, by its weights and its gradients, and what MONAI's does not have."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,21 +8,9 @@ import torch
 from monai.networks import nets
 from torch import Tensor, nn
 
-from raum_lightning.models import UNETR
-from raum_lightning.models.decoder import Convolution, Upsampled, Upsampling
-from raum_lightning.models.monai import TAPS, from_monai, to_monai
-from raum_lightning.models.vit import _attend
-
-SMALL = {
-    "img_size": 16,
-    "patch_size": 8,
-    "embed_dim": 24,
-    "depth": 4,
-    "num_heads": 3,
-    "mlp_dim": 48,
-    "taps": (1, 2, 4),
-    "feature_size": 8,
-}
+from raum_lightning.models import UNETR, cpu
+from raum_lightning.models.monai import OUT_INDICES, from_monai, to_monai
+from tests.helpers.networks import gradients, small
 
 # keywords of both networks; MONAI fixes depth and patch size
 SIZES = [
@@ -32,16 +21,11 @@ SIZES = [
 ]
 
 
-def small(**changes: Any) -> UNETR:
-    torch.manual_seed(0)
-    return UNETR(**(SMALL | changes))
-
-
 def pair(sizes: dict[str, Any]) -> tuple[UNETR, nn.Module]:
     """Our network and MONAI's with the same weights, both in float64."""
     torch.manual_seed(0)
     sizes = {"norm": "instance", **sizes}
-    ours = UNETR(**sizes, embed_dim=48, num_heads=4, mlp_dim=96, taps=TAPS)
+    ours = UNETR(**sizes, embed_dim=48, num_heads=4, mlp_dim=96, out_indices=OUT_INDICES)
     norm = sizes.pop("norm")
     theirs = nets.UNETR(
         **sizes,
@@ -57,24 +41,27 @@ def pair(sizes: dict[str, Any]) -> tuple[UNETR, nn.Module]:
     return ours.double(), theirs.double()
 
 
-def gradients(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Logits, and the gradients of image and parameters, of a loss without symmetries."""
-    image = image.clone().requires_grad_()
-    logits = network(image)
-    (logits * torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits)).sum().backward()
-    return logits.detach(), image.grad, {name: parameter.grad for name, parameter in network.named_parameters()}
+@pytest.mark.parametrize("sizes", SIZES)
+def test_logits_and_gradients_are_monais(sizes: dict[str, Any]) -> None:
+    ours, theirs = pair(sizes)
+    check_parity(ours, theirs, torch.randn(2, sizes["in_channels"], *sizes["img_size"], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_logits_and_gradients_are_monais(
+def test_accelerated_ones_are_monais_too(
     monkeypatch: pytest.MonkeyPatch, sizes: dict[str, Any], at_once: bool, layout: torch.memory_format
 ) -> None:
     ours, theirs = pair(sizes)
-    monkeypatch.setattr(ours, "_layout", lambda image: layout)
-    monkeypatch.setattr(Upsampling, "_pays", lambda self, voxels: at_once)
-    image = torch.randn(2, sizes["in_channels"], *sizes["img_size"], dtype=torch.float64)
+    monkeypatch.setattr(cpu.UNETR, "_layout", lambda self, dtype: layout)
+    monkeypatch.setattr(cpu.Upsampling, "_pays", lambda self, voxels: at_once)
+    monkeypatch.setattr(cpu.Attention, "attend", cpu.by_products)
+    cpu.accelerate(ours)
+    check_parity(ours, theirs, torch.randn(2, sizes["in_channels"], *sizes["img_size"], dtype=torch.float64))
+
+
+def check_parity(ours: UNETR, theirs: nn.Module, image: Tensor) -> None:
     logits, image_grad, grads = gradients(ours, image)
     expected, expected_image_grad, expected_grads = gradients(theirs, image)
     assert expected.std() > 0.1
@@ -86,35 +73,16 @@ def test_logits_and_gradients_are_monais(
         torch.testing.assert_close(ours(image), theirs(image), rtol=1e-9, atol=1e-9)
 
 
-def maps_of(network: UNETR, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Logits, and what the decoder's 3^3 convolutions saw."""
-    seen: list[Tensor] = []
-    for module in network.modules():
-        if isinstance(module, Convolution) and module.kernel_size == (3, 3, 3):
-            module.register_forward_pre_hook(
-                lambda _, parts: seen.extend(part.below if isinstance(part, Upsampled) else part for part in parts)
-            )
-    return network(image), seen
+def test_names_and_shapes_are_those_of_saved_checkpoints() -> None:
+    network = small(depth=3, out_indices=(1, 2, 3), qkv_bias=True)
+    lines = [f"{name} {' '.join(map(str, tensor.shape))}" for name, tensor in network.state_dict().items()]
+    assert lines == Path(__file__).with_name("state_dict.txt").read_text().splitlines()
 
 
-@pytest.mark.parametrize(("norm", "last"), [("instance", True), ("batch", True), ("group", False)])
-def test_bf16_on_a_cpu_has_its_channels_last(norm: str, last: bool) -> None:
-    image = torch.randn(2, 3, 16, 16, 16)
-    logits, contiguous = maps_of(small(norm=norm), image)
-    with torch.autocast("cpu", torch.bfloat16):
-        in_bf16, maps = maps_of(small(norm=norm), image)
-    assert all(map.is_contiguous() for map in contiguous)
-    assert all(map.is_contiguous(memory_format=torch.channels_last_3d) == last for map in maps if map.shape[-1] > 1)
-    assert in_bf16.is_contiguous()
-    assert (in_bf16.float() - logits).std() < 0.02 * logits.std()
-
-
-def test_attention_written_out_is_torchs() -> None:
-    q, k, v = torch.randn(3, 2, 3, 5, 7, dtype=torch.float64)
-    expected = nn.functional.scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(_attend(q, k, v, dropout_p=0.0), expected, rtol=1e-12, atol=1e-12)
-    kept = _attend(q, k, torch.ones_like(v), dropout_p=0.5)
-    assert kept.std() > 0.1, "weights are dropped"
+def test_out_indices_answer_to_their_former_name() -> None:
+    with pytest.warns(FutureWarning, match="taps of UNETR is now out_indices"):
+        network = small(taps=[1, 3, 4])
+    assert network.vit.out_indices == (1, 3, 4)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -158,8 +126,8 @@ def test_parameter_count_and_shape_at_full_size(
         {},
         {"norm": "batch", "qkv_bias": True, "img_size": [16, 24, 8], "in_channels": 8},
         {"norm": "group", "out_channels": 1, "dropout": 0.1},
-        {"patch_size": 16, "taps": (1, 2, 3, 4)},
-        {"patch_size": 2, "taps": (4,), "img_size": (4, 2, 6)},
+        {"patch_size": 16, "out_indices": (1, 2, 3, 4)},
+        {"patch_size": 2, "out_indices": (4,), "img_size": (4, 2, 6)},
     ],
 )
 def test_every_parameter_gets_a_gradient(changes: dict[str, Any]) -> None:
@@ -228,12 +196,12 @@ def test_transformer_starts_from_the_truncated_normal() -> None:
         ({"img_size": (16, 20, 3)}, r"img_size=\(16, 20, 3\) is not divisible by patch_size=8; try \(16, 16, 8\)"),
         ({"img_size": (16, 16)}, r"img_size=\(16, 16\) has 2 numbers but a volume has 3 axes"),
         ({"patch_size": 12}, "patch_size=12 is not a power of two"),
-        ({"patch_size": 16}, r"taps=\(1, 2, 4\) names 3 blocks but patch_size=16 needs 4"),
-        ({"depth": 5}, r"taps=\(1, 2, 4\) must rise, from 1 or more, to depth=5"),
-        ({"taps": (2, 1, 4)}, r"taps=\(2, 1, 4\) must rise"),
-        ({"taps": (0, 1, 4)}, r"taps=\(0, 1, 4\) must rise, from 1"),
+        ({"patch_size": 16}, r"out_indices=\(1, 2, 4\) names 3 blocks but patch_size=16 needs 4"),
+        ({"depth": 5}, r"out_indices=\(1, 2, 4\) must rise, from 1 or more, to depth=5"),
+        ({"out_indices": (2, 1, 4)}, r"out_indices=\(2, 1, 4\) must rise"),
+        ({"out_indices": (0, 1, 4)}, r"out_indices=\(0, 1, 4\) must rise, from 1"),
         ({"norm": "batch", "checkpointing": "decoder"}, "checkpointing='decoder' does not go with norm='batch'"),
-        ({"norm": "layer"}, "norm='layer' is none of instance, batch, group"),
+        ({"norm": "layer"}, "norm='layer' is none of instance, instance_affine, batch, group"),
         ({"norm": "group", "feature_size": 12}, "feature_size=12 is not divisible by the 8 groups"),
     ],
 )

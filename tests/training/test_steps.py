@@ -14,7 +14,15 @@ from raum_lightning import UNETR, SegmentationModule, losses
 from raum_lightning.loggers import CSVLogger
 from raum_lightning.training.callbacks.progress import ProgressBar
 
-SIZES = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 16, "taps": (1, 2)}
+SIZES = {
+    "img_size": 8,
+    "patch_size": 4,
+    "embed_dim": 8,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_dim": 16,
+    "out_indices": (1, 2),
+}
 
 
 class Waits(TorchDispatchMode):

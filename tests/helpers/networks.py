@@ -1,0 +1,36 @@
+"""Small networks, and their gradients of a loss without symmetries."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raum_lightning.models import UNETR
+
+SMALL: dict[str, Any] = {
+    "img_size": 16,
+    "patch_size": 8,
+    "embed_dim": 24,
+    "depth": 4,
+    "num_heads": 3,
+    "mlp_dim": 48,
+    "out_indices": (1, 2, 4),
+    "feature_size": 8,
+}
+
+
+def small(**changes: Any) -> UNETR:
+    """A UNETR for three channels of 16^3."""
+    torch.manual_seed(0)
+    return UNETR(**(SMALL | changes))
+
+
+def gradients(network: nn.Module, image: Tensor) -> tuple[Any, Tensor, dict[str, Any]]:
+    """Logits (one tensor or several), and the gradients of image and parameters."""
+    image = image.clone().requires_grad_()
+    logits = network(image)
+    several = logits if isinstance(logits, tuple) else (logits,)
+    sum((one * torch.linspace(-1, 1, one.numel(), dtype=one.dtype).view_as(one)).sum() for one in several).backward()
+    detached = tuple(one.detach() for one in several)
+    grads = {name: parameter.grad for name, parameter in network.named_parameters()}
+    return (detached if isinstance(logits, tuple) else detached[0]), image.grad, grads

@@ -1,0 +1,148 @@
+"""What computes a network faster on a CPU, against the plain network."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from raum_lightning.models import UNETR, cpu
+from raum_lightning.models.cpu import Upsampled, Upsampling, accelerate
+from tests.helpers.networks import gradients, small
+
+
+@pytest.mark.parametrize("width", [1, 3, 5])
+@settings(deadline=None)
+@given(channels=st.tuples(*[st.integers(1, 4)] * 3), size=st.tuples(*[st.integers(1, 4)] * 3), biased=st.booleans())
+def test_upsampling_and_convolving_at_once_is_one_after_the_other(
+    width: int, channels: tuple[int, int, int], size: tuple[int, int, int], biased: bool
+) -> None:
+    below_channels, between, out = channels
+    below = torch.randn(2, below_channels, *size, dtype=torch.float64)
+    weight = torch.randn(below_channels, between, 2, 2, 2, dtype=torch.float64)
+    kernel = torch.randn(out, between, width, width, width, dtype=torch.float64)
+    bias = torch.randn(out, dtype=torch.float64) if biased else None
+    up = Upsampled(below, weight)
+    expected = nn.functional.conv3d(up.compute(), kernel, bias, padding=width // 2)
+    assert up.shape == up.compute().shape
+    torch.testing.assert_close(up.convolve(kernel, bias), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(96, [False, False, True, True]), (128, [False, True, True, True])])
+def test_upsampling_waits_where_it_pays(size: int, expected: list[bool]) -> None:
+    """From the tokens of UNETR up to all voxels."""
+    ups = [Upsampling(*channels) for channels in ((768, 128), (128, 64), (64, 32), (32, 16))]
+    maps = [torch.zeros(1, up.in_channels, *[size >> (4 - level)] * 3) for level, up in enumerate(ups)]
+    assert [isinstance(up(below), Upsampled) for up, below in zip(ups, maps, strict=True)] == expected
+
+
+@pytest.mark.parametrize("changes", [{"norm": "instance_affine", "img_size": [16, 24, 8]}, {"checkpointing": "all"}])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_logits_and_gradients_are_the_plain_ones(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], at_once: bool, layout: torch.memory_format
+) -> None:
+    """Of what MONAI's UNETR does not have; the rest is compared in test_unetr.py."""
+    plain = perturbed(small(**changes))
+    fast = copy.deepcopy(plain)
+    accelerate(fast)
+    monkeypatch.setattr(cpu.UNETR, "_layout", lambda self, dtype: layout)
+    monkeypatch.setattr(Upsampling, "_pays", lambda self, voxels: at_once)
+    image = torch.randn(2, 3, *plain.img_size, dtype=torch.float64)
+    torch.testing.assert_close(gradients(fast, image), gradients(plain, image), rtol=1e-6, atol=1e-9)
+    plain.eval(), fast.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(fast(image), plain(image), rtol=1e-9, atol=1e-9)
+
+
+def perturbed(network: UNETR) -> UNETR:
+    """In float64, and without weights that are all ones or zeros."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.rand_like(parameter), alpha=0.1)
+    return network.double()
+
+
+def test_every_part_is_swapped_and_comes_back() -> None:
+    network = nn.ModuleDict({"ours": small(), "theirs": nn.Sequential(nn.Conv3d(1, 1, 1), nn.InstanceNorm3d(1))})
+    classes = [type(part) for part in network.modules()]
+    names = list(network.state_dict())
+    accelerate(network)
+    accelerate(network)
+    here = [part for part in network["ours"].modules() if type(part).__module__ == cpu.__name__]
+    assert {type(part) for part in here} == {
+        cpu.UNETR,
+        cpu.Attention,
+        cpu.Upsampling,
+        cpu.ResidualBlock,
+        cpu.Skip,
+        cpu.Level,
+        cpu.Convolution,
+        cpu.InstanceNorm,
+    }
+    assert not any(type(part).__module__ == cpu.__name__ for part in network["theirs"].modules())
+    assert list(network.state_dict()) == names
+    accelerate(network, enabled=False)
+    assert [type(part) for part in network.modules()] == classes
+
+
+def test_copies_and_pickles_stay_accelerated() -> None:
+    network = small()
+    accelerate(network)
+    image = torch.randn(1, 3, 16, 16, 16)
+    expected = network(image)
+    for again in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert type(again) is cpu.UNETR
+        assert torch.equal(again(image), expected)
+    plain = small()
+    plain.load_state_dict(network.state_dict(), strict=True)
+    torch.testing.assert_close(plain(image), expected)
+
+
+def test_accelerated_networks_compile_to_one_graph() -> None:
+    torch._dynamo.reset()
+    network = small(patch_size=4, depth=2, out_indices=(1, 2))
+    accelerate(network)
+    image = torch.randn(1, 3, 16, 16, 16)
+    graph = torch.compile(network, backend="aot_eager", dynamic=False, fullgraph=True)
+    torch.testing.assert_close(graph(image), network(image))
+
+
+@pytest.mark.parametrize(("norm", "last"), [("instance", True), ("batch", True), ("group", False)])
+def test_bf16_has_its_channels_last(norm: str, last: bool) -> None:
+    network = small(norm=norm)
+    accelerate(network)
+    image = torch.randn(2, 3, 16, 16, 16)
+    assert all(map.is_contiguous() for map in network.encode(image))
+    logits = network(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps, in_bf16 = network.encode(image), network(image)
+    assert maps[0].dtype == torch.bfloat16
+    assert all(map.is_contiguous(memory_format=torch.channels_last_3d) == last for map in maps)
+    assert in_bf16.is_contiguous()
+    assert (in_bf16.float() - logits).std() < 0.02 * logits.std()
+
+
+def test_attention_by_products_is_torchs() -> None:
+    q, k, v = torch.randn(3, 2, 3, 5, 7, dtype=torch.float64)
+    expected = nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(cpu.by_products(q, k, v, dropout_p=0.0), expected, rtol=1e-12, atol=1e-12)
+    kept = cpu.by_products(q, k, torch.ones_like(v), dropout_p=0.5)
+    assert kept.std() > 0.1, "weights are dropped"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tokens", "products"), [("bfloat16", 512, True), ("bfloat16", 4096, False), ("float32", 512, False)]
+)
+def test_attention_is_written_out_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, tokens: int, products: bool
+) -> None:
+    used: list[Tensor] = []
+    monkeypatch.setattr(cpu, "by_products", lambda q, k, v, dropout_p: used.append(q))
+    monkeypatch.setattr(cpu.F, "scaled_dot_product_attention", lambda q, k, v, dropout_p: None)
+    cpu.Attention.attend(*[torch.empty(1, 1, tokens, 8, dtype=getattr(torch, dtype))] * 3, dropout_p=0.0)
+    assert bool(used) == products
