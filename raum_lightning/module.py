@@ -20,6 +20,7 @@ from raum_lightning.inference.sliding_window import Network, segment, sliding_wi
 from raum_lightning.labels import REGIONS, classify, to_regions
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.metrics import SegmentationMetrics
+from raum_lightning.models.cpu import accelerate
 from raum_lightning.runs.checkpoints import VerifiedCheckpointIO
 from raum_lightning.training.schedule import is_due, warmup_cosine
 from raum_lightning.training.sharding import hold_whole, shard
@@ -117,8 +118,10 @@ class SegmentationModule(pl.LightningModule):
                 "trainer.strategy fsdp would wait for ever where ranks validate different numbers of windows; "
                 "give lightning.pytorch.strategies.ModelParallelStrategy, which shards as well"
             )
-        if self.trainer.strategy.root_device.type == "cpu":
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        if on_cpu:
             keep_memory()
+        accelerate(self.network, enabled=on_cpu and not self.compiles)
         if self.compiles:
             compile_network(self.network, report=rank_zero_info)
         data = getattr(self.trainer, "datamodule", None)

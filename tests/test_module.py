@@ -16,6 +16,7 @@ from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.cli import main
 from raum_lightning.labels import EDITIONS, REGIONS, in_classes
 from raum_lightning.losses import DiceCELoss
+from raum_lightning.models import cpu
 from raum_lightning.module import pseudo_dice
 from raum_lightning.training.schedule import warmup_cosine
 from tests.helpers import DEBUG
@@ -167,3 +168,13 @@ def test_pseudo_dice_counts_the_batch_as_one() -> None:
     expected = (4 / 6 + 4 / 5 + 2 / 3) / 3
     value = pseudo_dice(logits.permute(0, 2, 1)[..., None, None], labels, "labels")
     assert value.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("compiles", "kind"), [(False, cpu.UNETR), (True, UNETR)])
+def test_the_network_is_accelerated_on_a_cpu_unless_it_is_compiled(
+    brats: Path, tmp_path: Path, compiles: bool, kind: type
+) -> None:
+    module = SegmentationModule(tiny_unetr(), compile=compiles)
+    module.trainer = trainer(tmp_path)
+    module.setup("fit")
+    assert type(module.network) is kind

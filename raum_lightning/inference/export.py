@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from raum_lightning.errors import ExportError
+from raum_lightning.models.cpu import accelerate
 
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2"}
 EXTRA_FILE = "raum.json"
@@ -74,6 +75,7 @@ def write(
     Raises `ExportError`, and leaves no file, where they differ by more than `tolerance`.
     """
     network = network.eval().requires_grad_(False)
+    accelerate(network, enabled=False)
     images = torch.randn(3, channels, *about.windows["roi_size"], generator=torch.Generator().manual_seed(0))
     path.parent.mkdir(parents=True, exist_ok=True)
     unchecked = path.with_name(f".unchecked-{path.name}")

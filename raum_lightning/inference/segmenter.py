@@ -29,6 +29,7 @@ from raum_lightning.inference.compiling import compile_network, in_batches_of
 from raum_lightning.inference.export import Exported, is_export, read
 from raum_lightning.inference.sliding_window import Network, count_windows, probabilities
 from raum_lightning.labels import CLASSES, EDITIONS, REGIONS, Edition, classify, in_classes
+from raum_lightning.models.cpu import accelerate
 from raum_lightning.module import SegmentationModule
 from raum_lightning.runs.checkpoints import verify
 
@@ -104,8 +105,9 @@ class Segmenter:
             keep_memory()
         self.networks = [module.network.to(self.device).eval() for module in modules]
         self.compiles = compile
-        if compile:
-            for network in self.networks:
+        for network in self.networks:
+            accelerate(network, enabled=self.device.type == "cpu" and not compile)
+            if compile:
                 compile_network(network)
         self.mode = first.mode
         self.flips = flips or first.flips

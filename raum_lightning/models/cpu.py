@@ -7,12 +7,13 @@ the plain way costs stands at each; the measurements are in benchmarks/README.md
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raum_lightning.models import decoder, unetr, vit
+from raum_lightning.models import decoder, unetr, unetr_v2, vit, vit_v2
 
 # above, the N x N weights of a head take more memory than what they save in time
 _MOST_TOKENS = 1024
@@ -31,6 +32,16 @@ def accelerate(network: nn.Module, *, enabled: bool = True) -> None:
                 part.__class__ = classes.get(type(part), type(part))
 
 
+def layout_of(dtype: torch.dtype, norm: str) -> torch.memory_format:
+    """Return how maps lie in memory best.
+
+    In bf16, convolutions of few channels take down to a third of the time with channels last. In float32 nothing is
+    gained, and the gradient of group norm loses more than that.
+    """
+    last = dtype == torch.bfloat16 and norm != "group"
+    return torch.channels_last_3d if last else torch.contiguous_format
+
+
 class _Encoding:
     """Casts the image to bf16 once, instead of in each layer that sees it, and chooses the layout of the maps."""
 
@@ -39,29 +50,34 @@ class _Encoding:
     def encode(self, image: Tensor) -> list[Tensor]:
         if image.dtype == torch.float32 and torch.is_autocast_enabled("cpu"):
             image = image.to(torch.get_autocast_dtype("cpu"))
-        layout = self._layout(image.dtype)
+        layout = layout_of(image.dtype, self.norm)
         sources: list[Tensor] = super().encode(image)  # type: ignore[misc]  # of the network it is mixed into
         return [source.contiguous(memory_format=layout) for source in sources]
 
-    def _layout(self, dtype: torch.dtype) -> torch.memory_format:
-        """In bf16, convolutions of few channels take down to a third of the time with channels last.
-
-        In float32 nothing is gained, and the gradient of group norm loses more than that.
-        """
-        last = dtype == torch.bfloat16 and self.norm != "group"
-        return torch.channels_last_3d if last else torch.contiguous_format
-
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = super().forward(image)  # type: ignore[misc]
-        return logits.contiguous()
+    def forward(self, image: Tensor) -> Any:
+        logits = super().forward(image)  # type: ignore[misc]
+        return tuple(one.contiguous() for one in logits) if isinstance(logits, tuple) else logits.contiguous()
 
 
 class UNETR(_Encoding, unetr.UNETR):
     """`unetr.UNETR` with its maps in the layout that suits their dtype."""
 
 
-class Attention(vit.Attention):
-    """`vit.Attention` by two products and a softmax in bf16, whose fused kernel takes more than twice as long."""
+class UNETRV2(_Encoding, unetr_v2.UNETRV2):
+    """`unetr_v2.UNETRV2` with its maps in the layout that suits their dtype."""
+
+
+class Stem(vit_v2.Stem):
+    """`vit_v2.Stem` with its maps in the layout that suits their dtype."""
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """As `vit_v2.Stem`."""
+        group = any(isinstance(part, nn.GroupNorm) for part in self.modules())
+        return super().forward(image.contiguous(memory_format=layout_of(image.dtype, "group" if group else "other")))
+
+
+class _ByProducts:
+    """Attention by two products and a softmax in bf16, whose fused kernel takes more than twice as long."""
 
     @staticmethod
     def attend(q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float) -> Tensor:
@@ -69,6 +85,14 @@ class Attention(vit.Attention):
         if q.dtype != torch.bfloat16 or q.shape[2] > _MOST_TOKENS:
             return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p)
         return by_products(q, k, v, dropout_p=dropout_p)
+
+
+class Attention(_ByProducts, vit.Attention):
+    """`vit.Attention` by products where that is faster."""
+
+
+class AttentionV2(_ByProducts, vit_v2.Attention):
+    """`vit_v2.Attention` by products where that is faster."""
 
 
 def by_products(q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float) -> Tensor:
@@ -224,10 +248,13 @@ class Level(decoder.Level):
         return out
 
 
-_NETWORKS = (unetr.UNETR,)
+_NETWORKS = (unetr.UNETR, unetr_v2.UNETRV2)
 _FAST: dict[type[nn.Module], type[nn.Module]] = {
     unetr.UNETR: UNETR,
+    unetr_v2.UNETRV2: UNETRV2,
     vit.Attention: Attention,
+    vit_v2.Attention: AttentionV2,
+    vit_v2.Stem: Stem,
     decoder.Upsampling: Upsampling,
     decoder.ResidualBlock: ResidualBlock,
     decoder.Skip: Skip,

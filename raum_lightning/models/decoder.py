@@ -78,13 +78,13 @@ class Level(nn.Module):
         return out
 
 
-def choose_norm(name: str, channels: int) -> Norm:
+def choose_norm(name: str, channels: int, *, key: str = "feature_size") -> Norm:
     """Return the function that makes the norm of a number of channels, a multiple of `channels`.
 
-    "instance" (without weights), "instance_affine" (with them), "batch" or "group" (of 8 groups).
+    Names are "instance" (without weights), "instance_affine" (with them), "batch" or "group" (of 8 groups).
 
     Raises:
-        ConfigError: `name` is another, or 8 groups do not divide `channels`.
+        ConfigError: `name` is another, or 8 groups do not divide `channels`, which the message calls `key`.
     """
     norms: dict[str, Norm] = {
         "instance": nn.InstanceNorm3d,
@@ -96,5 +96,5 @@ def choose_norm(name: str, channels: int) -> Norm:
     if name not in norms:
         raise ConfigError(f"norm={name!r} is none of {', '.join(norms)}")
     if name == "group" and channels % 8:
-        raise ConfigError(f"feature_size={channels} is not divisible by the 8 groups of norm='group'")
+        raise ConfigError(f"{key}={channels} is not divisible by the 8 groups of norm='group'")
     return norms[name]

@@ -20,6 +20,8 @@ FREE = {
     "data.batch_size",
     "module.network.init_args.checkpointing",
 }
+# keys of the release before, and what they are called now
+RENAMED = {"module.network.init_args.taps": "module.network.init_args.out_indices"}
 
 
 def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, continues: bool) -> None:
@@ -29,7 +31,7 @@ def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, continues: b
     """
     content = structure(checkpoint)
     if continues and "config" in content:
-        _same_settings(checkpoint, flat(yaml.safe_load(content["config"])), flat(config))
+        _same_settings(checkpoint, _renamed(flat(yaml.safe_load(content["config"]))), _renamed(flat(config)))
     trained, given = content.get("case", {}).get("modalities"), list(config["data"]["modalities"])
     if trained and trained != given:
         raise RunError(
@@ -44,6 +46,12 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
+
+
+def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings under their present keys."""
+    former = {RENAMED[key]: settings[key] for key in RENAMED if settings.get(key) is not None}
+    return {key: value for key, value in settings.items() if key not in RENAMED} | former
 
 
 def _same_settings(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

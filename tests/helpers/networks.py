@@ -1,11 +1,13 @@
 """Small networks, and their gradients of a loss without symmetries."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from raum_lightning.models import UNETR
+
+Network = TypeVar("Network", bound=nn.Module)
 
 SMALL: dict[str, Any] = {
     "img_size": 16,
@@ -23,6 +25,14 @@ def small(**changes: Any) -> UNETR:
     """A UNETR for three channels of 16^3."""
     torch.manual_seed(0)
     return UNETR(**(SMALL | changes))
+
+
+def perturbed(network: Network) -> Network:
+    """In float64, and without weights that are all ones or zeros."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.rand_like(parameter), alpha=0.1)
+    return network.double()
 
 
 def gradients(network: nn.Module, image: Tensor) -> tuple[Any, Tensor, dict[str, Any]]:

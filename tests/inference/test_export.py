@@ -16,6 +16,7 @@ from raum_lightning.cli import main
 from raum_lightning.errors import ExportError
 from raum_lightning.inference.export import About, _Program, read, write
 from raum_lightning.labels import EDITIONS
+from raum_lightning.models.cpu import accelerate
 from tests.helpers import DEBUG
 from tests.helpers.cases import write_brats
 
@@ -142,3 +143,13 @@ def test_a_missing_onnxruntime_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("raum_lightning.inference.export.find_spec", lambda name: None)
     with pytest.raises(ExportError, match=r"onnxruntime, not installed: pip install 'raum-lightning\[onnx\]'"):
         read(tmp_path / "model.onnx")
+
+
+def test_a_program_is_of_the_plain_network(tmp_path: Path) -> None:
+    plain, fast = network(), network()
+    accelerate(fast)
+    programs = []
+    for number, one in enumerate((plain, fast)):
+        write(one, ABOUT, tmp_path / f"{number}.pt2", channels=2)
+        programs.append(torch.export.load(tmp_path / f"{number}.pt2").graph_module.code)
+    assert programs[0] == programs[1]

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from raum_lightning.models import UNETR, cpu
+from raum_lightning.models import cpu
 from raum_lightning.models.cpu import Upsampled, Upsampling, accelerate
-from tests.helpers.networks import gradients, small
+from tests.helpers.networks import gradients, perturbed, small
 
 
 @pytest.mark.parametrize("width", [1, 3, 5])
@@ -50,21 +50,13 @@ def test_logits_and_gradients_are_the_plain_ones(
     plain = perturbed(small(**changes))
     fast = copy.deepcopy(plain)
     accelerate(fast)
-    monkeypatch.setattr(cpu.UNETR, "_layout", lambda self, dtype: layout)
+    monkeypatch.setattr(cpu, "layout_of", lambda dtype, norm: layout)
     monkeypatch.setattr(Upsampling, "_pays", lambda self, voxels: at_once)
     image = torch.randn(2, 3, *plain.img_size, dtype=torch.float64)
     torch.testing.assert_close(gradients(fast, image), gradients(plain, image), rtol=1e-6, atol=1e-9)
     plain.eval(), fast.eval()
     with torch.no_grad():
         torch.testing.assert_close(fast(image), plain(image), rtol=1e-9, atol=1e-9)
-
-
-def perturbed(network: UNETR) -> UNETR:
-    """In float64, and without weights that are all ones or zeros."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.rand_like(parameter), alpha=0.1)
-    return network.double()
 
 
 def test_every_part_is_swapped_and_comes_back() -> None:

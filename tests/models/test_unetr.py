@@ -54,9 +54,9 @@ def test_accelerated_ones_are_monais_too(
     monkeypatch: pytest.MonkeyPatch, sizes: dict[str, Any], at_once: bool, layout: torch.memory_format
 ) -> None:
     ours, theirs = pair(sizes)
-    monkeypatch.setattr(cpu.UNETR, "_layout", lambda self, dtype: layout)
+    monkeypatch.setattr(cpu, "layout_of", lambda dtype, norm: layout)
     monkeypatch.setattr(cpu.Upsampling, "_pays", lambda self, voxels: at_once)
-    monkeypatch.setattr(cpu.Attention, "attend", cpu.by_products)
+    monkeypatch.setattr(cpu.Attention, "attend", staticmethod(cpu.by_products))
     cpu.accelerate(ours)
     check_parity(ours, theirs, torch.randn(2, sizes["in_channels"], *sizes["img_size"], dtype=torch.float64))
 

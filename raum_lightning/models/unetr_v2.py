@@ -1,0 +1,199 @@
+"""UNETRV2: UNETR with what the field has learnt since, every item a key whose default changes nothing.
+
+With the defaults it is `unetr.UNETR`, with the same names of tensors. Which items raise the Dice on which data, and by
+whose measurement, stands in docs/results.md; their sources stand in `vit_v2`. With `stem="conv"` and
+`skips="stem"`, for a patch size of 8:
+
+    image --> stem, 1/1 --> projection --> level 0 --> head --> logits
+                 |                            ^
+              stem, 1/2 --> projection --> level 1 --> head --> logits at 1/2, with deep supervision
+                 |                            ^
+              stem, 1/4 --> projection --> level 2 --> head --> logits at 1/4
+                 |                            ^
+              stem, 1/8 --> tokens --> transformer
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from raum_lightning.errors import ConfigError
+from raum_lightning.models.decoder import Level, NormName, ResidualBlock, Skip, choose_norm
+from raum_lightning.models.unetr import check_checkpointing, count_levels, three_axes
+from raum_lightning.models.vit import grid_of, run
+from raum_lightning.models.vit_v2 import Stem, ViTV2
+
+# as in PrimusV3 (nnU-Net, `documentation/primus.md`)
+PROJECTION_START = 1e-5
+
+
+class Projection(nn.Module):
+    """From a resolution of the stem to its level of the decoder: a 1^3 convolution and a factor for each channel."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv3d(in_channels, out_channels, 1)
+        self.factor = nn.Parameter(torch.full((out_channels, 1, 1, 1), PROJECTION_START))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C X Y Z to B D X Y Z."""
+        y: Tensor = self.convolution(x)
+        return y * self.factor.to(y.dtype)
+
+
+class UNETRV2(nn.Module):
+    """UNETR with a convolutional stem, rotary positions and other parts, each by a key: B C X Y Z to logits B K X Y Z.
+
+    Args:
+        in_channels: C, one for each modality.
+        out_channels: K, one for each class or region.
+        img_size: X, Y, Z in voxels, or one number for a cube; divisible by `patch_size`. With `position` rope the
+            network takes images of any size that is divisible by `patch_size`, and this is only its usual window.
+        patch_size: Edge of a token's patch in voxels; a power of two.
+        embed_dim: Width of a token; divisible by `num_heads`.
+        depth: Number of transformer blocks.
+        num_heads: Heads of the attention.
+        mlp: gelu, or swiglu with a gate.
+        mlp_dim: Hidden width of each block's MLP; 4 x `embed_dim`, or two thirds of that for swiglu, where not given.
+        out_indices: Blocks whose outputs the decoder takes, counted from 1: one for each factor of two in `patch_size`,
+            the last one being `depth`. With `skips` stem only the last one's is read.
+        stem: What makes tokens: one linear map of each patch, or conv, residual blocks of strided convolutions.
+        stem_size: Channels of the stem at full and half resolution; twice as many at each below.
+        skips: What the decoder's levels get beside the map from below: tokens, the outputs of blocks (and the image at
+            full resolution); stem, a projection of each resolution of the stem; or the sum of both.
+        position: learned, an embedding for each patch of `img_size`; rope, rotary along three axes; or both.
+        layer_scale: Start of a learnt factor for what each block adds; none where not given.
+        qk_norm: Whether queries and keys are normalised.
+        drop_path: Chance in [0, 1) with which the last block adds nothing to a case in training; rises from 0 at the
+            first.
+        deep_supervision: In training, return a tuple of logits at 1/1, 1/2 and 1/4 of the resolution.
+        feature_size: Channels of the decoder at full resolution; each level below has twice as many.
+        norm: Of decoder and stem: instance (without weights), instance_affine (with weights), batch, or group (8
+            groups).
+        qkv_bias: Whether queries, keys and values have a bias.
+        dropout: Chance with which tokens, hidden units and attention weights are dropped in training.
+        checkpointing: What is computed again for the gradient instead of being kept: none, the decoder with its skips
+            and the stem, or all, the transformer's blocks too. The gradient is the same.
+
+    Raises:
+        ConfigError: Sizes do not fit each other or the image, `skips` need a stem that is not there, or `norm` is
+            batch, whose running mean would see each batch twice, with `checkpointing`.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        out_channels: int = 4,
+        img_size: Sequence[int] | int = (128, 128, 128),
+        patch_size: int = 16,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp: Literal["gelu", "swiglu"] = "gelu",
+        mlp_dim: int | None = None,
+        out_indices: Sequence[int] = (3, 6, 9, 12),
+        stem: Literal["linear", "conv"] = "linear",
+        stem_size: int = 32,
+        skips: Literal["tokens", "stem", "both"] = "tokens",
+        position: Literal["learned", "rope", "both"] = "learned",
+        layer_scale: float | None = None,
+        qk_norm: bool = False,
+        drop_path: float = 0.0,
+        deep_supervision: bool = False,
+        feature_size: int = 16,
+        norm: NormName = "instance",
+        qkv_bias: bool = False,
+        dropout: float = 0.0,
+        checkpointing: Literal["none", "decoder", "all"] = "none",
+    ) -> None:
+        super().__init__()
+        check_checkpointing(checkpointing, norm)
+        if skips != "tokens" and stem == "linear":
+            raise ConfigError(f"skips={skips!r} come from a stem that stem='linear' does not have; use stem='conv'")
+        if not 0 <= drop_path < 1:
+            raise ConfigError(f"drop_path={drop_path} is a chance in [0, 1)")
+        levels = count_levels(patch_size, out_indices)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.img_size = three_axes(img_size)
+        self.patch_size = patch_size
+        self.norm = norm
+        self.any_size = position == "rope"
+        self.checkpoint_decoder = checkpointing != "none"
+        make_norm = choose_norm(norm, feature_size)
+        self.stem: Stem | None = None
+        if stem == "conv":
+            choose_norm(norm, stem_size, key="stem_size")
+            self.stem = Stem(in_channels, stem_size, halvings=levels, norm=make_norm, again=self.checkpoint_decoder)
+        self.vit = ViTV2(
+            in_channels=self.stem.widths[-1] if self.stem else in_channels,
+            img_size=self.img_size,
+            patch_size=patch_size,
+            stemmed=stem == "conv",
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp=mlp,
+            mlp_dim=mlp_dim or (4 * embed_dim if mlp == "gelu" else 8 * embed_dim // 3),
+            out_indices=out_indices,
+            position=position,
+            qkv_bias=qkv_bias,
+            qk_norm=qk_norm,
+            layer_scale=layer_scale,
+            dropout=dropout,
+            drop_path=drop_path,
+            checkpoint_blocks=checkpointing == "all",
+        )
+        widths = [feature_size * 2**level for level in range(levels)] + [embed_dim]
+        self.skips = nn.ModuleList()
+        if skips != "stem":
+            self.skips.append(ResidualBlock(in_channels, feature_size, norm=make_norm))
+            for level in range(1, levels):
+                self.skips.append(Skip(embed_dim, widths[level], ups=levels - level, norm=make_norm))
+        self.projections = nn.ModuleList()
+        if self.stem and skips != "tokens":
+            self.projections.extend(Projection(self.stem.widths[i], widths[i]) for i in range(levels))
+        self.levels = nn.ModuleList(Level(widths[i + 1], widths[i], norm=make_norm) for i in range(levels))
+        self.head = nn.Conv3d(feature_size, out_channels, 1)
+        supervised = range(1, min(3, levels)) if deep_supervision else ()
+        self.deep_heads = nn.ModuleList(nn.Conv3d(widths[level], out_channels, 1) for level in supervised)
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """An image B C X Y Z to logits B K X Y Z; in training with deep supervision a tuple, at 1/1, 1/2 and 1/4."""
+        self._check(image)
+        count = len(self.levels)
+        encoded = self.encode(image)
+        sources, x, resolutions = encoded[:count], encoded[count], encoded[count + 1 :]
+        maps = []
+        for level in reversed(range(count)):
+            x = run(self.levels[level], x, self._skip(level, sources, resolutions), again=self.checkpoint_decoder)
+            maps.append(x)
+        logits: Tensor = self.head(x)
+        if not self.training or not self.deep_heads:
+            return logits
+        coarser = reversed(maps[:-1])
+        return logits, *(head(x) for head, x in zip(self.deep_heads, coarser, strict=False))
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """What the skips take, the image and then a map for each of `out_indices`, and after the deepest the stem's."""
+        resolutions = self.stem(image) if self.stem else []
+        return [image, *self.vit(resolutions[-1] if resolutions else image), *resolutions]
+
+    def _skip(self, level: int, sources: Sequence[Tensor], resolutions: Sequence[Tensor]) -> Tensor:
+        parts = []
+        if self.skips:
+            parts.append(run(self.skips[level], sources[level], again=self.checkpoint_decoder))
+        if self.projections:
+            parts.append(run(self.projections[level], resolutions[level], again=self.checkpoint_decoder))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    def _check(self, image: Tensor) -> None:
+        fits = image.ndim == 5 and image.shape[1] == self.in_channels
+        if not fits or (not self.any_size and image.shape[2:] != self.img_size):
+            size = f"sizes divisible by {self.patch_size}" if self.any_size else f"img_size={self.img_size}"
+            needed = f"in_channels={self.in_channels} and {size}"
+            raise ConfigError(f"image of shape {tuple(image.shape)} does not fit {needed}: crop, pad or slide a window")
+        grid_of(image.shape[2:], self.patch_size, key="the image's size")
