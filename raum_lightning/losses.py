@@ -10,7 +10,7 @@ exist for one chunk at a time, and recomputes a chunk's probabilities for the gr
 follows the sums is ordinary autograd on B x C numbers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -82,6 +82,19 @@ class DiceCELoss(nn.Module):
         dice = (2 * overlap + self.smooth) / (energy + self.smooth)
         terms = labels.numel() * (channels if self.mode == "regions" else 1)
         return 1 - dice.mean() - log_likelihood / terms
+
+
+def deep_supervision(loss: Callable[[Tensor, Tensor], Tensor], logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Return the mean of the losses at several resolutions, each with half the weight of the one before.
+
+    Logits are B K X Y Z, then B K X/2 Y/2 Z/2 and so on; of the labels, B X Y Z, they see every voxel, every second...
+    """
+    total, weights = labels.new_zeros((), dtype=torch.float32), 0.0
+    for depth, one in enumerate(logits):
+        x, y, z = (size // coarse for size, coarse in zip(labels.shape[1:], one.shape[2:], strict=True))
+        total = total + loss(one, labels[:, ::x, ::y, ::z]) / 2**depth
+        weights += 1 / 2**depth
+    return total / weights
 
 
 class _Sums(torch.autograd.Function):

@@ -18,7 +18,7 @@ from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.compiling import compile_network, in_batches_of
 from raum_lightning.inference.sliding_window import Network, segment, sliding_window
 from raum_lightning.labels import REGIONS, classify, to_regions
-from raum_lightning.losses import DiceCELoss
+from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.metrics import SegmentationMetrics
 from raum_lightning.models.cpu import accelerate
 from raum_lightning.runs.checkpoints import VerifiedCheckpointIO
@@ -142,8 +142,9 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The loss of a batch of patches."""
-        logits = self(batch["image"])
-        loss = self._loss_of(logits, batch["label"])
+        output = self.network(batch["image"])
+        several = output if isinstance(output, tuple) else (output,)  # a tuple with deep supervision
+        loss, logits = deep_supervision(self._loss_of, several, batch["label"]), several[0]
         # not for Lightning's bar, which would fetch it from the device in every step: `ProgressBar` does in some
         self.log("train/loss", loss, sync_dist=True, batch_size=len(logits))
         trainer: Any = self.trainer

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raum_lightning import losses
 from raum_lightning.labels import ED, ET, NCR, RC, to_regions
-from raum_lightning.losses import DiceCELoss
+from raum_lightning.losses import DiceCELoss, deep_supervision
 
 LOG2, LOG3 = math.log(2), math.log(3)
 
@@ -312,3 +312,20 @@ def test_batch_is_the_ranks_own_or_everybodys(tmp_path: Path) -> None:
             torch.testing.assert_close(rank[across_ranks][1], gradient, rtol=0, atol=1e-12)
     assert not torch.allclose(ranks[0][False][1], ranks[0][True][1], atol=1e-6)
     assert torch.equal(ranks[0]["evaluated"], DiceCELoss(batch=True)(images[:1], labels[:1]).detach())
+
+
+def test_deep_supervision_halves_the_weight_at_each_resolution() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(4, (2, 8, 4, 4), dtype=torch.uint8)
+    logits = [torch.randn(2, 4, 8 // step, 4 // step, 4 // step) for step in (1, 2, 4)]
+    loss = DiceCELoss()
+    one, half, quarter = (loss(x, labels[:, ::step, ::step, ::step]) for x, step in zip(logits, (1, 2, 4), strict=True))
+    expected = (one + half / 2 + quarter / 4) / (1 + 1 / 2 + 1 / 4)
+    torch.testing.assert_close(deep_supervision(loss, logits, labels), expected)
+    assert torch.equal(deep_supervision(loss, logits[:1], labels), one)
+
+
+def test_deep_supervision_is_zero_where_all_resolutions_are_right() -> None:
+    labels = torch.randint(4, (1, 8, 8, 8))
+    logits = [100.0 * functional.one_hot(labels[:, ::step, ::step, ::step]).movedim(-1, 1) for step in (1, 2, 4)]
+    assert deep_supervision(torch.nn.CrossEntropyLoss(), logits, labels).item() == pytest.approx(0, abs=1e-6)

@@ -234,7 +234,7 @@ def test_deep_logits_are_for_training_only() -> None:
     assert len(modern(deep_supervision=True, patch_size=4, out_indices=(2, 4))(torch.randn(1, 3, 16, 16, 16))) == 2
 
 
-def test_it_is_one_graph_and_shards_by_blocks() -> None:
+def test_it_is_one_graph() -> None:
     torch._dynamo.reset()
     network = modern(**MODERN | {"patch_size": 4, "depth": 2, "out_indices": (1, 2)})
     image = image_for(network)
