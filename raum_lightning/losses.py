@@ -11,14 +11,15 @@ follows the sums is ordinary autograd on B x C numbers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from raum_lightning.datasets import IGNORED, DataSet
 from raum_lightning.errors import ConfigError
-from raum_lightning.labels import CLASSES, REGIONS, to_regions
+from raum_lightning.labels import CLASSES, REGIONS, Regions, in_classes
 
 Mode = Literal["labels", "regions"]
 
@@ -31,8 +32,9 @@ _CPU_CHUNK, _ACCELERATOR_CHUNKS = 2**16, 16
 class DiceCELoss(nn.Module):
     """Soft Dice with squared denominators plus cross-entropy, each with weight one.
 
-    `mode` "labels": softmax over C classes, background included, and categorical cross-entropy. "regions": WT, TC and
-    ET of `labels.REGIONS` as independent sigmoids, and binary cross-entropy averaged over the three.
+    `mode` "labels": softmax over C classes, background included, and categorical cross-entropy. "regions": the data
+    set's regions, WT, TC and ET until `follow` names others, as independent sigmoids, and binary cross-entropy averaged
+    over them. Voxels that the data set ignores count in neither term.
 
     `batch` False: Dice per sample, then the mean over samples. True: its sums run over the batch first, which under DDP
     is the batch of this rank. `across_ranks` extends them to the batches of all ranks, in training only, since ranks
@@ -54,7 +56,15 @@ class DiceCELoss(nn.Module):
         self.batch = batch
         self.across_ranks = across_ranks
         self.smooth = smooth
+        self.regions: Regions = REGIONS
+        self.classes = len(CLASSES)
+        self.ignores = False
         self._check_range = _RangeCheck()
+
+    def follow(self, dataset: DataSet) -> None:
+        """Take regions, the number of classes, and whether voxels are ignored, from a data set."""
+        self.regions, self.classes = dataset.regions, dataset.num_classes
+        self.ignores = dataset.ignore is not None
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Logits, B C X Y Z, against class indices, B X Y Z uint8 or int64: a scalar, float32 (float64 for float64).
@@ -67,20 +77,25 @@ class DiceCELoss(nn.Module):
             raise ConfigError(
                 f"labels of shape {tuple(labels.shape)} do not fit logits of {tuple(logits.shape)}, B C X Y Z"
             )
-        if self.mode == "regions" and channels != len(REGIONS):
+        if self.mode == "regions" and channels != len(self.regions):
             raise ConfigError(
-                f"logits have {channels} channels; mode='regions' needs {len(REGIONS)}: {', '.join(REGIONS)}"
+                f"logits have {channels} channels; mode='regions' needs {len(self.regions)}: {', '.join(self.regions)}"
             )
-        self._check_range(labels, len(CLASSES) if self.mode == "regions" else channels)
-
-        sums, log_likelihood = _sums(logits, labels, self.mode)
+        voxels: int | Tensor = labels.numel()
+        if self.ignores:
+            voxels = (labels != IGNORED).sum().clamp(min=1)
+        self._check_range(
+            labels.where(labels != IGNORED, 0) if self.ignores else labels,
+            self.classes if self.mode == "regions" else channels,
+        )
+        sums, log_likelihood = _sums(logits, labels, _Reference(self.mode, tuple(self.regions.values()), self.ignores))
         if self.batch:
             sums = sums.sum(dim=1)
         if self.across_ranks and self.training:
             sums = _sum_over_ranks(sums)
         overlap, energy = sums.unbind()
         dice = (2 * overlap + self.smooth) / (energy + self.smooth)
-        terms = labels.numel() * (channels if self.mode == "regions" else 1)
+        terms = voxels * (channels if self.mode == "regions" else 1)
         return 1 - dice.mean() - log_likelihood / terms
 
 
@@ -97,22 +112,43 @@ def deep_supervision(loss: Callable[[Tensor, Tensor], Tensor], logits: Sequence[
     return total / weights
 
 
+class _Reference(NamedTuple):
+    """How class indices become a reference: `mode`, the classes of each region, and whether some voxels are ignored."""
+
+    mode: Mode
+    regions: tuple[tuple[int, ...], ...]
+    ignores: bool
+
+    def __call__(self, indices: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
+        """Return the reference, B C voxels, of class indices, B voxels; 0 everywhere in voxels that are ignored."""
+        if self.mode == "labels":
+            return _one_hot(indices, channels, dtype)
+        return torch.stack([in_classes(indices, members) for members in self.regions], dim=1).to(dtype)
+
+    def kept(self, indices: Tensor) -> Tensor | None:
+        """Return which voxels count, B 1 voxels, where some may not."""
+        return (indices != IGNORED).unsqueeze(1) if self.ignores else None
+
+
 class _Sums(torch.autograd.Function):
     """The sums over voxels of G Y and of G^2 + Y^2, stacked 2 B C, and the log-likelihood, a scalar."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, mode: Mode) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, make: _Reference) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(logits, labels)
-        ctx.mode = mode
+        ctx.make = make
         sums, log_likelihood = [], []
-        for _, x, reference in _chunks(logits, labels, mode):
-            if mode == "labels":
+        for _, x, reference, kept in _chunks(logits, labels, make):
+            if make.mode == "labels":
                 log_y = x.log_softmax(dim=1)
                 y = log_y.exp()
                 log_likelihood.append(log_y.mul_(reference).sum())
             else:
                 y = x.sigmoid()
-                log_likelihood.append(functional.logsigmoid(x * (2 * reference - 1)).sum())
+                likelihood = functional.logsigmoid(x * (2 * reference - 1))
+                log_likelihood.append((likelihood if kept is None else likelihood * kept).sum())
+            if kept is not None:
+                y = y * kept
             overlap = (reference * y).sum(dim=2)
             sums.append(torch.stack([overlap, reference.addcmul_(y, y).sum(dim=2)]))  # G^2 = G
         return torch.stack(sums).sum(dim=0), torch.stack(log_likelihood).sum()
@@ -122,23 +158,23 @@ class _Sums(torch.autograd.Function):
         logits, labels = ctx.saved_tensors
         (d_overlap, d_energy), d_log_likelihood = grads[0].unsqueeze(-1), grads[1]
         d_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        for here, x, reference in _chunks(logits, labels, ctx.mode):
-            y = x.softmax(dim=1) if ctx.mode == "labels" else x.sigmoid()
+        for here, x, reference, kept in _chunks(logits, labels, ctx.make):
+            y = x.softmax(dim=1) if ctx.make.mode == "labels" else x.sigmoid()
             d_x = (y * (2 * d_energy)).addcmul_(reference, d_overlap)  # the gradient at y, then through the activation
-            if ctx.mode == "labels":
+            if ctx.make.mode == "labels":
                 d_x.sub_((d_x * y).sum(dim=1, keepdim=True)).mul_(y)
             else:
                 d_x.mul_(1 - y).mul_(y)
             d_x.addcmul_(reference.sub_(y), d_log_likelihood)
-            d_logits.flatten(2)[:, :, here] = d_x
+            d_logits.flatten(2)[:, :, here] = d_x if kept is None else d_x * kept
         return d_logits, None, None
 
 
-_sums: Callable[[Tensor, Tensor, Mode], tuple[Tensor, Tensor]] = _Sums.apply
+_sums: Callable[[Tensor, Tensor, _Reference], tuple[Tensor, Tensor]] = _Sums.apply
 
 
-def _chunks(logits: Tensor, labels: Tensor, mode: Mode) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Which voxels, their logits in at least float32, and their reference in the same dtype; both B C voxels."""
+def _chunks(logits: Tensor, labels: Tensor, make: _Reference) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
+    """Yield which voxels, their logits in at least float32 and their reference, both B C voxels, and `kept`."""
     logits, labels = logits.flatten(2), labels.flatten(1)
     channels, voxels = logits.shape[1:]
     dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -151,8 +187,7 @@ def _chunks(logits: Tensor, labels: Tensor, mode: Mode) -> Iterator[tuple[slice,
     for start in range(0, voxels, size):
         here = slice(start, start + size)
         indices = labels[:, here]
-        reference = to_regions(indices).to(dtype) if mode == "regions" else _one_hot(indices, channels, dtype)
-        yield here, logits[:, :, here].to(dtype), reference
+        yield here, logits[:, :, here].to(dtype), make(indices, channels, dtype), make.kept(indices)
 
 
 def _one_hot(indices: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
@@ -184,7 +219,7 @@ class _RangeCheck:
             if not 0 <= value < classes:
                 raise ConfigError(
                     f"class index {value} in the labels is not one of the {classes} classes 0...{classes - 1}: check "
-                    "the data's edition and the network's out_channels"
+                    "data.dataset and the network's out_channels"
                 )
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from raum_lightning import losses
+from raum_lightning.datasets import IGNORED, parse
 from raum_lightning.labels import ED, ET, NCR, RC, to_regions
 from raum_lightning.losses import DiceCELoss, deep_supervision
 
@@ -220,6 +221,49 @@ def test_any_memory_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     for other in (channels_last, crossed):
         assert not other.is_contiguous()
         torch.testing.assert_close(value_and_gradient(DiceCELoss(), other, labels), expected, rtol=0, atol=1e-14)
+
+
+FOUR = parse(
+    {
+        "name": "four",
+        "images": {"a": "{case}"},
+        "labels": {1: "A", 2: "B", 3: "C"},
+        "regions": {"AB": ["A", "B"], "BC": ["B", "C"], "C": ["C"], "ABC": ["A", "B", "C"]},
+        "ignore": 255,
+    },
+    "four",
+)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("labels", 4), ("regions", 4)])
+@pytest.mark.parametrize("batch", [False, True])
+def test_ignored_voxels_are_as_if_they_were_not_there(
+    mode: losses.Mode, channels: int, batch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_chunks(monkeypatch)
+    logits, labels = random_case(2, channels, 4, 3, 6)
+    labels[..., 4:] = IGNORED
+    loss = DiceCELoss(mode=mode, batch=batch)
+    loss.follow(FOUR)
+    value, gradient = value_and_gradient(loss, logits, labels)
+    expected, part = value_and_gradient(loss, logits[..., :4], labels[..., :4])
+    torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradient[..., :4], part, rtol=0, atol=1e-12)
+    assert not gradient[..., 4:].any()
+    plain = DiceCELoss(mode=mode, batch=batch)
+    if mode == "labels":
+        torch.testing.assert_close(plain(logits[..., :4], labels[..., :4]), expected, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"class index 255|needs 3"):
+        plain(logits, labels)
+
+
+def test_regions_are_those_of_the_data_set() -> None:
+    """Regions may overlap without nesting: a perfect prediction of each has no loss."""
+    labels = torch.tensor([0, 1, 2, 3], dtype=torch.uint8).view(1, 4, 1, 1)
+    members = torch.tensor([[0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 0, 1], [0, 1, 1, 1]], dtype=torch.float64)
+    loss = DiceCELoss(mode="regions")
+    loss.follow(FOUR)
+    assert loss((members.view(1, 4, 4, 1, 1) - 0.5) * 200, labels).item() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("labels", 4), ("regions", 3)])

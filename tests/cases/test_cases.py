@@ -210,7 +210,7 @@ def test_finding_nothing_or_double_is_an_error(tmp_path: Path) -> None:
         find_cases(tmp_path / "none")
     with pytest.raises(CaseError, match="no cases found"):
         find_cases(tmp_path)
-    with pytest.raises(ConfigError, match="data set 'brats2019' is unknown; give a YAML file or one of auto, brats"):
+    with pytest.raises(ConfigError, match="data set 'brats2019' is unknown; give a YAML file or one of auto, bids"):
         find_cases(tmp_path, "brats2019")
     write_brats(tmp_path / "one", "a", EDITIONS["brats2020"])
     write_brats(tmp_path / "two", "a", EDITIONS["brats2020"])
