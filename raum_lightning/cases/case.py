@@ -5,24 +5,26 @@ axes i, j, k of the files, called X, Y, Z everywhere in the project.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TypeVar
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from raum_lightning.cases.background import clear_background
-from raum_lightning.cases.nifti import UNREADABLE, Volume, loader_of_channels, read_nifti, write_like
+from raum_lightning.cases.nifti import Volume, read_channels, read_header, read_nifti, write_like
 from raum_lightning.cases.patients import patient_of
 from raum_lightning.datasets import ALIASES, DataSet, names
 from raum_lightning.errors import CaseError, LabelError
 
 # begins the description in the header of the masks that this project writes
 SIGNATURE = "raum"
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -66,22 +68,41 @@ class Case:
         return next(iter(self.images.values()), self.label or Path()).parent
 
     def read(self, modalities: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """The modalities as one array, C X Y Z, and the 4 x 4 affine of the first (voxels to mm).
+        """Return the modalities as one array, C X Y Z, and the 4 x 4 affine of the first (voxels to mm).
 
-        Raises `CaseError` when a modality is missing or unreadable, holds values that are not finite, is constant, has
-        a background other than 0, or lies on another grid than the first.
+        Raise `CaseError` when a modality is missing or unreadable, lies on another grid than the first, or holds what
+        `cleaned` refuses.
         """
         self.files(modalities)
-        load = loader_of_channels()
-        volumes = [self._read_image(modality, load) for modality in modalities]
+        shape = read_header(self.images[modalities[0]]).shape[:3]
+        # each modality in the order of its file, X first, and one after the other
+        image = np.empty((len(modalities), *shape[::-1]), np.float32).transpose(0, 3, 2, 1)
+        read = dict(self.volumes(modalities, dict(zip(modalities, image, strict=True))))
+        volumes = [read[modality] for modality in modalities]
         for volume in volumes[1:]:
             volume.check_grid(volumes[0])
-        return np.stack([volume.data for volume in volumes]), volumes[0].affine
+        return image, volumes[0].affine
+
+    def volumes(
+        self, modalities: Sequence[str], out: Mapping[str, NDArray[np.float32]] = MappingProxyType({})
+    ) -> Iterator[tuple[str, Volume]]:
+        """Yield each modality once, file by file, each file unpacked once; those that `out` names are written there."""
+        by_file: dict[Path, dict[int | None, str]] = defaultdict(dict)
+        for modality in modalities:
+            names = by_file[self.images[modality]]
+            channel = self.channels.get(modality)
+            if other := names.get(channel):
+                raise CaseError(f"{self.images[modality]}: is given as both {other} and {modality}; give each its own")
+            names[channel] = modality
+        for path, names in by_file.items():
+            targets = {channel: out[modality] for channel, modality in names.items() if modality in out}
+            for channel, volume in read_channels(path, names, targets):
+                yield names[channel], cleaned(volume)
 
     def read_labelled(
         self, modalities: Sequence[str]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.float64]]:
-        """Image C X Y Z, mask as class indices X Y Z (None where the case has none) and affine, all on one grid."""
+        """Return image C X Y Z, mask as class indices X Y Z (None where the case has none) and affine, on one grid."""
         image, affine = self.read(modalities)
         if self.label is None:
             return image, None, affine
@@ -90,64 +111,58 @@ class Case:
         return image, self._encode(mask), affine
 
     def read_label(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-        """The mask as class indices, X Y Z, and its affine; raises `CaseError` for values its edition lacks."""
+        """Return the mask as class indices, X Y Z, and its affine; raise `CaseError` for values its edition lacks."""
         if self.label is None:
             raise CaseError(f"case {self.id}: no mask in {self.folder}")
         mask = read_nifti(self.label)
         return self._encode(mask), mask.affine
 
-    def verify(self, modalities: Sequence[str], *, masked: bool = True) -> list[str]:
-        """Everything that is wrong with the case, a sentence each; an empty list when it can be trained on.
-
-        Without `masked` it need not have a mask.
-        """
-        problems = list(self.problems)
-        missing = [modality for modality in modalities if modality not in self.images]
-        if masked and self.label is None:
-            missing.append("mask")
-        if missing:
-            problems.append(f"missing: {', '.join(missing)}")
-        reference: Volume | None = None
-        load = loader_of_channels()
-        for modality in (*self.images, "mask"):
-            try:
-                if modality != "mask":
-                    volume = self._read_image(modality, load)
-                elif self.label is not None:
-                    volume = read_nifti(self.label)
-                    self._encode(volume)
-                else:
-                    continue
-                reference = reference or volume
-                volume.check_grid(reference)
-            except CaseError as error:
-                problems.append(str(error))
-        return list(dict.fromkeys(problems))  # those of a 4-D file once
-
-    def _read_image(self, modality: str, load: Callable[[Path], Any]) -> "Volume":
-        volume = read_nifti(self.images[modality], self.channels.get(modality), load=load)
-        if bad := np.count_nonzero(~np.isfinite(volume.data)):
-            raise CaseError(f"{volume.path}: {bad} voxels are NaN or infinite")
-        if volume.data.min() == volume.data.max():
-            raise CaseError(f"{volume.path}: every voxel is {volume.data.flat[0]:g}; the image is empty")
-        volume = replace(volume, data=clear_background(volume.data))
-        corners = {float(volume.data[corner]) for corner in product((0, -1), repeat=3)}
-        if len(corners) == 1 and corners != {0.0}:
-            raise CaseError(
-                f"{volume.path}: background is {corners.pop():g}, not 0, so that all of it would be taken for brain; "
-                "set the voxels outside the brain to 0"
-            )
-        return volume
-
-    def _encode(self, mask: "Volume") -> NDArray[np.uint8]:
+    def _encode(self, mask: Volume) -> NDArray[np.uint8]:
         try:
             return self.edition.encode(mask.data)
         except LabelError as error:
             raise CaseError(f"{mask.path}: {error}") from None
 
 
+def cleaned(volume: Volume) -> Volume:
+    """Return an image whose background is exactly 0; what is 0 in all modalities is outside the brain, in this project.
+
+    Raise `CaseError` for values that are not finite, for a constant image, and for another background than 0. Noise that
+    interpolation left around 0 is set to 0, and counted; noise around a head with skull is left alone.
+    """
+    data, path = volume.data, volume.path
+    if bad := data.size - np.count_nonzero(np.isfinite(data)):
+        raise CaseError(f"{path}: {bad} voxels are NaN or infinite; repair or leave out the file")
+    if data.min() == data.max():
+        raise CaseError(f"{path}: every voxel is {data.flat[0]:g}; the image is empty")
+    clear = clear_background(data)
+    if clear is not data:
+        volume = replace(volume, cleared=np.count_nonzero(data) - np.count_nonzero(clear))
+        data[...] = clear
+    values, counts = np.unique(edges(data), return_counts=True)
+    usual = float(values[counts.argmax()])
+    if usual and counts.max() > counts.sum() / 2:
+        raise CaseError(
+            f"{path}: background is {usual:g}, not 0, so that all of it would be taken for brain; set the voxels "
+            "outside the brain to 0"
+        )
+    return volume
+
+
+def edges(data: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the voxels along the twelve edges of X Y Z, which no brain reaches."""
+    lines = [np.moveaxis(data, axis, -1)[i, j] for axis in range(3) for i in (0, -1) for j in (0, -1)]
+    return np.concatenate(lines)
+
+
+def sample_of(data: NDArray[Scalar], count: int = 2**18) -> NDArray[Scalar]:
+    """Return about `count` voxels of X Y Z, evenly spread, the same for all arrays of one shape."""
+    flat = data.reshape(-1, order="F")
+    return flat[:: max(1, flat.size // count)]
+
+
 def write_mask(path: Path, labels: NDArray[np.uint8], case: Case, modality: str, remark: str = "") -> None:
-    """Writes class indices X Y Z in the label values of the case's edition, with geometry and header of `modality`.
+    """Write class indices X Y Z in the label values of the case's edition, with the geometry of `modality`.
 
     The header's description notes the edition and a `remark`, which `read_remark` returns. The file appears whole or
     not at all.
@@ -157,7 +172,7 @@ def write_mask(path: Path, labels: NDArray[np.uint8], case: Case, modality: str,
 
 
 def read_remark(path: Path) -> tuple[str, str] | None:
-    """The edition and the remark that `write_mask` noted in a file; None for others' files and where there is none."""
+    """Return the data set and the remark that `write_mask` noted in a file; None for others' and where it has none."""
     words = _description(path)
     if len(words) < 2 or words[0] != SIGNATURE or words[1] not in (*names(), *ALIASES):
         return None
@@ -172,7 +187,6 @@ def is_ours(path: Path) -> bool:
 def _description(path: Path) -> list[str]:
     """Return the words of the header's description; none where it cannot be read."""
     try:
-        words: list[str] = nib.load(path).header["descrip"].item().decode("ascii", "replace").split()
-    except UNREADABLE:
+        return read_header(path).description.split()
+    except CaseError:
         return []
-    return words
