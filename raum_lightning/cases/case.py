@@ -127,8 +127,8 @@ class Case:
 def cleaned(volume: Volume) -> Volume:
     """Return an image whose background is exactly 0; what is 0 in all modalities is outside the brain, in this project.
 
-    Raise `CaseError` for values that are not finite, for a constant image, and for another background than 0. Noise that
-    interpolation left around 0 is set to 0, and counted; noise around a head with skull is left alone.
+    Raise `CaseError` for values that are not finite, for a constant image, and for another background than 0. Noise
+    that interpolation left around 0 is set to 0, and counted; noise around a head with skull is left alone.
     """
     data, path = volume.data, volume.path
     if bad := data.size - np.count_nonzero(np.isfinite(data)):
@@ -137,7 +137,7 @@ def cleaned(volume: Volume) -> Volume:
         raise CaseError(f"{path}: every voxel is {data.flat[0]:g}; the image is empty")
     clear = clear_background(data)
     if clear is not data:
-        volume = replace(volume, cleared=np.count_nonzero(data) - np.count_nonzero(clear))
+        volume = replace(volume, cleared=int(np.count_nonzero(data) - np.count_nonzero(clear)))
         data[...] = clear
     values, counts = np.unique(edges(data), return_counts=True)
     usual = float(values[counts.argmax()])

@@ -137,7 +137,7 @@ def _background(subject: Subject) -> Found:
 def _noise(subject: Subject) -> Found:
     for image in subject.facts.images:
         if image.noise:
-            said = f"{image.noise:.0%} of {image.modality} is noise around 0, as interpolation leaves it; raum reads it as 0"
+            said = f"{image.noise:.0%} of {image.modality} is noise around 0, left by interpolation and read as 0"
             yield image.file, said, "set what is outside the brain to 0, as other programs may take it for brain"
 
 

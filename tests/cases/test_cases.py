@@ -285,6 +285,11 @@ def test_check_asks_for_masks_where_others_have_them(tmp_path: Path, capsys: pyt
     (tmp_path / "cases/b/b_seg.nii.gz").unlink()
     assert main(["check", str(tmp_path / "cases")]) == 0
     write_msd(tmp_path / "msd", 1)
+    assert main(["check", str(tmp_path / "msd")]) == 1  # the test image there is that of the training case
+    assert "BRATS_900.nii.gz: has the same content as" in capsys.readouterr().out
+    (tmp_path / "msd/imagesTs/BRATS_900.nii.gz").unlink()
+    write_msd(tmp_path / "other", 2)
+    (tmp_path / "other/imagesTs/BRATS_900.nii.gz").rename(tmp_path / "msd/imagesTs/BRATS_900.nii.gz")
     assert main(["check", str(tmp_path / "msd")]) == 0
 
 

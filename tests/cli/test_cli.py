@@ -317,17 +317,16 @@ def test_what_can_be_switched_off(trained: Path, monkeypatch: pytest.MonkeyPatch
 def test_check_finds_what_is_wrong(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = trained / "runs/phantom-cases"
     assert main(["check", str(root)]) == 0
-    assert "6 cases, 0 with problems" in capsys.readouterr().out
+    assert "6 cases, 6 without findings; 0 errors, 0 warnings" in capsys.readouterr().out
     case = "BraTS20_Training_001"
     (tmp_path / case).mkdir()
     for path in (root / case).iterdir():
         if not path.name.endswith("_t2.nii.gz"):
             (tmp_path / case / path.name).symlink_to(path)
     assert main(["check", str(tmp_path), "--json"]) == 1
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row == {
-        "id": case,
-        "edition": "brats2020",
-        "modalities": ["flair", "t1", "t1ce"],
-        "problems": ["missing: t2"],
-    }
+    content = json.loads(capsys.readouterr().out)
+    assert content["summary"] == {"cases": 1, "cases_with_findings": 1, "errors": 1, "warnings": 0}
+    (row,) = content["cases"]
+    assert (row["id"], row["modalities"]) == (case, ["flair", "t1", "t1ce"])
+    (finding,) = row["findings"]
+    assert finding["severity"] == "error" and finding["message"] == "missing: t2 (found flair, t1, t1ce)"

@@ -293,7 +293,8 @@ def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) ->
         (["--case", "CASE", "--overlap", "1"], "overlap=1.0 is not in [0, 1)"),
         (["--case", "nowhere"], "nowhere: no such folder"),
         (["--flair", "FLAIR"], "t1ce is missing"),
-        (["--flair", "FLAIR", "--t1ce", "FLAIR", "--t2", "SMALL"], "small.nii.gz: shape (9, 8, 7) differs from"),
+        (["--flair", "FLAIR", "--t1ce", "T1CE", "--t2", "SMALL"], "small.nii.gz: shape (9, 8, 7) differs from"),
+        (["--flair", "FLAIR", "--t1ce", "FLAIR", "--t2", "T1CE"], "is given as both flair and t1ce; give each its own"),
     ],
 )
 def test_a_users_mistake_gets_one_sentence(
@@ -301,8 +302,9 @@ def test_a_users_mistake_gets_one_sentence(
 ) -> None:
     volume = np.arange(9 * 8 * 7, dtype=np.float32).reshape(9, 8, 7)
     nib.save(nib.Nifti1Image(volume, AFFINE), tmp_path / "small.nii.gz")
-    files = {name.upper(): case / f"{case.name}_{name}.nii.gz" for name in ("flair", "seg")}
-    names = {"CASE": case, "FLAIR": files["FLAIR"], "MASK": files["SEG"], "SMALL": tmp_path / "small.nii.gz"}
+    files = {name.upper(): case / f"{case.name}_{name}.nii.gz" for name in ("flair", "t1ce")}
+    mask = case / f"{case.name}_seg.nii.gz"
+    names = {"CASE": case, **files, "MASK": mask, "SMALL": tmp_path / "small.nii.gz"}
     before = [path.stat().st_mtime_ns for path in files.values()]
     filled = [str(names.get(word, word)) for word in words]
     assert segment(checkpoint, "--out", tmp_path / "seg.nii.gz", *filled) == 2
