@@ -108,20 +108,32 @@ class Case:
             return image, None, affine
         mask = read_nifti(self.label)
         mask.check_grid(Volume(self.images[modalities[0]], image[0], affine))
-        return image, self._encode(mask), affine
+        return image, self.encode(mask), affine
 
     def read_label(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
         """Return the mask as class indices, X Y Z, and its affine; raise `CaseError` for values its edition lacks."""
         if self.label is None:
             raise CaseError(f"case {self.id}: no mask in {self.folder}")
         mask = read_nifti(self.label)
-        return self._encode(mask), mask.affine
+        return self.encode(mask), mask.affine
 
-    def _encode(self, mask: Volume) -> NDArray[np.uint8]:
+    def encode(self, mask: Volume) -> NDArray[np.uint8]:
+        """Return class indices of a mask; raise `CaseError` for values that the data set does not declare."""
         try:
             return self.edition.encode(mask.data)
         except LabelError as error:
-            raise CaseError(f"{mask.path}: {error}") from None
+            raise CaseError(f"{mask.path}: {error}{_scaling(mask.path)}") from None
+
+
+def _scaling(path: Path) -> str:
+    """Return a remark where the header scales the values of a mask."""
+    header = read_header(path)
+    scaling = (header.slope or 1, header.intercept or 0)
+    return (
+        ""
+        if scaling == (1, 0)
+        else f"; its header scales its values (scl_slope, scl_inter {scaling}): store it without"
+    )
 
 
 def cleaned(volume: Volume) -> Volume:

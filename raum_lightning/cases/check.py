@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from raum_lightning.atomic import partial_path
+from raum_lightning.atomic import write_text
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.measure import Facts, measure
 from raum_lightning.cases.nifti import read_header
@@ -72,10 +72,7 @@ def _measure_all(cases: Sequence[Case], cache: Path | None, progress: Callable[[
                 progress(done, len(cases))
     if cache:
         kept = {key: fact.plain() for key, fact in zip(keys, facts, strict=True)}
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = partial_path(cache / CACHE)
-        partial.write_text(json.dumps(kept))
-        partial.replace(cache / CACHE)
+        write_text(cache / CACHE, json.dumps(kept))
     return facts
 
 
@@ -96,7 +93,7 @@ def _read_cache(folder: Path) -> Mapping[str, Facts]:
 def _key(case: Case) -> str:
     """Return what changes when a file of the case does: paths, sizes, times, and what the values of its mask mean."""
     files = {str(path): _stat(path) for path in (*case.images.values(), case.label) if path}
-    values = (case.edition.name, sorted(case.edition.classes.items()))
+    values = (case.edition.name, sorted(case.edition.indices.items()))
     key = json.dumps([VERSION, sorted(case.images.items()), sorted(case.channels.items()), files, values], default=str)
     return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 

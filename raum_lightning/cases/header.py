@@ -86,18 +86,13 @@ def parse(block: bytes, name: object) -> Header:
         with np.errstate(all="ignore"):
             shape = _shape(fields, name)
             dtype = _dtype(fields, name)
+            _check_claim(shape, dtype.itemsize, name)
             offset = _offset(fields, name)
             slope, intercept = fields.get_slope_inter()
             affine, source, disagreement = _transform(fields, shape, name)
     except (HeaderDataError, OverflowError) as error:
         raise CaseError(f"{name}: has a damaged header ({error})") from None
-    header = Header(shape, dtype, offset, slope, intercept, affine, source, disagreement, fields)
-    if header.voxels > MAX_VOXELS or header.nbytes > MAX_BYTES:
-        raise CaseError(
-            f"{name}: claims {_sizes(shape)} voxels, {header.nbytes / 1e9:.1f} GB; at most {MAX_VOXELS:,} voxels in a "
-            f"volume and {MAX_BYTES / 1e9:.1f} GB in a file are read; crop or resample it"
-        )
-    return header
+    return Header(shape, dtype, offset, slope, intercept, affine, source, disagreement, fields)
 
 
 def _fields(block: bytes, name: object) -> Any:
@@ -139,6 +134,15 @@ def _dtype(fields: Any, name: object) -> np.dtype[Any]:
         raise CaseError(f"{name}: holds {what}; expected one number of 8 to 64 bits for each voxel")
     dtype: np.dtype[Any] = fields.get_data_dtype().newbyteorder(fields.endianness)
     return dtype
+
+
+def _check_claim(shape: tuple[int, ...], itemsize: int, name: object) -> None:
+    nbytes = math.prod(shape) * itemsize
+    if math.prod(shape[:3]) > MAX_VOXELS or nbytes > MAX_BYTES:
+        raise CaseError(
+            f"{name}: claims {_sizes(shape)} voxels, {nbytes / 1e9:.1f} GB; at most {MAX_VOXELS:,} voxels in a volume "
+            f"and {MAX_BYTES / 1e9:.1f} GB in a file are read; crop or resample it"
+        )
 
 
 def _offset(fields: Any, name: object) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from raum_lightning.cases.case import Case, edges, sample_of
 from raum_lightning.cases.nifti import Volume, read_header, read_nifti
+from raum_lightning.datasets import BACKGROUND, IGNORED
 from raum_lightning.errors import CaseError, LabelError
 from raum_lightning.geometry import voxel_size
 
@@ -150,24 +151,14 @@ def _labels(case: Case, path: Path, reference: Volume | None) -> NDArray[np.uint
     values = np.unique(np.concatenate([np.unique(block[block != 0]) for block in found]))
     try:
         classes = case.edition.encode(values)
-    except LabelError as error:
-        raise CaseError(f"{path}: {error}{_scaling(path)}") from None
+    except LabelError:
+        case.encode(mask)  # which raises too, with the number of voxels
+        raise
     labels = np.zeros(flat.size, np.uint8)
     for block in blocks:
         tumour = flat[block] != 0
         labels[block][tumour] = classes[np.searchsorted(values, flat[block][tumour])]
     return labels.reshape(mask.data.shape, order="F")
-
-
-def _scaling(path: Path) -> str:
-    """Return a remark where the header scales the values of a mask."""
-    header = read_header(path)
-    scaling = (header.slope or 1, header.intercept or 0)
-    return (
-        ""
-        if scaling == (1, 0)
-        else f"; its header scales its values (scl_slope, scl_inter {scaling}): store it without"
-    )
 
 
 def _image(
@@ -187,7 +178,7 @@ def _image(
     spacing = voxel_size(volume.affine)
     union = _bits(brains[0] | brains[-1])
     tumour = None
-    if labels is not None and std > 0 and (inside := sample_of(labels, SAMPLE) > 0).any():
+    if labels is not None and std > 0 and (inside := _is_tumour(sample_of(labels, SAMPLE))).any():
         tumour = float((sample[inside].mean(dtype=np.float64) - mean) / std)
     return Image(
         file=str(volume.path),
@@ -224,10 +215,15 @@ def _moments(flat: NDArray[np.float32]) -> tuple[int, float, float]:
 
 def _mask(path: Path, labels: NDArray[np.uint8], brains: list[NDArray[np.uint8]]) -> Mask:
     flat = labels.reshape(-1, order="F")
-    tumour, brain = np.packbits(flat != 0), np.bitwise_or.reduce(brains)
+    tumour, brain = np.packbits(_is_tumour(flat)), np.bitwise_or.reduce(brains)
     voxels, inside = _bits(tumour), _bits(tumour & brain)
     digest = hashlib.blake2b(flat.data, digest_size=16).hexdigest()
     return Mask(str(path), digest, voxels, 1 - inside / max(voxels, 1), inside / max(_bits(brain), 1))
+
+
+def _is_tumour(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    tumour: NDArray[np.bool_] = (labels != BACKGROUND) & (labels != IGNORED)
+    return tumour
 
 
 def _bits(packed: NDArray[np.uint8]) -> int:

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raum_lightning.cli.dataset_option import add_dataset
+
 if TYPE_CHECKING:
     from raum_lightning.cases.case import Case
     from raum_lightning.cases.rules import Finding
-
-from raum_lightning.cli.dataset_option import add_dataset
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
