@@ -5,7 +5,8 @@
 
 One thread, as in a loader's worker. Run it on an otherwise idle machine. The two take turns; milliseconds are medians
 for the single transforms, which are always applied, and means over the same seeds for the pipelines, whose parts have
-their probabilities. Ours is drawn first and applied after, as in the patch stream, and both get the patch alone.
+their probabilities. The parameters of ours are sampled first and applied after, as in the patch stream, and both get
+the patch alone.
 """
 
 import argparse

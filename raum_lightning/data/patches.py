@@ -197,12 +197,12 @@ class PatchDataset(Dataset[dict[str, Any]]):
         if not self.samplable:
             image, label = self._transformed(volume, mask, start, seed)
             return {"image": image.half(), "label": label[0], "case": case.id}
-        draw = SampledTransform.sample(self.transform, channels=len(volume), seed=seed)
-        window, offset = draw.window(start, self.roi_size, mask.shape[1:])
+        sampled = SampledTransform.sample(self.transform, channels=len(volume), seed=seed)
+        window, offset = sampled.window(start, self.roi_size, mask.shape[1:])
         image, label = volume[:, *window], mask[:, *window]
         if self.raw:
             return {"image": image.clone(), "label": label[0].clone(), "case": case.id, "seed": seed, "offset": offset}
-        image, label = draw.apply(image, label, self.roi_size, offset)
+        image, label = sampled.apply(image, label, self.roi_size, offset)
         return {"image": image.half(), "label": label[0], "case": case.id}
 
     def _transformed(

@@ -46,7 +46,7 @@ def epochs(patches: PatchLoader, count: int = 2) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("transform", [default_augmentation(), tio.RandomAffine(degrees=20)], ids=["ours", "torchio"])
-def test_any_number_of_workers_draws_the_same(cases: list[Prepared], transform: tio.Transform) -> None:
+def test_any_number_of_workers_yields_the_same(cases: list[Prepared], transform: tio.Transform) -> None:
     reference = epochs(loader(cases, transform=transform))
     assert len({tuple(batch.flatten()[:500].tolist()) for batch in reference}) == len(reference)
     for workers in (1, 2):
@@ -54,7 +54,7 @@ def test_any_number_of_workers_draws_the_same(cases: list[Prepared], transform: 
             assert torch.equal(ours, theirs)
 
 
-def test_ranks_share_what_one_process_draws(cases: list[Prepared]) -> None:
+def test_ranks_share_what_one_process_yields(cases: list[Prepared]) -> None:
     whole = epochs(loader(cases), 1)
     shares = [epochs(loader(cases, ranks=2, rank=rank), 1) for rank in range(2)]
     interleaved = torch.stack([torch.cat(shares[0]), torch.cat(shares[1])], dim=1).flatten(0, 1)
@@ -77,12 +77,12 @@ def test_volumes_are_shared_without_doubles(length: int, ranks: int) -> None:
     assert all(len(share) == (length > 0) for share in shares[length:])
 
 
-def test_every_case_is_drawn_equally_often_in_changing_order(cases: list[Prepared]) -> None:
+def test_every_case_is_sampled_equally_often_in_changing_order(cases: list[Prepared]) -> None:
     patches = dataset(cases, transform=None)
-    drawn = [patches[epoch, index]["case"] for epoch in range(3) for index in range(12)]
-    assert set(Counter(drawn).values()) == {6}
-    turns = [tuple(drawn[first : first + 6]) for first in range(0, 36, 6)]
-    assert len(set(turns)) > 1 and all(len(set(turn)) == 6 for turn in turns)
+    cases_of = [patches[epoch, index]["case"] for epoch in range(3) for index in range(12)]
+    assert set(Counter(cases_of).values()) == {6}
+    rounds = [tuple(cases_of[first : first + 6]) for first in range(0, 36, 6)]
+    assert len(set(rounds)) > 1 and all(len(set(each)) == 6 for each in rounds)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])

@@ -24,7 +24,7 @@ def case(brats: Path, tmp_path: Path) -> Prepared:
     return Prepared.open(prepared_folder(found, tmp_path / "prepared", ["flair"]))
 
 
-def drawn_classes(case: Prepared, weights: dict[str, float] | None) -> Counter[int]:
+def sampled_classes(case: Prepared, weights: dict[str, float] | None) -> Counter[int]:
     """Classes of the centres of patches."""
     places = PatchPlaces((1, 1, 1), foreground_probability=1, class_weights=weights)
     label = np.asarray(case.label)
@@ -32,22 +32,22 @@ def drawn_classes(case: Prepared, weights: dict[str, float] | None) -> Counter[i
     return Counter(int(label[tuple(places(case, label.shape, rng))]) for _ in range(DRAWS))
 
 
-@given(length=st.integers(1, 40), seed=st.integers(0, 1000), turn=st.integers(0, 10**6))
-def test_with_equal_weights_every_turn_holds_each_case_once(length: int, seed: int, turn: int) -> None:
+@given(length=st.integers(1, 40), seed=st.integers(0, 1000), number=st.integers(0, 10**6))
+def test_with_equal_weights_every_round_holds_each_case_once(length: int, seed: int, number: int) -> None:
     order = CaseOrder([0.3] * length, seed=seed)
-    assert sorted(order(turn * length + place) for place in range(length)) == list(range(length))
+    assert sorted(order(number * length + place) for place in range(length)) == list(range(length))
 
 
-def test_turns_differ() -> None:
+def test_rounds_differ() -> None:
     order = CaseOrder([1] * 8, seed=0)
-    assert len({tuple(order(8 * turn + place) for place in range(8)) for turn in range(5)}) == 5
+    assert len({tuple(order(8 * number + place) for place in range(8)) for number in range(5)}) == 5
 
 
 @given(
-    weights=st.lists(st.floats(0, 10), min_size=1, max_size=12).filter(lambda drawn: sum(drawn) > 0.1),
+    weights=st.lists(st.floats(0, 10), min_size=1, max_size=12).filter(lambda each: sum(each) > 0.1),
     seed=st.integers(0, 1000),
 )
-def test_every_turn_holds_a_case_as_often_as_its_weight_says(weights: list[float], seed: int) -> None:
+def test_every_round_holds_a_case_as_often_as_its_weight_says(weights: list[float], seed: int) -> None:
     """Rounded up or down, and never one of weight 0."""
     length, order = len(weights), CaseOrder(weights, seed=seed)
     counts = Counter(order(place) for place in range(length))
@@ -56,18 +56,18 @@ def test_every_turn_holds_a_case_as_often_as_its_weight_says(weights: list[float
         assert weight > 0 or not counts[case]
 
 
-def test_over_many_turns_shares_are_those_of_the_weights() -> None:
+def test_over_many_rounds_shares_are_those_of_the_weights() -> None:
     weights = [1, 2, 0.5, 0, 3.7]
     order = CaseOrder(weights, seed=1)
     counts = Counter(order(position) for position in range(5 * DRAWS))
     for case, weight in enumerate(weights):
-        # a count is off by less than one per turn, which averages out
+        # a count is off by less than one per round, which averages out
         assert counts[case] == pytest.approx(5 * DRAWS * weight / sum(weights), abs=4 * DRAWS**0.5)
 
 
 def test_without_class_weights_voxels_count(case: Prepared) -> None:
     assert case.tumour
-    counts, voxels = drawn_classes(case, None), sum(case.tumour.values())
+    counts, voxels = sampled_classes(case, None), sum(case.tumour.values())
     assert min(case.tumour.values()) < 0.1 * voxels  # ET is rare
     for index, size in case.tumour.items():
         assert counts[index] / DRAWS == pytest.approx(size / voxels, abs=0.06)
@@ -84,15 +84,15 @@ def test_without_class_weights_voxels_count(case: Prepared) -> None:
 def test_class_weights_are_the_shares_of_the_classes_that_a_case_has(
     case: Prepared, weights: dict[str, float], shares: dict[int, float]
 ) -> None:
-    counts = drawn_classes(case, weights)
+    counts = sampled_classes(case, weights)
     assert set(counts) == set(shares)
     for index, share in shares.items():
         # five standard deviations of a binomial
         assert counts[index] / DRAWS == pytest.approx(share, abs=5 * (share * (1 - share) / DRAWS) ** 0.5)
 
 
-def test_a_case_with_none_of_the_weighted_classes_is_drawn_from_as_without_weights(case: Prepared) -> None:
-    assert drawn_classes(case, {"RC": 1}) == drawn_classes(case, None)
+def test_a_case_with_none_of_the_weighted_classes_is_sampled_from_as_without_weights(case: Prepared) -> None:
+    assert sampled_classes(case, {"RC": 1}) == sampled_classes(case, None)
 
 
 def test_within_a_class_every_voxel_is_as_likely(case: Prepared) -> None:

@@ -1,4 +1,4 @@
-"""Random changes of intensity that keep TorchIO's interface and draw apart from their application."""
+"""Random changes of intensity that keep TorchIO's interface and sample parameters apart from applying them."""
 
 from abc import abstractmethod
 from typing import Any, TypeAlias
@@ -17,48 +17,57 @@ Range: TypeAlias = float | tuple[float, float]
 
 
 class RandomIntensity(RandomTransform, IntensityTransform):  # type: ignore[misc]  # TorchIO ships no types
-    """A TorchIO intensity transform in two halves: `get_params` draws, `apply` computes, on any device.
+    """A TorchIO intensity transform in two halves: `get_params` samples, `apply` computes, on any device.
 
-    Whatever is random comes from torch's global CPU generator in `get_params`, so that a draw can be repeated from a
-    seed and applied elsewhere. Images passed in are not written to.
+    Whatever is random comes from torch's global CPU generator in `get_params`, so that parameters can be
+    sampled again from a seed and applied elsewhere. Images passed in are not written to.
     """
 
     @abstractmethod
     def get_params(self, channels: int) -> Params:
-        """One draw for an image of this many channels."""
+        """Return parameters for an image of this many channels."""
 
     @abstractmethod
     def apply(self, image: Tensor, params: Params) -> Tensor:
-        """C X Y Z, float32, on any device, changed by one draw."""
+        """Return C X Y Z, float32, on any device, changed as `params` say."""
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
-        """Draw for each intensity image of the subject in turn, and apply."""
+        """Sample for each intensity image of the subject, one after the other, and apply."""
         for image in self.get_images(subject):
             image.set_data(self.apply(image.data.float(), self.get_params(image.num_channels)))
         return subject
 
 
 class RandomGamma(RandomIntensity):
-    """sign(x) |x|^gamma with the logarithm of gamma uniform, a draw for each channel; as `tio.RandomGamma`."""
+    """sign(x) |x|^gamma with the logarithm of gamma uniform, one for each channel; as `tio.RandomGamma`.
+
+    Args:
+        log_gamma: Range of the logarithm; one number x means from -x to x.
+        kwargs: See `tio.Transform`.
+    """
 
     def __init__(self, *, log_gamma: Range = (-0.3, 0.3), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.log_gamma = self._parse_range(log_gamma, "log_gamma")
 
     def get_params(self, channels: int) -> Params:
-        """ "gamma", C."""
+        """Return "gamma", C."""
         return {"gamma": torch.empty(channels).uniform_(*self.log_gamma).exp_()}
 
     def apply(self, image: Tensor, params: Params) -> Tensor:
-        """See `kernels.gamma`."""
+        """Return `kernels.gamma` of the image."""
         return kernels.gamma(image, params["gamma"])
 
 
 class RandomScaleShift(RandomIntensity):
-    """x (1 + s) + t with s and t uniform, a draw for each channel.
+    """x (1 + s) + t with s and t uniform, one of each for each channel.
 
-    On z-scored images the shift counts in standard deviations of the brain. One number a means (-a, a). TorchIO has no
-    such transform; it is MONAI's `RandScaleIntensity` and `RandShiftIntensity` in one.
+    TorchIO has no such transform; it is MONAI's `RandScaleIntensity` and `RandShiftIntensity` in one.
+
+    Args:
+        scale: Range of s; one number x means from -x to x.
+        shift: Range of t, on z-scored images in standard deviations of the brain.
+        kwargs: See `tio.Transform`.
     """
 
     def __init__(self, *, scale: Range = 0.1, shift: Range = 0.1, **kwargs: Any) -> None:
@@ -67,21 +76,26 @@ class RandomScaleShift(RandomIntensity):
         self.shift = self._parse_range(shift, "shift")
 
     def get_params(self, channels: int) -> Params:
-        """ "scale" and "shift", C each."""
+        """Return "scale" and "shift", C each."""
         return {
             "scale": 1 + torch.empty(channels).uniform_(*self.scale),
             "shift": torch.empty(channels).uniform_(*self.shift),
         }
 
     def apply(self, image: Tensor, params: Params) -> Tensor:
-        """See `kernels.scale_shift`."""
+        """Return `kernels.scale_shift` of the image."""
         return kernels.scale_shift(image, params["scale"], params["shift"])
 
 
 class RandomNoise(RandomIntensity):
     """Gaussian noise of random mean and standard deviation, the same for all channels; as `tio.RandomNoise`.
 
-    A draw holds a seed. Its noise has other values on a GPU than on a CPU.
+    The parameters hold a seed. Its noise has other values on a GPU than on a CPU.
+
+    Args:
+        mean: Range; one number x means from -x to x.
+        std: Range; one number x means from 0 to x.
+        kwargs: See `tio.Transform`.
     """
 
     def __init__(self, *, mean: Range = 0.0, std: Range = (0, 0.25), **kwargs: Any) -> None:
@@ -90,7 +104,7 @@ class RandomNoise(RandomIntensity):
         self.std = self._parse_range(std, "std", min_constraint=0)
 
     def get_params(self, channels: int) -> Params:
-        """ "mean", "std" and "seed", scalars."""
+        """Return "mean", "std" and "seed", scalars."""
         return {
             "mean": torch.empty(()).uniform_(*self.mean),
             "std": torch.empty(()).uniform_(*self.std),
@@ -98,7 +112,7 @@ class RandomNoise(RandomIntensity):
         }
 
     def apply(self, image: Tensor, params: Params) -> Tensor:
-        """See `kernels.noise`."""
+        """Return `kernels.noise` of the image."""
         return kernels.noise(image, params["mean"].item(), params["std"].item(), int(params["seed"]))
 
 
@@ -106,6 +120,10 @@ class RandomBlur(RandomIntensity):
     """Gaussian blur of random width along each axis, in voxels; otherwise as `tio.RandomBlur`.
 
     The patch is mirrored at its border, as TorchIO mirrors the volume.
+
+    Args:
+        std: Range of the standard deviation along each axis, in voxels, or one number for each axis.
+        kwargs: See `tio.Transform`.
     """
 
     def __init__(self, *, std: Range | tuple[float, float, float] = (0, 2), **kwargs: Any) -> None:
@@ -113,16 +131,22 @@ class RandomBlur(RandomIntensity):
         self.std = self.parse_params(std, None, "std", min_constraint=0)
 
     def get_params(self, channels: int) -> Params:
-        """ "std", one per axis."""
+        """Return "std", one per axis."""
         return {"std": torch.tensor(self.sample_uniform_sextet(self.std))}
 
     def apply(self, image: Tensor, params: Params) -> Tensor:
-        """See `kernels.blur`."""
+        """Return `kernels.blur` of the image."""
         return kernels.blur(image, params["std"].tolist())
 
 
 class RandomBiasField(RandomIntensity):
-    """A smooth factor, the exponential of a random polynomial over the patch; as `tio.RandomBiasField`."""
+    """A smooth factor, the exponential of a random polynomial over the patch; as `tio.RandomBiasField`.
+
+    Args:
+        coefficients: Range of the polynomial's coefficients; one number x means from -x to x.
+        order: Of the polynomial.
+        kwargs: See `tio.Transform`.
+    """
 
     def __init__(self, *, coefficients: Range = 0.5, order: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -132,12 +156,12 @@ class RandomBiasField(RandomIntensity):
             raise ConfigError(f"order={order} of the bias field's polynomial must not be negative")
 
     def get_params(self, channels: int) -> Params:
-        """ "coefficients" of x^i y^j z^k, zero where i + j + k exceeds the order."""
+        """Return "coefficients" of x^i y^j z^k, zero where i + j + k exceeds the order."""
         powers = torch.arange(self.order + 1)
         degree = powers[:, None, None] + powers[:, None] + powers
-        drawn = torch.empty(degree.shape).uniform_(*self.coefficients)
-        return {"coefficients": drawn * (degree <= self.order)}
+        sampled = torch.empty(degree.shape).uniform_(*self.coefficients)
+        return {"coefficients": sampled * (degree <= self.order)}
 
     def apply(self, image: Tensor, params: Params) -> Tensor:
-        """See `kernels.bias_field`."""
+        """Return `kernels.bias_field` of the image."""
         return kernels.bias_field(image, params["coefficients"])

@@ -1,11 +1,11 @@
 """Augmentation as pure functions on one patch, the same on every device.
 
 An image is C X Y Z, float32, and where said so float16; a label is C X Y Z of any type, C mostly 1. Nothing here is
-random: what is drawn comes in as numbers, or as small tensors on the CPU, so that nothing is read back from the device.
-No function writes into its arguments.
+random: what is sampled comes in as numbers, or as small tensors on the CPU, so that nothing is read back from the
+device. No function writes into its arguments.
 
 Positions are in voxels from the centre of a volume, so that any part of a volume about that centre gives what the whole
-of it gives, as far as it reaches.
+of it gives, as far as the part extends.
 """
 
 import math
@@ -19,7 +19,7 @@ from torch import Tensor
 
 Size: TypeAlias = tuple[int, int, int]
 Params: TypeAlias = dict[str, Tensor]
-"""One draw of a transform: small tensors on the CPU by name."""
+"""Sampled parameters of a transform: small tensors on the CPU by name."""
 
 BLOCK = 32
 """Voxels along each axis that are interpolated at a time on a CPU, so that what they need stays in its cache."""
@@ -35,7 +35,7 @@ BLOCK_Z = 16
 
 
 def coordinates(matrix: Tensor, displacement: Tensor | None, out_size: Sequence[int], device: torch.device) -> Tensor:
-    """Where each output voxel comes from: 3 X Y Z, in voxels from the input's centre.
+    """Return where each output voxel comes from: 3 X Y Z, in voxels from the input's centre.
 
     The output voxel u, in voxels from the output's centre, comes from A (u + d(u)) + t. `matrix` is [A | t], 3 4;
     `displacement` holds the coefficients of d, 3 Kx Ky Kz, in voxels: see `spline`. Affine, elastic and whatever else
@@ -54,7 +54,7 @@ def coordinates(matrix: Tensor, displacement: Tensor | None, out_size: Sequence[
 
 
 def spline(coefficients: Tensor, out_size: Sequence[int]) -> Tensor:
-    """The uniform cubic B-spline of C Kx Ky Kz coefficients at the voxels of a volume: C X Y Z.
+    """Return the uniform cubic B-spline of C Kx Ky Kz coefficients at the voxels of a volume: C X Y Z.
 
     K - 3 cells span each axis from face to face; the first control point lies one cell before the first face, as in
     Rueckert et al. 1999 (10.1109/42.796284) and ITK. No value exceeds the largest coefficient.
@@ -66,7 +66,7 @@ def spline(coefficients: Tensor, out_size: Sequence[int]) -> Tensor:
 
 
 def _spline_basis(size: int, points: int, device: torch.device) -> Tensor:
-    """Weight of each control point at each voxel: size x points, rows sum to one."""
+    """Return the weight of each control point at each voxel: size x points, rows sum to one."""
     cell = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * ((points - 3) / size)
     distance = (cell[:, None] - (torch.arange(points, device=device) - 1)).abs()
     near = 2 / 3 - distance**2 + distance**3 / 2
@@ -75,14 +75,14 @@ def _spline_basis(size: int, points: int, device: torch.device) -> Tensor:
 
 
 def separable(volume: Tensor, wx: Tensor, wy: Tensor, wz: Tensor) -> Tensor:
-    """A matrix along each axis: C A B C', by X x A, Y x B and Z x C', to C X Y Z."""
+    """Multiply by a matrix along each axis: C A B C', by X x A, Y x B and Z x C', to C X Y Z."""
     volume = torch.einsum("xa,iabc->ixbc", wx, volume)
     volume = torch.einsum("yb,ixbc->ixyc", wy, volume)
     return torch.einsum("zc,ixyc->ixyz", wz, volume)
 
 
 def sample_linear(image: Tensor, points: Tensor) -> Tensor:
-    """C X Y Z, float16 or float32, at 3 X' Y' Z' positions: float32, trilinear, zero outside."""
+    """Return C X Y Z, float16 or float32, at 3 X' Y' Z' positions: float32, trilinear, zero outside."""
     if image.device.type != "cpu":
         return F.grid_sample(image.float()[None], _grid(image, points), align_corners=False)[0]
     sampled = torch.empty(len(image), *points.shape[1:])
@@ -93,7 +93,7 @@ def sample_linear(image: Tensor, points: Tensor) -> Tensor:
 
 
 def _sample_planes(image: Tensor, points: Tensor) -> Tensor:
-    """`sample_linear` by the kernel for two dimensions, which is vectorised on a CPU as that for three is not.
+    """Return `sample_linear` by the kernel for two dimensions, which is vectorised on a CPU as that for three is not.
 
     Of the box that holds all positions, the planes of constant x, one below the other, are one picture of X Y rows and
     Z columns. Sampled bilinearly there and one plane further on, the two are weighted by the fraction of x. Rows are
@@ -127,7 +127,7 @@ def _sample_planes(image: Tensor, points: Tensor) -> Tensor:
 
 
 def sample_nearest(label: Tensor, points: Tensor) -> Tensor:
-    """C X Y Z at 3 X' Y' Z' positions, nearest neighbour, zero outside; the type stays."""
+    """Return C X Y Z at 3 X' Y' Z' positions, nearest neighbour, zero outside; the type stays."""
     framed = F.pad(label, (1,) * 6)  # whatever lies outside is moved onto the frame of zeros
     sampled = label.new_empty(len(label), *points.shape[1:])
     slab = SLAB if label.device.type == "cpu" else points.shape[1]
@@ -140,7 +140,7 @@ def sample_nearest(label: Tensor, points: Tensor) -> Tensor:
 
 
 def _flat_index(volume: Tensor, points: Tensor) -> Tensor:
-    """Index of the nearest voxel in X Y Z flattened, of 3 X' Y' Z' positions."""
+    """Return the index of the nearest voxel in X Y Z flattened, of 3 X' Y' Z' positions."""
     index = torch.zeros(points.shape[1:], dtype=torch.int32, device=points.device)
     for axis, size in zip(points, volume.shape[1:], strict=True):
         nearest = (axis + (size - 1) / 2).round_().clamp_(0, size - 1)
@@ -149,26 +149,28 @@ def _flat_index(volume: Tensor, points: Tensor) -> Tensor:
 
 
 def _grid(volume: Tensor, points: Tensor) -> Tensor:
-    """Positions as `grid_sample` counts them: in half sizes from the centre, the last axis first."""
+    """Return positions as `grid_sample` counts them: in half sizes from the centre, the last axis first."""
     planes = torch.empty_like(points)
     for plane, axis in zip(planes, (-1, -2, -3), strict=True):
         torch.mul(points[axis], 2 / volume.shape[axis], out=plane)
     return planes.permute(1, 2, 3, 0)[None]
 
 
-def turn(volume: Tensor, permutation: Tensor, out_size: Sequence[int], offset: Sequence[float] = (0, 0, 0)) -> Tensor:
-    """Flips and quarter turns of C X Y Z, exact, zero outside.
+def permute(
+    volume: Tensor, permutation: Tensor, out_size: Sequence[int], offset: Sequence[float] = (0, 0, 0)
+) -> Tensor:
+    """Return C X Y Z flipped and rotated by multiples of 90 degrees, exactly, zero outside.
 
     The output's u comes from the input's `permutation` u + `offset`; a signed permutation matrix, 3 3.
     """
     source = permutation.abs().argmax(dim=0).tolist()
     reverse = [axis + 1 for axis in range(3) if permutation[source[axis], axis] < 0]
-    turned = volume.permute(0, *(axis + 1 for axis in source))
-    return crop(turned, out_size, [offset[axis] for axis in source]).flip(reverse)
+    permuted = volume.permute(0, *(axis + 1 for axis in source))
+    return crop(permuted, out_size, [offset[axis] for axis in source]).flip(reverse)
 
 
 def crop(volume: Tensor, size: Sequence[int], offset: Sequence[float] = (0, 0, 0)) -> Tensor:
-    """The box of `size` about the point `offset` of ... X Y Z, zero outside; as it is if that is all of it."""
+    """Return the box of `size` about the point `offset` of ... X Y Z, zero outside; as it is if that is all of it."""
     pads: list[int] = []
     for have, want, at in zip(volume.shape[:-4:-1], size[::-1], offset[::-1], strict=True):
         first = math.floor((have - want) / 2 + at)
@@ -177,7 +179,7 @@ def crop(volume: Tensor, size: Sequence[int], offset: Sequence[float] = (0, 0, 0
 
 
 def gamma(image: Tensor, exponents: Tensor) -> Tensor:
-    """sign(x) |x|^g with one exponent per channel, C."""
+    """Return sign(x) |x|^g with one exponent per channel, C."""
     # x (x^2)^((g - 1) / 2) by way of a logarithm is faster than a power; that of 0 would be very slow
     tiny = image.new_full((), 1e-37)
     factor = torch.addcmul(tiny, image, image).log2_().mul_(_by_channel((exponents - 1) / 2, image.device)).exp2_()
@@ -185,7 +187,7 @@ def gamma(image: Tensor, exponents: Tensor) -> Tensor:
 
 
 def scale_shift(image: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """A x + b with one `scale` and `shift` per channel, C each."""
+    """Return A x + b with one `scale` and `shift` per channel, C each."""
     return (image * _by_channel(scale, image.device)).add_(_by_channel(shift, image.device))
 
 
@@ -194,13 +196,13 @@ def _by_channel(numbers: Tensor, device: torch.device) -> Tensor:
 
 
 def noise(image: Tensor, mean: float, std: float, seed: int) -> Tensor:
-    """Gaussian noise added; equal seeds give equal noise on the same kind of device, not from one kind to another."""
+    """Add Gaussian noise; equal seeds give equal noise on the same kind of device, not from one kind to another."""
     generator = torch.Generator(image.device).manual_seed(seed)
     return torch.empty_like(image).normal_(mean, std, generator=generator).add_(image)
 
 
 def blur(image: Tensor, std: Sequence[float]) -> Tensor:
-    """Gaussian blur with one standard deviation per axis, in voxels; cut off at four, mirrored at the border."""
+    """Blur by a Gaussian with one standard deviation per axis, in voxels; cut off at four, mirrored at the border."""
     for axis, width in enumerate(std, start=1):
         radius = int(4 * width + 0.5)
         if radius:
@@ -210,7 +212,7 @@ def blur(image: Tensor, std: Sequence[float]) -> Tensor:
 
 
 def _filter(volume: Tensor, axis: int, weights: Tensor) -> Tensor:
-    """C X Y Z convolved along one axis with an odd number of weights, mirrored at the border as scipy's "reflect"."""
+    """Return C X Y Z convolved along one axis with an odd number of weights, the border as scipy's "reflect"."""
     size, radius = volume.shape[axis], len(weights) // 2
     mirrored = _mirrored(size, weights)
     if volume.device.type != "cpu" or not ONEDNN:
@@ -231,7 +233,7 @@ def _filter(volume: Tensor, axis: int, weights: Tensor) -> Tensor:
 
 
 def _filter_columns(volume: Tensor, axis: int, weights: Tensor) -> Tensor:
-    """C X Y Z convolved along X or Y, zero outside: X Y is a picture whose channels, Z, stay apart and lie last."""
+    """Return C X Y Z convolved along X or Y, zero outside: X Y is a picture whose channels, Z, are apart and last."""
     shape = (-1, 1) if axis == 1 else (1, -1)
     kernel = weights.view(shape).expand(volume.shape[3], 1, -1, -1)
     padding = [size // 2 for size in kernel.shape[2:]]
@@ -240,26 +242,26 @@ def _filter_columns(volume: Tensor, axis: int, weights: Tensor) -> Tensor:
 
 
 def _filter_rows(volume: Tensor, weights: Tensor) -> Tensor:
-    """C X Y Z convolved along Z, zero outside: blocks of Z are the channels of a picture of XY by blocks."""
+    """Return C X Y Z convolved along Z, zero outside: blocks of Z are the channels of a picture of XY by blocks."""
     size = volume.shape[3]
     filled = F.pad(volume, (0, -size % BLOCK_Z)) if size % BLOCK_Z else volume
-    reach = math.ceil(len(weights) // 2 / BLOCK_Z)  # in blocks
-    matrix = _toeplitz(BLOCK_Z, (2 * reach + 1) * BLOCK_Z, weights, first=reach * BLOCK_Z)
+    blocks = math.ceil(len(weights) // 2 / BLOCK_Z)  # that the kernel extends to each side
+    matrix = _toeplitz(BLOCK_Z, (2 * blocks + 1) * BLOCK_Z, weights, first=blocks * BLOCK_Z)
     kernel = matrix.view(BLOCK_Z, 1, -1, BLOCK_Z).permute(0, 3, 1, 2)
     picture = filled.view(len(volume), -1, filled.shape[3] // BLOCK_Z, BLOCK_Z).permute(0, 3, 1, 2)
-    filtered = F.conv2d(picture, kernel, padding=(0, reach)).permute(0, 2, 3, 1)
+    filtered = F.conv2d(picture, kernel, padding=(0, blocks)).permute(0, 2, 3, 1)
     return filtered.reshape(filled.shape)[..., :size]
 
 
 def _toeplitz(rows: int, columns: int, weights: Tensor, *, first: int = 0) -> Tensor:
-    """Row i holds the weights about the column `first` + i."""
+    """Return a matrix whose row i holds the weights about the column `first` + i."""
     radius = len(weights) // 2
     index = torch.arange(columns) - torch.arange(rows)[:, None] - first + radius
     return torch.where((index >= 0) & (index < len(weights)), weights[index.clamp(0, len(weights) - 1)], 0)
 
 
 def _mirrored(size: int, weights: Tensor) -> Tensor:
-    """Convolution and mirroring of a column of `size` voxels in one, size x size."""
+    """Return convolution and mirroring of a column of `size` voxels in one, size x size."""
     radius = len(weights) // 2
     period = (torch.arange(size)[:, None] + torch.arange(-radius, radius + 1)).remainder(2 * size)
     mirrored = torch.minimum(period, 2 * size - 1 - period)
@@ -267,7 +269,7 @@ def _mirrored(size: int, weights: Tensor) -> Tensor:
 
 
 def bias_field(image: Tensor, coefficients: Tensor) -> Tensor:
-    """X times exp of the polynomial sum c_ijk x^i y^j z^k, with x, y, z from -1 to 1; one field for all channels.
+    """Return X times exp of the polynomial sum c_ijk x^i y^j z^k, with x, y, z from -1 to 1, for all channels.
 
     `coefficients`: I J K. Van Leemput et al. 1999 (10.1109/42.811268).
     """

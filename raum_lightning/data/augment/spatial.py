@@ -1,4 +1,4 @@
-"""Flips, quarter turns, affine and elastic deformation in one sampling that keeps TorchIO's interface."""
+"""Flips, rotations by 90 degrees, affine and elastic deformation in one sampling, with TorchIO's interface."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -18,16 +18,16 @@ Range: TypeAlias = float | tuple[float, float] | Triple | tuple[float, float, fl
 
 
 class RandomSpatial(RandomTransform, SpatialTransform):  # type: ignore[misc]  # TorchIO ships no types
-    """Flips, quarter turns, affine and elastic deformation, composed and sampled once.
+    """Flips, rotations by 90 degrees, affine and elastic deformation, composed and sampled once.
 
     As `tio.RandomFlip`, then `tio.RandomAffine`, then `tio.RandomElasticDeformation` with the same names and ranges,
     along the axes of the volume and in voxels. Images are interpolated linearly, labels by nearest neighbour, and what
-    lies outside is 0. Flips and turns alone move voxels and do not interpolate.
+    lies outside is 0. Flips and rotations by 90 degrees alone move voxels and do not interpolate.
 
     Args:
         flip_axes: Axes, of 0, 1 and 2, each of which is flipped with `flip_probability`.
         flip_probability: Of each flip.
-        turn_probability: Of one, two or three quarter turns in a random plane.
+        turn_probability: Of a rotation by 90, 180 or 270 degrees in a random plane.
         p_affine: Probability of scaling, rotation and translation.
         scales: Enlarging above 1; one number x means from 1 - x to 1 + x, three one for each axis.
         degrees: Around each axis; one number x means from -x to x.
@@ -78,18 +78,18 @@ class RandomSpatial(RandomTransform, SpatialTransform):  # type: ignore[misc]  #
             raise ConfigError(f"num_control_points={num_control_points} is too few; give 5 or more")
 
     def get_params(self, channels: int = 1) -> Params:
-        """One draw for any `channels`: "turn", 3 3, and perhaps "affine", 3 4, and "displacement", 3 K K K."""
-        params = {"turn": self._draw_turn()}
+        """Return, for any `channels`, "permutation", 3 3, and perhaps "affine", 3 4, and "displacement", 3 K K K."""
+        params = {"permutation": self._sample_permutation()}
         if torch.rand(()) < self.p_affine:
             scales = self.sample_uniform_sextet(self.scales)
             scales = scales[:1] * 3 if self.isotropic else scales
             degrees, translation = map(self.sample_uniform_sextet, (self.degrees, self.translation))
             params["affine"] = affine(scales, degrees, translation)
         if any(self.max_displacement) and torch.rand(()) < self.p_elastic:
-            params["displacement"] = self._draw_displacement()
+            params["displacement"] = self._sample_displacement()
         return params
 
-    def _draw_turn(self) -> Tensor:
+    def _sample_permutation(self) -> Tensor:
         flips = torch.rand(3) < self.flip_probability
         matrix = torch.diag(torch.tensor([-1.0 if a in self.flip_axes and flips[a] else 1.0 for a in range(3)]))
         if torch.rand(()) < self.turn_probability:
@@ -98,7 +98,7 @@ class RandomSpatial(RandomTransform, SpatialTransform):  # type: ignore[misc]  #
             matrix = matrix @ rotation(degrees).round()
         return matrix
 
-    def _draw_displacement(self) -> Tensor:
+    def _sample_displacement(self) -> Tensor:
         count, locked = self.num_control_points, self.locked_borders
         displacement = torch.rand(3, count, count, count) * 2 - 1
         displacement *= torch.tensor(self.max_displacement).view(3, 1, 1, 1)
@@ -106,17 +106,17 @@ class RandomSpatial(RandomTransform, SpatialTransform):  # type: ignore[misc]  #
         free[locked : count - locked] = 1
         return displacement * free[:, None, None] * free[:, None] * free
 
-    def reach(self, half: Tensor, params: Params) -> Tensor:
-        """Half the box that one draw reads about the centre, for half the box that it writes: 3, in voxels."""
+    def extent(self, half: Tensor, params: Params) -> Tensor:
+        """Return half the box that is read about the centre, for half the box that is written: 3, in voxels."""
         if "displacement" in params:
-            half = self.elastic_reach(half, params["displacement"].abs().amax((1, 2, 3)))
+            half = self.elastic_extent(half, params["displacement"].abs().amax((1, 2, 3)))
         if "affine" in params:
             matrix = params["affine"].abs()
             half = matrix[:, :3] @ half + matrix[:, 3]
-        return params["turn"].abs() @ half
+        return params["permutation"].abs() @ half
 
-    def elastic_reach(self, half: Tensor, largest: Tensor) -> Tensor:
-        """The same for a deformation by at most `largest`, 3, alone.
+    def elastic_extent(self, half: Tensor, largest: Tensor) -> Tensor:
+        """Return the same for a deformation by at most `largest`, 3, alone.
 
         The weights of the free control points sum to `share` at a face and grow by at most 3/4 from there to one cell
         further in, so that what moves less than a cell comes from no further out than what lies on the face.
@@ -128,19 +128,19 @@ class RandomSpatial(RandomTransform, SpatialTransform):  # type: ignore[misc]  #
     def mover(
         self, params: Params, out_size: Sequence[int], device: torch.device, offset: Sequence[float] = (0, 0, 0)
     ) -> Callable[[Tensor, bool], Tensor]:
-        """One draw as a function of a volume, C X Y Z, and of whether it holds labels; C and `out_size` come out.
+        """Return a function of a volume, C X Y Z, and of whether it holds labels, that returns C and `out_size`.
 
-        `offset` is the point, in voxels from the volume's centre, that the draw takes for the centre.
+        `offset` is the point, in voxels from the volume's centre, that `params` take for the centre.
         """
         if "affine" not in params and "displacement" not in params:
-            return lambda volume, _: kernels.turn(volume, params["turn"], out_size, offset)
-        matrix = params["turn"] @ params.get("affine", torch.eye(3, 4))
+            return lambda volume, _: kernels.permute(volume, params["permutation"], out_size, offset)
+        matrix = params["permutation"] @ params.get("affine", torch.eye(3, 4))
         matrix[:, 3] += torch.tensor(offset)
         points = kernels.coordinates(matrix, params.get("displacement"), out_size, device)
         return lambda volume, labels: (kernels.sample_nearest if labels else kernels.sample_linear)(volume, points)
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
-        """Move all images of the subject by one draw."""
+        """Move all images of the subject by the same parameters."""
         subject.check_consistent_spatial_shape()
         move = self.mover(self.get_params(), subject.spatial_shape, torch.device("cpu"))
         for image in self.get_images(subject):
@@ -150,7 +150,7 @@ class RandomSpatial(RandomTransform, SpatialTransform):  # type: ignore[misc]  #
 
 
 def rotation(degrees: Tensor) -> Tensor:
-    """Rotation matrices, ... 3 3, of angles around the axes, ... 3: around y first, then x, then z, as TorchIO's."""
+    """Return rotation matrices, ... 3 3, of angles about the axes, ... 3: y first, then x, then z, as TorchIO's."""
     cos, sin = torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))
     matrix = torch.eye(3, dtype=degrees.dtype)
     for axis in (1, 0, 2):
@@ -164,7 +164,7 @@ def rotation(degrees: Tensor) -> Tensor:
 
 
 def affine(scales: Triple, degrees: Triple, translation: Triple) -> Tensor:
-    """[A | t], 3 4, from output to input offsets, of what rotates the input, moves it and then scales it."""
+    """Return [A | t], 3 4, from output to input offsets, of what rotates the input, moves it and then scales it."""
     back = rotation(torch.tensor(degrees)).T
     linear = back / torch.tensor(scales)
     return torch.cat([linear, -back @ torch.tensor(translation)[:, None]], dim=1)

@@ -1,4 +1,4 @@
-"""Augmentation: the random transforms, their draws, and how far they read."""
+"""Augmentation: the random transforms, their parameters, and how far they read."""
 
 import pickle
 
@@ -46,7 +46,7 @@ def through_torchio(transform: tio.Transform, image: Tensor, label: Tensor, seed
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_draw_is_what_torchio_does_after_the_same_seed(seed: int) -> None:
+def test_sampled_and_applied_is_what_torchio_does_after_the_same_seed(seed: int) -> None:
     image, label = volume(18, 18, 18)
     want, want_label = through_torchio(EVERYTHING, image, label, seed)
     got, got_label = SampledTransform.sample(EVERYTHING, channels=2, seed=seed).apply(image, label, (18, 18, 18))
@@ -54,7 +54,7 @@ def test_a_draw_is_what_torchio_does_after_the_same_seed(seed: int) -> None:
     assert torch.equal(got_label, want_label)
 
 
-def test_drawing_leaves_the_global_generator_alone() -> None:
+def test_sampling_leaves_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
     SampledTransform.sample(EVERYTHING, channels=2, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
@@ -69,21 +69,21 @@ def test_drawing_leaves_the_global_generator_alone() -> None:
 def test_the_window_gives_what_the_whole_volume_gives(
     transform: tio.Transform, seed: int, start: tuple[int, int, int]
 ) -> None:
-    """Also where the patch and its window reach beyond the volume."""
+    """Also where the patch and its window extend beyond the volume."""
     image, label = volume(36, 30, 28)
-    draw = SampledTransform.sample(transform, channels=2, seed=seed)
+    sampled = SampledTransform.sample(transform, channels=2, seed=seed)
     offset = [first + (n - size) / 2 for first, n, size in zip(start, ROI, image.shape[1:], strict=True)]
-    want, want_label = draw.apply(image, label, ROI, offset)
-    slices, offset = draw.window(start, ROI, image.shape[1:])
-    got, got_label = draw.apply(image[:, *slices], label[:, *slices], ROI, offset)
+    want, want_label = sampled.apply(image, label, ROI, offset)
+    slices, offset = sampled.window(start, ROI, image.shape[1:])
+    got, got_label = sampled.apply(image[:, *slices], label[:, *slices], ROI, offset)
     assert got.shape[1:] == ROI
     torch.testing.assert_close(got, want, atol=1e-3, rtol=0)
     assert (got_label != want_label).float().mean() < 1e-3
 
 
 def test_the_window_of_flips_is_the_patch() -> None:
-    draw = SampledTransform.sample(augment.RandomSpatial(p_affine=0), channels=1, seed=0)
-    slices, offset = draw.window((5, 6, 7), ROI, (60, 60, 60))
+    sampled = SampledTransform.sample(augment.RandomSpatial(p_affine=0), channels=1, seed=0)
+    slices, offset = sampled.window((5, 6, 7), ROI, (60, 60, 60))
     assert slices == [slice(first, first + n) for first, n in zip((5, 6, 7), ROI, strict=True)]
     assert offset == [0, 0, 0]
 
@@ -110,7 +110,7 @@ def test_the_margin_holds_every_window(seed: int) -> None:
     ],
     ids=lambda transform: type(transform).__name__,
 )
-def test_no_draw_reaches_beyond_the_margin(transform: tio.Transform) -> None:
+def test_nothing_is_read_beyond_the_margin(transform: tio.Transform) -> None:
     """A constant volume stays constant in the patch, which it would not if zeros came in from outside."""
     sides = margin(transform, ROI)
     shape = [n + 2 * side for n, side in zip(ROI, sides, strict=True)]
@@ -171,17 +171,17 @@ def test_a_batch_is_its_samples() -> None:
 
 def test_a_batch_takes_windows_in_half_precision() -> None:
     image, label = volume(40, 40, 40)
-    draws = [SampledTransform.sample(SPATIAL, channels=2, seed=seed) for seed in (1, 2)]
-    windows = [draw.window((3, 4, 5), ROI, (40, 40, 40)) for draw in draws]
+    several = [SampledTransform.sample(SPATIAL, channels=2, seed=seed) for seed in (1, 2)]
+    windows = [sampled.window((3, 4, 5), ROI, (40, 40, 40)) for sampled in several]
     images = [image[:, *slices].half() for slices, _ in windows]
     labels = [label[0, *slices] for slices, _ in windows]
     moved, _ = BatchAugmentation(SPATIAL, roi_size=ROI)(images, labels, [1, 2], [offset for _, offset in windows])
     assert moved.dtype == torch.float32
-    want, _ = draws[1].apply(images[1], labels[1][None], ROI, windows[1][1])
+    want, _ = several[1].apply(images[1], labels[1][None], ROI, windows[1][1])
     assert torch.equal(moved[1], want)
 
 
-def test_what_cannot_be_drawn() -> None:
+def test_what_cannot_be_sampled() -> None:
     assert samplable(EVERYTHING)
     assert samplable(default_augmentation())
     assert not samplable(tio.Compose([augment.RandomGamma(), tio.RandomGamma()]))
@@ -210,7 +210,9 @@ def test_parameters_fill_their_ranges() -> None:
     noises = [augment.RandomNoise(std=(0.1, 0.2)).get_params(1)["std"].item() for _ in range(500)]
     assert min(noises) >= 0.1
     assert max(noises) <= 0.2
-    turns = torch.stack([augment.RandomSpatial(flip_axes=(0, 2)).get_params()["turn"].diagonal() for _ in range(500)])
+    turns = torch.stack(
+        [augment.RandomSpatial(flip_axes=(0, 2)).get_params()["permutation"].diagonal() for _ in range(500)]
+    )
     assert (turns[:, 1] == 1).all()
     assert (turns[:, [0, 2]] < 0).float().mean(0) == pytest.approx([0.5, 0.5], abs=0.07)
     isotropic = augment.RandomSpatial(degrees=0, isotropic=True).get_params()["affine"].diagonal()

@@ -157,8 +157,8 @@ def test_linear_sampling_of_a_patch_is_off_by_less_than_a_thousandth_of_a_voxel(
 def test_flip_is_torchios_to_the_last_bit() -> None:
     image, label = torch.randn(2, *SHAPE), boxes(*SHAPE)
     want, want_label = run(tio.Flip(axes=(0, 2)), image, label)
-    assert torch.equal(kernels.turn(image, FLIP_XZ, SHAPE), want)
-    assert torch.equal(kernels.turn(label, FLIP_XZ, SHAPE), want_label)
+    assert torch.equal(kernels.permute(image, FLIP_XZ, SHAPE), want)
+    assert torch.equal(kernels.permute(label, FLIP_XZ, SHAPE), want_label)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -170,7 +170,7 @@ def test_quarter_turns_move_voxels_as_sampling_does(axis: int, turns: int) -> No
     matrix = FLIP_XZ @ rotation(degrees).round()
     points = kernels.coordinates(torch.cat([matrix, torch.zeros(3, 1)], 1), None, (9, 9, 9), image.device)
     torch.testing.assert_close(
-        kernels.turn(image, matrix, (9, 9, 9)), kernels.sample_linear(image, points), atol=1e-4, rtol=0
+        kernels.permute(image, matrix, (9, 9, 9)), kernels.sample_linear(image, points), atol=1e-4, rtol=0
     )
 
 
