@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cases.splits import Split, check_folds, make_split, read_split
-from raum_lightning.data.augment import BatchAugmentation, default_augmentation
+from raum_lightning.data.augment import BatchAugmentation
 from raum_lightning.data.augment.kernels import Size
+from raum_lightning.data.augment.presets import build_transform
 from raum_lightning.data.option_checks import check_batch, check_count, check_names, check_size
 from raum_lightning.data.patches import (
     PatchDataset,
@@ -56,8 +57,11 @@ class BratsDataModule(pl.LightningDataModule):
             {NCR: 1, ED: 1, ET: 1}; where not given, all tumour voxels are equally likely.
         case_weights: How often a case is sampled compared with a weight of 1, which cases not named have: ids with
             their weights, or a YAML or JSON file of them; 0 for never.
-        augmentation: TorchIO transforms, applied in this order; true for the defaults, false for none.
+        augmentation: TorchIO transforms, applied in this order, or the name of some: light (flips, rotations by 90
+            degrees and intensity, as in the paper), default, strong (as nnU-Net); true for default, false for none.
         augment_on: Where: workers (processes of the loader) or device (the batch, on the GPU), by the same parameters.
+        modality_dropout: Chance of each modality, such as {flair: 0.2}, to be 0 everywhere in a patch, as it is outside
+            the brain; never all of them. The network then learns to segment without it.
         folds: Parts of the cross-validation.
         fold: The part that validates, from 0.
         test_fraction: Share of the patients held out for testing, the same in every fold.
@@ -81,8 +85,9 @@ class BratsDataModule(pl.LightningDataModule):
         foreground_probability: float = 0.5,
         class_weights: dict[str, float] | None = None,
         case_weights: dict[str, float] | Path | None = None,
-        augmentation: list[tio.Transform] | bool = True,
+        augmentation: list[tio.Transform] | Literal["light", "default", "strong"] | bool = True,
         augment_on: Literal["workers", "device"] = "workers",
+        modality_dropout: dict[str, float] | None = None,
         folds: int = 5,
         fold: int = 0,
         test_fraction: float = 0.1,
@@ -109,7 +114,7 @@ class BratsDataModule(pl.LightningDataModule):
         self.patches_per_epoch = patches_per_epoch
         self.places = PatchPlaces(roi_size, foreground_probability=foreground_probability, class_weights=class_weights)
         self.case_weights = read_weights(case_weights)
-        self.transform = _transform(augmentation)
+        self.transform = build_transform(augmentation, modality_dropout or {}, self.modalities)
         self.batch_augmentation: BatchAugmentation | None = None
         if augment_on == "device" and self.transform is not None:
             self.batch_augmentation = BatchAugmentation(self.transform, roi_size=self.roi_size)
@@ -284,9 +289,3 @@ class BratsDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return {"num_replicas": 1, "rank": 0}
         return {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
-
-
-def _transform(augmentation: list[tio.Transform] | bool) -> tio.Transform | None:
-    if augmentation is True:
-        return default_augmentation()
-    return tio.Compose(augmentation) if augmentation else None

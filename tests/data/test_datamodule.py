@@ -81,6 +81,24 @@ def test_augmentation_on_the_device_is_that_of_the_workers(brats: Path) -> None:
         torch.testing.assert_close(ours["image"], theirs["image"], atol=4e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("where", ["workers", "device"])
+def test_a_dropped_modality_is_0_in_the_batch_and_the_rest_is_as_without(brats: Path, where: Any) -> None:
+    plain, dropped = (
+        datamodule(brats, augment_on=where, patches_per_epoch=12, modality_dropout=chances)
+        for chances in (None, {"flair": 0.5})
+    )
+    for data in (plain, dropped):
+        data.prepare_data()
+        data.setup("fit")
+    pairs = zip(*(torch.cat([b["image"] for b in data.train_dataloader()]) for data in (plain, dropped)), strict=True)
+    missing = []
+    for image, other in pairs:
+        assert torch.equal(image[1:], other[1:])
+        missing.append(bool((other[0] == 0).all()))
+        assert missing[-1] or torch.equal(image[0], other[0])
+    assert 2 <= sum(missing) <= 10
+
+
 def test_predicting_reads_no_masks(tmp_path: Path) -> None:
     """They may be in the values of another data set, or broken."""
     folder = write_brats(tmp_path / "new", "BraTS-GLI-00001-000", EDITIONS["brats2023"])

@@ -7,6 +7,8 @@ need, and they are the same on every device.
 """
 
 from raum_lightning.data.augment.batch import BatchAugmentation
+from raum_lightning.data.augment.contrast import RandomContrast, RandomInvertedGamma
+from raum_lightning.data.augment.dropout import RandomModalityDropout
 from raum_lightning.data.augment.extent import margin
 from raum_lightning.data.augment.intensity import (
     RandomBiasField,
@@ -16,21 +18,29 @@ from raum_lightning.data.augment.intensity import (
     RandomNoise,
     RandomScaleShift,
 )
-from raum_lightning.data.augment.presets import default_augmentation
+from raum_lightning.data.augment.presets import PRESETS, default_augmentation, light_augmentation, strong_augmentation
+from raum_lightning.data.augment.resolution import RandomLowResolution
 from raum_lightning.data.augment.sampled import SampledTransform, samplable
 from raum_lightning.data.augment.spatial import RandomSpatial
 
 __all__ = [
+    "PRESETS",
     "BatchAugmentation",
     "RandomBiasField",
     "RandomBlur",
+    "RandomContrast",
     "RandomGamma",
     "RandomIntensity",
+    "RandomInvertedGamma",
+    "RandomLowResolution",
+    "RandomModalityDropout",
     "RandomNoise",
     "RandomScaleShift",
     "RandomSpatial",
     "SampledTransform",
     "default_augmentation",
+    "light_augmentation",
     "margin",
     "samplable",
+    "strong_augmentation",
 ]

@@ -1,9 +1,26 @@
-"""Augmentation by name."""
+"""Augmentation by name: light, default, strong."""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import torchio as tio
 
-from raum_lightning.data.augment.intensity import RandomGamma, RandomNoise, RandomScaleShift
+from raum_lightning.data.augment.contrast import RandomContrast, RandomInvertedGamma
+from raum_lightning.data.augment.dropout import RandomModalityDropout
+from raum_lightning.data.augment.intensity import RandomBlur, RandomGamma, RandomNoise, RandomScaleShift
+from raum_lightning.data.augment.resolution import RandomLowResolution
 from raum_lightning.data.augment.spatial import RandomSpatial
+from raum_lightning.data.option_checks import check_names
+from raum_lightning.errors import ConfigError
+
+
+def light_augmentation() -> tio.Compose:
+    """Return what UNETR (arXiv:2103.10504) and its code use: flips, rotations by 90 degrees, scale and shift."""
+    return tio.Compose(
+        [
+            RandomSpatial(flip_axes=(0, 1, 2), flip_probability=0.5, turn_probability=0.1, p_affine=0),
+            RandomScaleShift(scale=0.1, shift=0.1, p=0.5),
+        ]
+    )
 
 
 def default_augmentation() -> tio.Compose:
@@ -20,3 +37,48 @@ def default_augmentation() -> tio.Compose:
             RandomScaleShift(scale=0.1, shift=0.1, p=0.5),
         ]
     )
+
+
+def strong_augmentation() -> tio.Compose:
+    """Return the transforms of nnU-Net (10.1038/s41592-020-01008-z), scaling by .65 to 1.6 as its BraTS 2020 entry."""
+    return tio.Compose(
+        [
+            RandomSpatial(flip_axes=(0, 1, 2), p_affine=0.4, degrees=30, scales=(0.65, 1.6), isotropic=True),
+            RandomNoise(std=(0, 0.3), p=0.1),
+            RandomBlur(std=(0.5, 1), p=0.2),
+            RandomScaleShift(scale=0.25, shift=0, p=0.15),
+            RandomContrast(factor=(0.75, 1.25), p=0.15),
+            RandomLowResolution(zoom=(0.5, 1), p=0.25),
+            RandomInvertedGamma(log_gamma=(-0.36, 0.41), p=0.1),
+            RandomGamma(log_gamma=(-0.36, 0.41), p=0.3),
+        ]
+    )
+
+
+PRESETS: dict[str, Callable[[], tio.Compose]] = {
+    "light": light_augmentation,
+    "default": default_augmentation,
+    "strong": strong_augmentation,
+}
+
+
+def build_transform(
+    augmentation: Sequence[tio.Transform] | str | bool, dropout: Mapping[str, float], modalities: Sequence[str]
+) -> tio.Transform | None:
+    """Return data.augmentation and data.modality_dropout as one transform, or None where nothing is to be done.
+
+    Raises:
+        ConfigError: For an unknown name, and for a modality or a chance that cannot be dropped.
+    """
+    if isinstance(augmentation, str) and augmentation not in PRESETS:
+        raise ConfigError(f"data.augmentation={augmentation} must be one of {', '.join(PRESETS)}, or transforms")
+    if isinstance(augmentation, bool):
+        augmentation = "default" if augmentation else ()
+    parts = list(PRESETS[augmentation]().transforms if isinstance(augmentation, str) else augmentation)
+    if dropout:
+        check_names("modality_dropout", list(dropout), modalities)
+        for name, chance in dropout.items():
+            if not 0 <= chance < 1:
+                raise ConfigError(f"data.modality_dropout gives {name} the chance {chance}; it must be in [0, 1)")
+        parts.append(RandomModalityDropout(probabilities=[dropout.get(name, 0.0) for name in modalities]))
+    return tio.Compose(parts) if parts else None
