@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raum_lightning.cases.background import clear_background
+from raum_lightning.cases.ids import check_id
 from raum_lightning.cases.nifti import Volume, read_channels, read_header, read_nifti, write_like
 from raum_lightning.cases.patients import patient_of
 from raum_lightning.datasets import ALIASES, DataSet, names
@@ -41,6 +42,9 @@ class Case:
     label: Path | None = None
     channels: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_id(self.id)
 
     @property
     def patient(self) -> str:

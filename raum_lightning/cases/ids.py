@@ -1,5 +1,6 @@
 """Ids of cases, which become names of files and folders and are printed: what they may be, and how they are shown."""
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -27,23 +28,22 @@ def check_id(case_id: str) -> str:
 
 
 def check_inside(path: Path, root: Path) -> Path:
-    """Return `path`; raise `CaseError` where it leads out of `root`, by its name or through links.
+    """Return `path`; raise `CaseError` where its name leads out of `root`, by being absolute or by `..`.
 
-    Only what a file names is checked in this way, such as the entries of a dataset.json. A folder below `root` that is
-    itself a link was put there by whoever owns the data, and is followed.
+    Links are followed, as they are for files that are found by their names: whoever owns the folder has put them there.
     """
-    if not path.resolve().is_relative_to(root.resolve()):
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root)):
         raise CaseError(
             f"{printable(str(path))}: lies outside {printable(str(root))}; put the file below it and name it from there"
         )
     return path
 
 
-def printable(text: str) -> str:
-    """Return `text` with what a terminal would act on, or not show, as escapes such as \\x1b."""
+def printable(text: str, keep: str = "") -> str:
+    """Return `text` with what a terminal would act on, or not show, as escapes such as \\x1b; `keep` stays as it is."""
     return "".join(
         character.encode("unicode_escape", "surrogatepass").decode()
-        if unicodedata.category(character) in HIDDEN
+        if unicodedata.category(character) in HIDDEN and character not in keep
         else character
         for character in text
     )

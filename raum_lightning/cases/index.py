@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from raum_lightning.cases.case import Case
+from raum_lightning.cases.ids import check_inside, printable
 from raum_lightning.cases.matching import Listing, case_of
-from raum_lightning.cases.nifti import stem
+from raum_lightning.cases.nifti import ENDINGS, stem
 from raum_lightning.datasets import DataSet, load, parse
 from raum_lightning.errors import CaseError, ConfigError
 
@@ -35,7 +36,7 @@ def indexed_cases(root: Path, declared: DataSet | None = None) -> list[Case] | N
         return _listed(root, content, declared) if listed else _nnunet(root, content)
     except FileNotFoundError:
         raise CaseError(f"{path}: no such file; data set {declared and declared.name} needs it") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CaseError(f"{path}: is not valid JSON ({error})") from None
     except CaseError:
         raise
@@ -64,16 +65,16 @@ def _listed(root: Path, content: Any, declared: DataSet | None) -> list[Case]:
     entries += [(item["image"] if isinstance(item, dict) else item, None) for item in content.get("test", ())]
     if not all(isinstance(image, str) for image, _ in entries):
         raise ConfigError("a case has several images")
-    return [
-        Case(
-            stem(root / image) or image,
-            dataset,
-            dict.fromkeys(channels, root / image),
-            label and root / label,
-            channels,
-        )
-        for image, label in entries
-    ]
+    cases = []
+    for image, label in entries:
+        path = check_inside(root / image, root)
+        if (case := stem(path)) is None:
+            raise CaseError(
+                f"{printable(str(path))}: {FILE} names it as an image, which ends in {' or '.join(ENDINGS)}"
+            )
+        mask = None if label is None else check_inside(root / label, root)
+        cases.append(Case(case, dataset, dict.fromkeys(channels, path), mask, channels))
+    return cases
 
 
 def _nnunet(root: Path, content: Any) -> list[Case]:

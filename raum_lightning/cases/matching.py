@@ -19,6 +19,8 @@ Matches = Mapping[str, Mapping[str, Sequence[Path]]]
 def files_below(root: Path) -> Iterator[Path]:
     """Return all files below `root`; folders are often links to where a cluster keeps the data, at times in a circle.
 
+    Hidden folders are left out: programs that were killed leave what they had half written in such.
+
     Raises:
         CaseError: A folder cannot be read.
     """
@@ -29,6 +31,7 @@ def files_below(root: Path) -> Iterator[Path]:
             below.clear()
             continue
         seen.add(real)
+        below[:] = [name for name in below if not name.startswith(".")]
         yield from (Path(folder) / name for name in names)
 
 

@@ -121,7 +121,7 @@ def _negative(subject: Subject) -> Found:
 
 def _background(subject: Subject) -> Found:
     for image in subject.facts.images:
-        if image.edge > 0.05:
+        if _is_noisy(image):
             said = f"{image.edge:.0%} of the voxels along the edges of {image.modality} are not 0"
         elif image.litres > 2.2:
             said = f"what is not 0 in {image.modality} fills {image.litres:.1f} litres, more than a brain"
@@ -154,13 +154,17 @@ def _transforms(subject: Subject) -> Found:
 def _overlap(subject: Subject) -> Found:
     # at least .97 in real scans
     for image in subject.facts.images:
-        if image.overlap < 0.8:
+        if image.overlap < 0.8 and not _is_noisy(image):
             yield (
                 image.file,
                 f"the brain of {image.modality} overlaps that of {subject.facts.images[0].modality} by "
                 f"{image.overlap:.0%} only",
                 "see whether both are of one patient, registered, and stripped of the skull",
             )
+
+
+def _is_noisy(image: Image) -> bool:
+    return image.edge > 0.05
 
 
 def _same_modality(subject: Subject) -> Found:
@@ -172,19 +176,23 @@ def _same_modality(subject: Subject) -> Found:
 
 
 def _swapped(subject: Subject) -> Found:
-    # the tumour is brighter on FLAIR by .4 to 3.2 standard deviations in real scans
+    if (flair := subject.image("flair")) and (other := _brighter_than_flair(subject)):
+        yield (
+            flair.file,
+            f"flair and {other.modality} may be swapped: the tumour lies {flair.tumour:+.1f} standard deviations from "
+            f"the mean of the brain on flair and {other.tumour:+.1f} on {other.modality}, where edema is bright on "
+            "FLAIR only",
+            "look at both, and swap the files if so",
+        )
+
+
+def _brighter_than_flair(subject: Subject) -> Image | None:
+    """Return T1ce or T1 where the tumour is brighter on it; real ones are brighter on FLAIR by .4 to 3.2."""
     flair = subject.image("flair")
     for other in filter(None, (subject.image("t1ce"), subject.image("t1"))):
-        if not flair or flair.tumour is None or other.tumour is None:
-            continue
-        if flair.tumour < other.tumour - 0.2:
-            yield (
-                flair.file,
-                f"flair and {other.modality} may be swapped: the tumour lies {flair.tumour:+.1f} standard deviations "
-                f"from the mean of the brain on flair and {other.tumour:+.1f} on {other.modality}, where edema is "
-                "bright on FLAIR only",
-                "look at both, and swap the files if so",
-            )
+        if flair and flair.tumour is not None and other.tumour is not None and flair.tumour < other.tumour - 0.2:
+            return other
+    return None
 
 
 def _empty_mask(subject: Subject) -> Found:
@@ -202,7 +210,8 @@ def _mask_elsewhere(subject: Subject) -> Found:
 
 def _mask_of_another(subject: Subject) -> Found:
     # on FLAIR real tumours lie at least .74 standard deviations above the mean, 78 % of masks of other cases below .5
-    if not (mask := subject.facts.mask) or not mask.voxels or mask.outside > 0.5:
+    mask = subject.facts.mask
+    if not mask or not mask.voxels or [*_mask_elsewhere(subject)] or _brighter_than_flair(subject):
         return
     flair = subject.image("flair")
     said = []

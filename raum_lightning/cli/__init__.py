@@ -69,12 +69,13 @@ def _guarded(verb: str, words: list[str]) -> int:
             return _interrupted()
         raise
     except Exception as error:
+        from raum_lightning.cases.ids import printable
         from raum_lightning.cli.errors import explain, located
 
         sentence = explain(error)
         if sentence is None or "RAUM_TRACEBACK" in os.environ:
             raise
-        print(f"error: {located(sentence)}", file=sys.stderr)
+        print("error:", printable(located(sentence), keep="\n"), file=sys.stderr)
         return 2
 
 
