@@ -1,5 +1,6 @@
 """Training, validation and prediction of a segmentation network as a LightningModule."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -16,12 +17,14 @@ from raum_lightning.allocator import keep_memory
 from raum_lightning.errors import ConfigError
 from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.compiling import compile_network, in_batches_of
-from raum_lightning.inference.sliding_window import Network, segment, sliding_window
+from raum_lightning.inference.sliding_window import FLIP_AXES, Network, seen, segment, sliding_window
 from raum_lightning.labels import REGIONS, classify, to_regions
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.metrics import SegmentationMetrics
+from raum_lightning.metrics.folders import LOWER_IS_BETTER, WITHOUT_ORDER
 from raum_lightning.models.cpu import accelerate
 from raum_lightning.runs.checkpoints import VerifiedCheckpointIO
+from raum_lightning.training.first_patch import check_loss, output_channels
 from raum_lightning.training.schedule import is_due, warmup_cosine
 from raum_lightning.training.sharding import hold_whole, shard
 
@@ -37,19 +40,25 @@ class SegmentationModule(pl.LightningModule):
     Args:
         network: Maps images B C X Y Z to logits B K X Y Z: one channel per class, or WT, TC, ET for regions.
         loss: Called with logits B K X Y Z and class indices B X Y Z; `DiceCELoss()` where not given. The indices are
-            uint8 for a loss that says its `mode`, as this project's do, and int64 for any other, as
-            `torch.nn.CrossEntropyLoss` wants them. MONAI's losses, which want B 1 X Y Z, need a wrapper.
-        mode: What the channels of the logits are: classes under a softmax, or regions under sigmoids; what the loss
-            says (`loss.mode`) where not given.
+            uint8 for `DiceCELoss` and int64 for any other, as `torch.nn.CrossEntropyLoss` wants them. `val/loss` is
+            over the voxels that a window saw, which the loss is given as 1 K N 1 1. MONAI's losses, which want
+            B 1 X Y Z, need a wrapper.
+        mode: What the channels of the logits are: classes under a softmax (labels), or regions under sigmoids; that of
+            `DiceCELoss` where not given, and labels with another loss.
         roi_size: Window of the sliding window in voxels; the network's `img_size` where not given.
         overlap: Shared fraction of adjacent windows, in [0, 1).
         sw_batch_size: Windows per forward pass.
-        flips: Mirrored readings averaged at test and prediction: 1, 2, 4 or 8.
+        flips: Test-time augmentation: mirrored images whose outputs are averaged at test and prediction: 1, 2, 4 or 8.
         metrics: What is computed per case; see `raum_lightning.metrics`.
+        monitor: The score of validation by which the best checkpoint is chosen: a metric and a part, such as dice_mean
+            or hd95_et, or loss.
         lr: Learning rate of AdamW after the warm-up.
         weight_decay: Weight decay of AdamW.
         warmup_steps: Optimiser steps of linear warm-up; a cosine down to 0 at the last step of the run follows.
         compile: The trainer's verbs run the network under `torch.compile`: minutes at the start, less for each step.
+
+    Raises:
+        ConfigError: A value cannot be used; the message names its key.
     """
 
     def __init__(
@@ -63,6 +72,7 @@ class SegmentationModule(pl.LightningModule):
         sw_batch_size: int = 1,
         flips: int = 1,
         metrics: Sequence[str] = ("dice", "precision", "recall"),
+        monitor: str = "dice_mean",
         lr: float = 1e-4,
         weight_decay: float = 1e-5,
         warmup_steps: int = 500,
@@ -73,17 +83,24 @@ class SegmentationModule(pl.LightningModule):
         self.save_hyperparameters(ignore=["network", "loss"], logger=False)
         self.network = network
         self.loss = loss or DiceCELoss()
-        said = getattr(self.loss, "mode", None)
+        if mode not in (None, "labels", "regions"):
+            raise ConfigError(f"module.mode={mode!r} is neither labels nor regions")
+        said = self.loss.mode if isinstance(self.loss, DiceCELoss) else None
         if mode and said and mode != said:
             raise ConfigError(f"module.mode is {mode} but the loss is for {said}; give one of them")
         self.mode: str = mode or said or "labels"
         self.windows = _windows(network, roi_size, overlap, sw_batch_size)
+        if flips not in FLIP_AXES:
+            raise ConfigError(f"module.flips={flips} is none of {', '.join(map(str, FLIP_AXES))}")
         self.flips = flips
+        _at_least(0, lr=lr, weight_decay=weight_decay, warmup_steps=warmup_steps)
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self.monitor = monitor
         self.compiles = compile
         self.case_scores: dict[str, dict[str, float]] = {}
         self.val_metrics = SegmentationMetrics(metrics)
         self.test_metrics = SegmentationMetrics(metrics)
+        _check_monitor(monitor, metrics)
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> "SegmentationModule":
@@ -99,8 +116,16 @@ class SegmentationModule(pl.LightningModule):
         logits: torch.Tensor = self.network(image)
         return logits
 
-    def check_data(self, data: Any) -> None:
-        """Raises `ValueError` where network and data (a `BratsDataModule`) do not fit together."""
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a lower value of `monitor` is better."""
+        return self.monitor == "loss" or self.monitor.rpartition("_")[0] in LOWER_IS_BETTER
+
+    def check_data(self, data: Any, *, fitting: bool = True) -> None:
+        """Check that network, loss and data (a `BratsDataModule`) fit, by one made-up patch and without values.
+
+        Raises `ConfigError`. Where not `fitting` the number of classes is left to `setup`, which knows the cases.
+        """
         channels = getattr(self.network, "in_channels", len(data.modalities))
         if channels != len(data.modalities):
             raise ConfigError(
@@ -110,9 +135,23 @@ class SegmentationModule(pl.LightningModule):
         size = getattr(self.network, "img_size", data.roi_size)
         if tuple(size) != tuple(data.roi_size):
             raise ConfigError(f"the network has img_size={list(size)} but data.roi_size={list(data.roi_size)}")
+        if self.network._compiled_call_impl is not None:
+            return  # compiled after it was checked
+        training = {"data.roi_size": data.roi_size} if fitting else {}
+        outputs = output_channels(self.network, channels, {"module.roi_size": self.windows["roi_size"]}, training)
+        if isinstance(outputs, str):
+            rank_zero_info(f"{type(self.network).__name__} cannot be checked before the first step ({outputs})")
+        elif fitting:
+            self._check_outputs(outputs, data)
+            check_loss(self.loss, outputs, self._indices)
+
+    def _check_outputs(self, outputs: int, data: Any, *, fewer: bool = False) -> None:
+        needed = len(REGIONS) if self.mode == "regions" else data.num_classes
+        if outputs > needed or (outputs < needed and not fewer):
+            raise ConfigError(f"the network has out_channels={outputs} but {self.mode} of this data need {needed}")
 
     def setup(self, stage: str) -> None:
-        """Checks that strategy, network and data fit together, and compiles the network where asked to."""
+        """Check that strategy, network and data fit together, and compile the network where asked to."""
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ConfigError(
                 "trainer.strategy fsdp would wait for ever where ranks validate different numbers of windows; "
@@ -121,17 +160,15 @@ class SegmentationModule(pl.LightningModule):
         on_cpu = self.trainer.strategy.root_device.type == "cpu"
         if on_cpu:
             keep_memory()
+        accelerate(self.network, enabled=False)
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.check_data(data, fitting=stage == "fit")
+            if (outputs := getattr(self.network, "out_channels", None)) is not None:
+                self._check_outputs(outputs, data, fewer=stage == "predict")
         accelerate(self.network, enabled=on_cpu and not self.compiles)
         if self.compiles:
             compile_network(self.network, report=rank_zero_info)
-        data = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            return
-        self.check_data(data)
-        needed = len(REGIONS) if self.mode == "regions" else data.num_classes
-        outputs = getattr(self.network, "out_channels", needed)
-        if outputs > needed or (outputs < needed and stage != "predict"):
-            raise ConfigError(f"the network has out_channels={outputs} but {self.mode} of this data need {needed}")
 
     def configure_model(self) -> None:
         """Shards the network where the strategy, `ModelParallelStrategy`, has a mesh of devices."""
@@ -164,7 +201,7 @@ class SegmentationModule(pl.LightningModule):
         image, label = batch["image"], batch["label"]
         logits = sliding_window(image, self._window_network, **self.windows)
         prediction: torch.Tensor = classify(logits, self.mode) * brain_mask(image)
-        self._update(self.val_metrics, prediction, batch, loss=self._loss_of(logits, label).item())
+        self._update(self.val_metrics, prediction, batch, loss=self._loss_of_seen(logits, label).item())
         return prediction
 
     def on_validation_epoch_end(self) -> None:
@@ -214,6 +251,11 @@ class SegmentationModule(pl.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ConfigError("the learning rate needs to know the run's end: set trainer.max_steps or max_epochs")
+        if self.warmup_steps > steps:
+            raise ConfigError(
+                f"module.warmup_steps={self.warmup_steps} is longer than the run of {int(steps)} steps: "
+                "lower it, or raise trainer.max_steps or max_epochs"
+            )
         factor = partial(warmup_cosine, warmup_steps=self.warmup_steps, total_steps=int(steps))
         scheduler = {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "lr"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
@@ -223,8 +265,16 @@ class SegmentationModule(pl.LightningModule):
         return in_batches_of(self.windows["batch_size"], self.network) if self.compiles else self.network
 
     def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        loss: torch.Tensor = self.loss(logits, labels if hasattr(self.loss, "mode") else labels.long())
+        loss: torch.Tensor = self.loss(logits, self._indices(labels))
         return loss
+
+    def _loss_of_seen(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the loss of one volume over the voxels that a window saw, as 1 K N 1 1."""
+        at = seen(logits)
+        return self._loss_of(logits.movedim(1, -1)[at].T[None, :, :, None, None], labels[at][None, :, None, None])
+
+    def _indices(self, labels: torch.Tensor) -> torch.Tensor:
+        return labels if isinstance(self.loss, DiceCELoss) else labels.long()
 
     def _update(self, metrics: SegmentationMetrics, prediction: torch.Tensor, batch: Batch, **more: float) -> None:
         rows = zip(batch["case"], batch["spacing"].tolist(), prediction, batch["label"], strict=True)
@@ -250,8 +300,30 @@ def pseudo_dice(logits: torch.Tensor, labels: torch.Tensor, mode: str) -> torch.
     return torch.where(either > 0, 2 * both / either, 1.0).mean()
 
 
+def _check_monitor(monitor: str, metrics: Sequence[str]) -> None:
+    names = [name for name in metrics if name not in WITHOUT_ORDER]
+    parts = [*(region.lower() for region in REGIONS), "mean"]
+    if monitor != "loss" and monitor not in [f"{name}_{part}" for name in names for part in parts]:
+        offered = ", ".join([*(f"{name}_mean" for name in names), "loss"])
+        raise ConfigError(
+            f"module.monitor={monitor} is no score of module.metrics [{', '.join(metrics)}]: give one of these, such "
+            f"as {offered}"
+        )
+
+
+def _at_least(lowest: int, **numbers: float) -> None:
+    for key, number in numbers.items():
+        if not (math.isfinite(number) and number >= lowest):
+            raise ConfigError(f"module.{key}={number} must be a number of at least {lowest}")
+
+
 def _windows(network: nn.Module, roi_size: Sequence[int] | None, overlap: float, batch_size: int) -> dict[str, Any]:
     size = roi_size or getattr(network, "img_size", None)
     if size is None:
         raise ConfigError(f"{type(network).__name__} has no img_size: give the window as module.roi_size")
+    if len(size) != 3 or min(size) < 1:
+        raise ConfigError(f"module.roi_size={list(size)} must be three numbers of voxels, each at least 1")
+    if not 0 <= overlap < 1:
+        raise ConfigError(f"module.overlap={overlap} is not in [0, 1): it is the shared fraction of adjacent windows")
+    _at_least(1, sw_batch_size=batch_size)
     return {"roi_size": tuple(size), "overlap": overlap, "batch_size": batch_size}

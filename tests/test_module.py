@@ -14,6 +14,8 @@ from lightning.pytorch.strategies import FSDPStrategy
 
 from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.cli import main
+from raum_lightning.errors import ConfigError
+from raum_lightning.inference.sliding_window import background_logits_
 from raum_lightning.labels import EDITIONS, REGIONS, in_classes
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.models import cpu
@@ -45,7 +47,7 @@ def data(root: Path, folder: Path, **options: Any) -> BratsDataModule:
     return BratsDataModule(root, **tiny | options)
 
 
-def test_learns_one_case_by_heart(brats: Path, tmp_path: Path) -> None:
+def test_overfits_one_case(brats: Path, tmp_path: Path) -> None:
     pl.seed_everything(0)
     (tmp_path / "splits.json").write_text('{"train": ["%s"], "val": ["%s"]}' % (("BraTS20_Training_001",) * 2))
     cases = data(brats, tmp_path, splits=tmp_path / "splits.json", augmentation=False, batch_size=2)
@@ -113,7 +115,7 @@ def test_the_resection_cavity_is_a_class_of_its_own(tmp_path: Path, channels: in
     for number in range(3):
         write_brats(tmp_path / "cases", f"BraTS-GLI-0000{number}-100", EDITIONS["brats2024"], seed=number)
     cases = data(tmp_path / "cases", tmp_path, edition="brats2024")
-    module = SegmentationModule(tiny_unetr(out_channels=channels))
+    module = SegmentationModule(tiny_unetr(out_channels=channels), warmup_steps=0)
     fit = trainer(tmp_path, max_steps=1)
     if works:
         fit.fit(module, datamodule=cases)
@@ -135,14 +137,77 @@ def test_msd_cases_train_and_come_back_on_their_grid(tmp_path: Path, monkeypatch
 
 
 def test_loss_and_module_must_agree_on_what_channels_mean() -> None:
-    with pytest.raises(ValueError, match=r"module\.mode is labels but the loss is for regions"):
+    with pytest.raises(ConfigError, match=r"module\.mode is labels but the loss is for regions"):
         SegmentationModule(tiny_unetr(out_channels=3), DiceCELoss(mode="regions"), mode="labels")
+
+
+class ModeOfItsOwn(torch.nn.CrossEntropyLoss):
+    """Has an attribute of the same name that means something else."""
+
+    mode = "regions"
+
+
+def test_another_losss_mode_means_nothing() -> None:
+    module = SegmentationModule(tiny_unetr(), ModeOfItsOwn())
+    assert module.mode == "labels"
+    labels = torch.zeros(1, 2, 2, 2, dtype=torch.uint8)
+    assert module._loss_of(torch.zeros(1, 4, 2, 2, 2), labels).item() == pytest.approx(np.log(4))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"flips": 3},
+        {"overlap": 1},
+        {"overlap": -0.1},
+        {"overlap": float("nan")},
+        {"sw_batch_size": 0},
+        {"lr": -1e-4},
+        {"lr": float("nan")},
+        {"weight_decay": float("inf")},
+        {"warmup_steps": -1},
+        {"roi_size": (32, 0, 32)},
+        {"roi_size": (32, 32)},
+        {"mode": "classes"},
+        {"monitor": "dice"},
+        {"monitor": "hd95_mean"},
+        {"metrics": ["hd95"]},
+        {"metrics": ["volume"], "monitor": "volume_mean"},
+    ],
+    ids=str,
+)
+def test_a_value_that_cannot_be_used_is_refused_by_its_key(wrong: dict[str, Any]) -> None:
+    key = "monitor" if "metrics" in wrong else next(iter(wrong))
+    with pytest.raises(ConfigError, match=rf"^module\.{key}="):
+        SegmentationModule(tiny_unetr(), **wrong)
+
+
+@pytest.mark.parametrize(("monitor", "lower"), [("dice_mean", False), ("hd95_et", True), ("loss", True)])
+def test_the_monitored_score_says_which_way_is_better(monitor: str, lower: bool) -> None:
+    module = SegmentationModule(tiny_unetr(), metrics=["dice", "hd95"], monitor=monitor)
+    assert module.lower_is_better is lower
+
+
+def test_the_loss_leaves_out_what_no_window_saw() -> None:
+    module = SegmentationModule(tiny_unetr(), torch.nn.CrossEntropyLoss())
+    logits, labels = torch.zeros(1, 4, 4, 1, 1), torch.tensor([0, 1, 2, 3]).view(1, 4, 1, 1)
+    logits[0, 1, 1] = 3.0
+    background_logits_(logits[0], torch.tensor([False, False, True, True]).view(4, 1, 1))
+    # -log softmax of the first two voxels: log 4, and log(3 + e^3) - 3
+    expected = (np.log(4) + np.log(3 + np.exp(3)) - 3) / 2
+    assert module._loss_of_seen(logits, labels).item() == pytest.approx(expected)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(brats: Path, tmp_path: Path) -> None:
+    module = SegmentationModule(tiny_unetr(), warmup_steps=2)
+    with pytest.raises(ConfigError, match=r"module\.warmup_steps=2 is longer than the run of 1 steps"):
+        trainer(tmp_path, max_steps=1).fit(module, datamodule=data(brats, tmp_path))
 
 
 def test_a_loss_of_torch_trains(brats: Path, tmp_path: Path) -> None:
     cases = data(brats, tmp_path)
     ours = SegmentationModule(tiny_unetr())
-    theirs = SegmentationModule(tiny_unetr(), torch.nn.CrossEntropyLoss())
+    theirs = SegmentationModule(tiny_unetr(), torch.nn.CrossEntropyLoss(), warmup_steps=0)
     assert ours.mode == theirs.mode == "labels"
     trainer(tmp_path, max_steps=1).fit(theirs, datamodule=cases)
     (scores,) = trainer(tmp_path).validate(theirs, datamodule=cases, verbose=False)

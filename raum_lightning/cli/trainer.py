@@ -34,6 +34,7 @@ from raum_lightning.training.callbacks.progress import ProgressBar, RunSummary
 from raum_lightning.training.callbacks.rng import RandomState
 from raum_lightning.training.callbacks.tables import CaseTable
 from raum_lightning.training.callbacks.throughput import Throughput
+from raum_lightning.training.schedule import check_length
 
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 TRAINER_DEFAULTS = {
@@ -182,10 +183,12 @@ class RaumCLI(LightningCLI):
             self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "module")
-        self.model.check_data(self.datamodule)
+        self.model.check_data(self.datamodule, fitting=self.subcommand == "fit")
         # class paths and arguments, from which Lightning's `load_from_checkpoint` makes the module again
         self.text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
         self.settings = yaml.safe_load(self.text)
+        if self.subcommand == "fit":
+            check_length(self.settings["trainer"], self.model.warmup_steps)
         if self.start:
             own = self.start.resolve().parent == self.run.checkpoints.resolve()
             check_agreement(self.start, self.settings, continues=own and self.subcommand == "fit")
@@ -195,7 +198,7 @@ class RaumCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         saves = config.get("enable_checkpointing") is not False
         # for the other verbs too: they restore its state with the checkpoint
-        best = BestCheckpoint(self.run, "val/dice_mean", keep=self.settings["run"]["keep"]) if saves else None
+        best = self._best(self.settings["run"]["keep"]) if saves else None
         ours: list[Callback] = [
             # before the table, which it would else write over
             *([ProgressBar()] if config.get("enable_progress_bar") is not False else []),
@@ -216,6 +219,9 @@ class RaumCLI(LightningCLI):
         config["plugins"] = [*_as_list(config.get("plugins")), VerifiedCheckpointIO()]
         with refusals("trainer", config):
             return super()._instantiate_trainer(config, [*ours, *callbacks])
+
+    def _best(self, keep: int) -> BestCheckpoint:
+        return BestCheckpoint(self.run, f"val/{self.model.monitor}", lower=self.model.lower_is_better, keep=keep)
 
     def _run_subcommand(self, subcommand: str) -> None:
         with refusals("trainer", self.settings["trainer"], (ValueError, TypeError)):

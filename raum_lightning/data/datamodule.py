@@ -167,7 +167,7 @@ class BratsDataModule(pl.LightningDataModule):
     @property
     def num_classes(self) -> int:
         """Classes of the data's edition, background included."""
-        return max(case.edition.num_classes for case in self.cases.values())
+        return max(case.edition.num_classes for case in self.cases.values() or self._find(self.root))
 
     @property
     def described(self) -> dict[str, Any]:

@@ -113,6 +113,12 @@ def background_logits_(logits: torch.Tensor, where: torch.Tensor) -> torch.Tenso
     return logits
 
 
+def seen(logits: torch.Tensor) -> torch.Tensor:
+    """Return where a window has visited logits B K X Y Z of `sliding_window`: booleans B X Y Z."""
+    untouched = background_logits_(torch.ones_like(logits[0, :, 0, 0, 0]), torch.tensor(True, device=logits.device))
+    return (logits != untouched.view(1, -1, 1, 1, 1)).any(dim=1)
+
+
 def sliding_window(
     image: torch.Tensor,
     network: Network,

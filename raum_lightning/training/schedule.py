@@ -1,12 +1,17 @@
 """What depends on the step of a run: the learning rate, and what is not done at every one."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
+
+from raum_lightning.errors import ConfigError
 
 
 def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, final: float = 0.0) -> float:
-    """Factor on the learning rate at `step`, from 0: linear up to 1 over `warmup_steps`, then half a cosine to `final`.
+    """Return the factor on the learning rate at `step`, which counts from 0.
 
-    The first step is already above 0, the last one (`total_steps` - 1) is close above `final`.
+    It rises linearly to 1 over `warmup_steps` and falls by half a cosine to `final`. The first step is already above 0,
+    the last one (`total_steps` - 1) is close above `final`.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
@@ -14,6 +19,21 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, final: floa
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
 
 
+def check_length(trainer: Mapping[str, Any], warmup_steps: int) -> None:
+    """Check that a trainer with these arguments trains at all, and longer than the warm-up; raise `ConfigError`."""
+    for key in ("max_steps", "max_epochs", "limit_train_batches"):
+        if trainer.get(key) == 0:
+            raise ConfigError(f"trainer.{key}=0 trains nothing; give at least 1, or leave it out")
+    steps = trainer.get("max_steps")
+    if steps is not None and steps < -1:
+        raise ConfigError(f"trainer.max_steps={steps} must be at least 1, or -1 where trainer.max_epochs counts")
+    if steps is not None and 0 < steps < warmup_steps:
+        raise ConfigError(
+            f"module.warmup_steps={warmup_steps} is longer than the run of trainer.max_steps={steps}: "
+            "lower it, or raise trainer.max_steps"
+        )
+
+
 def is_due(step: int, every: int) -> bool:
-    """Whether what is done at every so many steps is done at this one; with 0 it never is."""
+    """Return whether what is done at every so many steps is done at this one; with 0 it never is."""
     return every > 0 and step % every == 0
