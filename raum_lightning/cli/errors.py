@@ -41,6 +41,8 @@ def _explain_failure(error: RuntimeError, said: str) -> str | None:
             "module.network.init_args.checkpointing to decoder or all, or lower data.roi_size with the network's "
             "img_size; while validating, lower module.sw_batch_size"
         )
+    if said.startswith("DataLoader worker") and "signal: Terminated" in said:
+        return f"a process that reads data was ended by a signal from outside ({said.strip().rstrip('.')})"
     if said.startswith("DataLoader worker"):
         return (
             f"a process that reads data died ({said.strip().rstrip('.')}), mostly for lack of memory: "

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from raum_lightning.loggers import finish_wandb
 from raum_lightning.module import SegmentationModule
 from raum_lightning.runs.checkpoints import VerifiedCheckpointIO, newest_sound
 from raum_lightning.runs.folder import RunFolder, find_checkpoint
+from raum_lightning.runs.lock import locked
 from raum_lightning.runs.naming import RunOptions, new_id, restarted, restarts
 from raum_lightning.runs.resume_checks import check_agreement, flat
 from raum_lightning.training.callbacks.attributes import data_of
@@ -29,7 +31,7 @@ from raum_lightning.training.callbacks.best import BestCheckpoint
 from raum_lightning.training.callbacks.checkpoint import Continuation, Provenance, TrainedCases
 from raum_lightning.training.callbacks.failures import FiniteLoss, SameEverywhere
 from raum_lightning.training.callbacks.predictions import PredictionWriter
-from raum_lightning.training.callbacks.preemption import LastCheckpoint
+from raum_lightning.training.callbacks.preemption import LastCheckpoint, LeaveOnSignal, leaving_on_signal
 from raum_lightning.training.callbacks.progress import ProgressBar, RunSummary
 from raum_lightning.training.callbacks.rng import RandomState
 from raum_lightning.training.callbacks.tables import CaseTable
@@ -49,22 +51,23 @@ TRAINER_DEFAULTS = {
 
 
 def run_trainer(args: Sequence[str]) -> int:
-    """Runs one verb; returns the exit code."""
+    """Run one verb; return the exit code."""
     quieten()
     exact = {"allow_abbrev": False}  # a mistyped key is an error, not an abbreviation
     failed = True
     try:
-        RaumCLI(
-            SegmentationModule,
-            BratsDataModule,
-            save_config_callback=SaveConfig,
-            seed_everything_default=0,
-            trainer_defaults=TRAINER_DEFAULTS,
-            parser_kwargs=exact | dict.fromkeys(RaumCLI.subcommands(), exact),
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=with_bases(args),
-        )
+        with leaving_on_signal():
+            RaumCLI(
+                SegmentationModule,
+                BratsDataModule,
+                save_config_callback=SaveConfig,
+                seed_everything_default=0,
+                trainer_defaults=TRAINER_DEFAULTS,
+                parser_kwargs=exact | dict.fromkeys(RaumCLI.subcommands(), exact),
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=with_bases(args),
+            )
         failed = False
     finally:
         finish_wandb(failed=failed)
@@ -207,13 +210,14 @@ class RaumCLI(LightningCLI):
             TrainedCases(),
             PredictionWriter(self.run.predictions),
             RandomState(),
+            *([LeaveOnSignal()] if self.subcommand != "fit" else []),
             *([best] if best else []),
         ]
         if self.subcommand == "fit":
             ours.append(SameEverywhere(flat(self.settings) | {"checkpoint": self.start}))
             ours += [FiniteLoss(self.run), Provenance(self.text), Continuation()]
             if saves:
-                ours.append(LastCheckpoint(self.run.last))
+                ours.append(LastCheckpoint(self.run))
             if config.get("logger"):
                 ours += [LearningRateMonitor("step"), Throughput()]
         config["plugins"] = [*_as_list(config.get("plugins")), VerifiedCheckpointIO()]
@@ -224,7 +228,9 @@ class RaumCLI(LightningCLI):
         return BestCheckpoint(self.run, f"val/{self.model.monitor}", lower=self.model.lower_is_better, keep=keep)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with refusals("trainer", self.settings["trainer"], (ValueError, TypeError)):
+        # the other ranks have no lock of their own
+        alone = locked(self.run) if subcommand == "fit" and self.trainer.is_global_zero else nullcontext()
+        with alone, refusals("trainer", self.settings["trainer"], (ValueError, TypeError)):
             super()._run_subcommand(subcommand)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from raum_lightning.data.patches import (
 from raum_lightning.data.sampling import PatchPlaces, read_weights, weights_of
 from raum_lightning.data.store import ORIENTATION, Prepared, prepare, prepared_folder
 from raum_lightning.data.voxel_checks import check_alike, check_trained
+from raum_lightning.data.workers import start_worker
 from raum_lightning.errors import ConfigError, SplitError
 from raum_lightning.labels import MODALITIES
 from raum_lightning.progress import progress_bar
@@ -274,6 +275,7 @@ class BratsDataModule(pl.LightningDataModule):
     def _loading(self, workers: int) -> dict[str, Any]:
         return {
             "num_workers": workers,
+            "worker_init_fn": start_worker,
             "pin_memory": torch.cuda.is_available(),
             # without it, the loader would take a seed from the global generator for its workers
             "generator": torch.Generator(),

@@ -13,7 +13,6 @@ import torch
 import torchio as tio
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
-from raum_lightning.allocator import keep_memory
 from raum_lightning.data.augment import SampledTransform, margin, samplable
 from raum_lightning.data.option_checks import check_batch
 from raum_lightning.data.sampling import CaseOrder, PatchPlaces
@@ -83,7 +82,6 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             collate_fn=collate_lists if dataset.raw else self.shared,
             # one set of workers, as they share memory with `shared`
             persistent_workers=num_workers > 0,
-            worker_init_fn=_start_worker,
             **loading,
         )
         self.finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None
@@ -215,10 +213,6 @@ class PatchDataset(Dataset[dict[str, Any]]):
             torch.default_generator.manual_seed(seed)
             subject = self.transform(subject)
         return _centre(subject["image"].data, self.roi_size), _centre(subject["label"].data, self.roi_size)
-
-
-def _start_worker(worker: int) -> None:
-    keep_memory()
 
 
 def in_float32(items: list[dict[str, Any]]) -> dict[str, Any]:

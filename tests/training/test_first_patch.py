@@ -27,7 +27,9 @@ class Looks(nn.Conv3d):
 
 
 def test_networks_of_ours_and_others_pass_without_values_or_random_numbers() -> None:
-    unetr = UNETR(img_size=16, patch_size=4, embed_dim=8, depth=2, num_heads=2, mlp_dim=16, taps=(1, 2), feature_size=2)
+    unetr = UNETR(
+        img_size=16, patch_size=4, embed_dim=8, depth=2, num_heads=2, mlp_dim=16, out_indices=(1, 2), feature_size=2
+    )
     swin = SwinUNETR(in_channels=3, out_channels=4, feature_size=12)
     normed = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.Dropout3d(0.5))
     state = torch.get_rng_state()

@@ -1,26 +1,64 @@
-"""Stops a run that is asked to, at a step's end, with a checkpoint from which it goes on exactly.
+"""Stops a run that is asked to, at a step's end, with a checkpoint from which it resumes exactly.
 
 Lightning saves inside the signal handler: in the middle of a step, with the other ranks elsewhere in theirs. Here a
-signal only sets a flag; ranks agree on it after every step, save together and leave before the next one.
+signal only sets a flag; ranks agree on it after every step, save together and leave before the next one. The verbs that
+do not train have nothing to save and leave at once: what they write appears whole or not at all.
 """
 
 import os
+import shlex
 import signal
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from raum_lightning.runs.folder import RunFolder
+
 REQUEUE = signal.SIGUSR1
 STOP = signal.SIGTERM
+CTRL_C = signal.SIGINT
 
 
 class Preempted(SystemExit):
-    """The run was asked to stop and can be continued."""
+    """The run was asked to stop and can be resumed."""
+
+
+@contextmanager
+def leaving_on_signal() -> Iterator[None]:
+    """Within the block, end the process at once, with 128 and the signal's number, where it is asked to stop."""
+    taken = (STOP, CTRL_C) if current_thread() is main_thread() else ()  # no other may take signals
+    before = {signum: signal.signal(signum, leave) for signum in taken}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def leave(signum: int, frame: FrameType | None) -> None:
+    """Leave at once."""
+    name = signal.Signals(signum).name
+    print(f"{name}: stopped; what was finished is kept, and the same command resumes", file=sys.stderr, flush=True)
+    raise Preempted(128 + signum)
+
+
+class LeaveOnSignal(pl.Callback):
+    """Takes the signals over from Lightning, which ignores them while it validates, tests or predicts."""
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do so."""
+        for signum in (STOP, CTRL_C):
+            signal.signal(signum, leave)
+
+    on_test_start = on_validation_start = on_predict_start
 
 
 class LastCheckpoint(Checkpoint):
@@ -28,65 +66,74 @@ class LastCheckpoint(Checkpoint):
 
     Where nothing is validated, after every epoch.
 
-    Asked by SIGUSR1 (a SLURM job is short of time) or SIGTERM (a job is preempted, requeued or cancelled).
-    SIGUSR1 within a SLURM job also asks SLURM to run the job again; what SIGTERM announces, SLURM does by itself.
+    Asked by SIGUSR1 (a SLURM job is short of time), SIGTERM (a job is preempted, requeued or cancelled) or Ctrl-C, of
+    which a second one stops at once. SIGUSR1 within a SLURM job also asks SLURM to run the job again; what SIGTERM
+    announces, SLURM does by itself.
 
     A `Checkpoint` because Lightning calls these last, when other callbacks are done with the step.
+
+    Args:
+        run: Where it is kept.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
         self.received: signal.Signals | None = None
         self.leaving: signal.Signals | None = None
         self.saved_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the signals over from Lightning, which gives them back itself when the run ends."""
-        for signum in (REQUEUE, STOP):
+        """Take the signals over from Lightning, which gives them back itself when the run ends."""
+        for signum in (REQUEUE, STOP, CTRL_C):
             signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
+        if signum == CTRL_C:
+            if self.received == CTRL_C:
+                raise KeyboardInterrupt
+            print("\nCtrl-C: saves and ends after this step or validation; once more ends at once", file=sys.stderr)
         self.received = signal.Signals(signum)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves; Lightning's `ModelCheckpoint(save_last=True)` would only where the score is a good one."""
+        """Save; Lightning's `ModelCheckpoint(save_last=True)` would only where the score is a good one."""
         if not (trainer.sanity_checking or self._save_if_asked(trainer)):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves where nothing is validated."""
+        """Save where nothing is validated."""
         if not trainer.enable_validation:
             self._save(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Leaves, once the logs of the step that was saved are written."""
+        """Leave, once the logs of the step that was saved are written."""
         if self.leaving:
             self._leave(trainer, self.leaving)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves after any step but an epoch's last, whose validation would be left out on going on."""
+        """Save after any step but an epoch's last, whose validation would be left out on resuming."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and not trainer.is_last_batch:
             self._save_if_asked(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves where the last step was followed by no validation."""
+        """Save where the last step was followed by no validation."""
         if trainer.global_step > self.saved_step:
             self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
         self.saved_step = trainer.global_step
-        trainer.save_checkpoint(self.checkpoint, weights_only=False)
+        trainer.save_checkpoint(self.run.last, weights_only=False)
 
     def _save_if_asked(self, trainer: pl.Trainer) -> bool:
         any_rank = partial(trainer.strategy.reduce_boolean_decision, all=False)
         if self.leaving or not any_rank(self.received is not None):
             return False
-        self.leaving = REQUEUE if any_rank(self.received == REQUEUE) else STOP
+        asked = [signum for signum in (REQUEUE, STOP, CTRL_C) if any_rank(self.received == signum)]
+        self.leaving = asked[0]
         self._save(trainer)
         return True
 
@@ -94,7 +141,9 @@ class LastCheckpoint(Checkpoint):
         # the others end with 0: a launcher would kill rank 0 for their sake while it still writes its logs
         if not trainer.is_global_zero:
             raise Preempted(0)
-        print(f"{asked.name}: saved step {trainer.global_step} in {self.checkpoint}", flush=True)
+        print(f"{asked.name}: saved step {trainer.global_step} in {self.run.last}; this resumes it:", flush=True)
+        words = ["-c", str(self.run.config), "--run.id", self.run.path.name, "--ckpt_path", "auto"]
+        print(f"  {shlex.join(['lightning', 'fit', *words])}", flush=True)
         job = slurm_job()
         if job and asked == REQUEUE and not _requeue(job):
             print(f"job {job} could not be requeued; resubmit it with the same --run.id", flush=True)
@@ -102,7 +151,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def slurm_job() -> str | None:
-    """What `scontrol` calls this job: of an array, SLURM_JOB_ID may be the number of the whole."""
+    """Return what `scontrol` calls this job: of an array, SLURM_JOB_ID may be the number of the whole."""
     array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 

@@ -1,0 +1,49 @@
+"""One process at a time trains in the folder of a run."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from raum_lightning.atomic import is_alive
+from raum_lightning.errors import RunError
+from raum_lightning.runs.folder import RunFolder
+
+
+@contextmanager
+def locked(run: RunFolder) -> Iterator[None]:
+    """Hold the run's lock, which says host, process and SLURM job, within the block.
+
+    That of a process which no longer runs on this host is taken over, and so is that of the same SLURM job, which was
+    requeued. Raises `RunError` for any other.
+    """
+    mine = f"{socket.gethostname()} {os.getpid()} {os.environ.get('SLURM_JOB_ID', '-')}"
+    run.path.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            with run.lock.open("x") as file:
+                file.write(mine)
+            break
+        except FileExistsError:
+            _remove_stale(run)
+    try:
+        yield
+    finally:
+        run.lock.unlink(missing_ok=True)
+
+
+def _remove_stale(run: RunFolder) -> None:
+    try:
+        host, process, job = run.lock.read_text().split()
+    except FileNotFoundError:
+        return
+    except ValueError:  # its writer was killed between two steps, or the disk was full
+        host, process, job = "an unknown host", "0", "-"
+    here = host == socket.gethostname()
+    dead = here and (int(process) == os.getpid() or not is_alive(int(process)))
+    if not dead and (job == "-" or job != os.environ.get("SLURM_JOB_ID")):
+        raise RunError(
+            f"{run.path}: process {process} on {host} trains here; wait for it or give another --run.id "
+            f"(if it runs no more, remove {run.lock})"
+        )
+    run.lock.unlink(missing_ok=True)
