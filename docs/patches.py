@@ -1,33 +1,53 @@
-"""Twelve training patches as a network gets them: augmented, each with its mask, to be looked at.
+"""Draw twelve training patches as a network gets them: augmented, each with its mask.
 
     python docs/patches.py runs/phantom-cases patches.png
     python docs/patches.py /data/BraTS2020 patches.png --size 128 --modality t1ce
 
-Each pair is one patch's middle slice across the third axis, plain and under its mask. Images and masks must lie on each
-other, and no seam may run through a patch. The background is grey where noise or a shift was added to it.
+Each pair is one patch's middle slice across the third axis, plain and under its mask. Images and masks must match, and
+no seam may run through a patch. The background is grey where noise or a shift was added to it.
 """
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from raum_lightning.data.datamodule import BratsDataModule
+from raum_lightning.errors import ConfigError, UserError
 from raum_lightning.figures.paint import CLASS_COLOURS, grey, overlay
 from raum_lightning.labels import CLASSES
 
 COLUMNS, ROWS = 4, 3
 
 
-def main() -> None:
-    """Draw and write."""
+def main(args: Sequence[str] | None = None) -> int:
+    """Draw and write; return 0, or 2 where the folder or an option cannot be used, which one sentence says."""
+    try:
+        draw(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def draw(args: Sequence[str] | None) -> None:
+    """Read the arguments, draw the patches and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="folder with cases")
     parser.add_argument("out", type=Path, help="picture to write")
     parser.add_argument("--size", type=int, default=96, help="edge of the patches in voxels")
     parser.add_argument("--modality", default="flair", help="which one is shown")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(args)
+    if not options.out.parent.is_dir():
+        raise ConfigError(f"{options.out.parent}: no such folder to write the picture to")
+    if options.out.suffix.lstrip(".").lower() not in Figure().canvas.get_supported_filetypes():
+        raise ConfigError(f"{options.out}: has no ending of a picture; try {options.out.with_suffix('.png')}")
 
     data = BratsDataModule(
         options.root,
@@ -59,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

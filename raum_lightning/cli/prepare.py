@@ -8,7 +8,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     parser.add_argument("roots", metavar="ROOT", type=Path, nargs="+", help="folders with cases")
     parser.add_argument("--modalities", nargs="+", default=["flair", "t1ce", "t2"], help="as data.modalities")
-    parser.add_argument("--edition", default="auto", help="as data.edition (default: %(default)s)")
+    parser.add_argument("--dataset", "--edition", default="auto", help="whose files they are (default: %(default)s)")
     parser.add_argument(
         "--prepared_dir", type=Path, default=Path("runs/prepared"), help="as data.prepared_dir (default: %(default)s)"
     )
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.progress import progress_bar
 
     check_names("modalities", args.modalities, MODALITIES)
-    cases = [case for root in args.roots for case in find_cases(root, args.edition)]
+    cases = [case for root in args.roots for case in find_cases(root, args.dataset)]
     missing = [case for case in cases if not is_prepared(case, args.prepared_dir, args.modalities)]
     size_before = _size(args.prepared_dir)
     would = "would be " if args.dry_run else ""
