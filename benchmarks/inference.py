@@ -30,6 +30,7 @@ from torch import nn
 from raum_lightning.allocator import keep_memory
 from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.sliding_window import blend, sliding_window
+from raum_lightning.models.cpu import accelerate
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -119,6 +120,7 @@ def main() -> None:
         roi = tuple(args.roi)
         network, image = build(args.network, roi), case(args.shape, args.brain)
     network, image = network.to(args.device).eval(), image.to(args.device)
+    accelerate(network, enabled=args.device.type == "cpu" and not args.compile)
     if args.compile:
         network = torch.compile(network)
 

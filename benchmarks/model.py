@@ -1,15 +1,17 @@
 """Time our UNETR beside MONAI's: the same weights, in one run, taking turns so that drift cancels.
 
-    python benchmarks/model.py [--size 96] [--repeats 5] [--batch 1] [--threads 2] [--device cpu] [--no-compile]
+    python benchmarks/model.py [--size 96] [--repeats 5] [--batch 1] [--threads 2] [--device cpu] [--no-compile] [--v2]
     python benchmarks/model.py --size 128 --precisions bf16    # six processes: in fp32 they take 30 GB
 
-Each network has a new process for each column, as it has in use, and they take turns. Ours runs with `keep_memory`, as
-every verb on a CPU does; MONAI's as it comes, and once more with our `keep_memory`. The table gives the median of the
-rounds in ms. A training step is forward, mean square of the logits and backward, without optimiser; inference is the
-forward pass, for one window, of eight as a whole case takes them: one by one, and in the columns after that in pairs.
-Ratios at the end are MONAI's time over ours (above 1, ours is faster), the best of its rows over the best of ours. Then
-the peaks of a training step, eager: what torch's allocator holds beyond weights and image, the gradients included;
-there a network has one process for all precisions.
+Each network has a new process for each column, as it has in use, and they take turns. Ours runs with `keep_memory` and,
+unless compiled, with `accelerate`, as every verb on a CPU does; "plain" is without the latter. MONAI's runs as it
+comes, and once more with our `keep_memory`. `--v2` adds UNETRV2 as in experiments/unetr_v2.yaml.
+
+The table gives the median of the rounds in ms. A training step is forward, mean square of the logits and backward,
+without optimiser; inference is the forward pass, for one window, of eight as a whole case takes them: one by one, and
+in the columns after that in pairs. Ratios at the end are MONAI's time over our UNETR's (above 1, ours is faster), the
+best of its rows over the best of ours. Then the peaks of a training step, eager: what torch's allocator holds beyond
+weights and image, the gradients included; there a network has one process for all precisions.
 """
 
 import argparse
@@ -18,19 +20,23 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import yaml
 from loss import allocator_peak
 from monai.networks import nets
 from torch import Tensor, nn
 
 from raum_lightning.allocator import keep_memory
-from raum_lightning.models import UNETR
-from raum_lightning.models.monai import TAPS, from_monai
+from raum_lightning.models import UNETR, UNETRV2
+from raum_lightning.models.cpu import accelerate
+from raum_lightning.models.monai import OUT_INDICES, from_monai
 
+ROOT = Path(__file__).parents[1]
 CHANNELS, CLASSES = 3, 4
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 STEPS = ("training", "inference", "inference in pairs")
@@ -42,25 +48,28 @@ SETTLE = 0.05  # seconds after which the threads of a process that has had its t
 class Contestant:
     """A network as one uses it."""
 
-    ours: bool
+    network: Literal["UNETR", "UNETRV2", "MONAI"]
     compile: bool = False
+    accelerate: bool = True
     keeps_memory: bool = True
     options: dict[str, Any] = field(default_factory=dict)
 
 
 EAGER = {
-    "raum": Contestant(ours=True),
-    "MONAI": Contestant(ours=False, keeps_memory=False),
-    "MONAI, memory kept": Contestant(ours=False),
+    "raum": Contestant("UNETR"),
+    "raum, plain": Contestant("UNETR", accelerate=False),
+    "MONAI": Contestant("MONAI", keeps_memory=False),
+    "MONAI, memory kept": Contestant("MONAI"),
 }
 COMPILED = {
-    "raum, compiled": Contestant(ours=True, compile=True),
-    "MONAI, compiled": Contestant(ours=False, compile=True, keeps_memory=False),
-    "MONAI, compiled, memory kept": Contestant(ours=False, compile=True),
+    "raum, compiled": Contestant("UNETR", compile=True),
+    "MONAI, compiled": Contestant("MONAI", compile=True, keeps_memory=False),
+    "MONAI, compiled, memory kept": Contestant("MONAI", compile=True),
 }
+SECOND = {"raum, v2": Contestant("UNETRV2"), "raum, v2, compiled": Contestant("UNETRV2", compile=True)}
 SAVING = {
-    "raum, checkpointing decoder": Contestant(ours=True, options={"checkpointing": "decoder"}),
-    "raum, checkpointing all": Contestant(ours=True, options={"checkpointing": "all"}),
+    "raum, checkpointing decoder": Contestant("UNETR", options={"checkpointing": "decoder"}),
+    "raum, checkpointing all": Contestant("UNETR", options={"checkpointing": "all"}),
 }
 
 
@@ -68,7 +77,9 @@ def main() -> None:
     options = parse()
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
     print(f"{options.batch} x {CHANNELS} x {options.size}^3 on {where}, torch {torch.__version__}")
-    rivals = EAGER if options.no_compile else EAGER | COMPILED
+    rivals = EAGER | (COMPILED if not options.no_compile else {}) | (SECOND if options.v2 else {})
+    if options.no_compile:
+        rivals = {name: rival for name, rival in rivals.items() if not rival.compile}
     with Stage(EAGER, options) as stage:
         logits = {name: stage.ask(name, "logits", "fp32") for name in EAGER}
     print(f"largest difference of the logits in fp32: {abs(logits['raum'] - logits['MONAI']).max():.1e}\n")
@@ -84,9 +95,13 @@ def main() -> None:
     print()
     for kind in ("training", "inference"):
         best = {name: min(times[column][name] for column in columns if column[0].startswith(kind)) for name in rivals}
-        ours = min(time for name, time in best.items() if rivals[name].ours)
+        ours = min(time for name, time in best.items() if rivals[name].network == "UNETR")
         for what, kept in (("as it comes", False), ("memory kept", True)):
-            theirs = min(t for name, t in best.items() if not rivals[name].ours and rivals[name].keeps_memory == kept)
+            theirs = min(
+                time
+                for name, time in best.items()
+                if rivals[name].network == "MONAI" and rivals[name].keeps_memory == kept
+            )
             print(f"{kind}: best of MONAI, {what}, over best of raum: {theirs / ours:.2f}")
     print_memory(options)
 
@@ -100,6 +115,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--no-compile", action="store_true", help="eager only")
+    parser.add_argument("--v2", action="store_true", help="UNETRV2 as well")
     return parser.parse_args()
 
 
@@ -145,6 +161,7 @@ def perform(contestant: Contestant, options: argparse.Namespace, line: Connectio
         keep_memory()
     image = torch.randn(options.batch, CHANNELS, *[options.size] * 3, device=options.device)
     network = build(contestant, options.size).to(options.device)
+    accelerate(network, enabled=contestant.accelerate and not contestant.compile and options.device == "cpu")
     if contestant.compile:
         network.compile(dynamic=False)
     pair = torch.cat([image, image])
@@ -165,17 +182,23 @@ def perform(contestant: Contestant, options: argparse.Namespace, line: Connectio
 
 
 def build(contestant: Contestant, size: int) -> nn.Module:
+    sizes = {"in_channels": CHANNELS, "out_channels": CLASSES, "img_size": size}
+    if contestant.network == "UNETRV2":
+        settings = yaml.safe_load((ROOT / "experiments/unetr_v2.yaml").read_text())
+        return UNETRV2(**sizes, **settings["module"]["network"]["init_args"])
     theirs = nets.UNETR(CHANNELS, CLASSES, size)
-    if not contestant.ours:
+    if contestant.network == "MONAI":
         return theirs
-    ours = UNETR(in_channels=CHANNELS, out_channels=CLASSES, img_size=size, taps=TAPS, **contestant.options)
+    ours = UNETR(**sizes, out_indices=OUT_INDICES, **contestant.options)
     ours.load_state_dict(from_monai(theirs.state_dict()))
     return ours
 
 
 def train(network: nn.Module, image: Tensor) -> None:
     network.train()
-    network(image).float().square().mean().backward()
+    logits = network(image)
+    several = logits if isinstance(logits, tuple) else (logits,)  # a tuple with deep supervision
+    sum(one.float().square().mean() for one in several).backward()
     network.zero_grad(set_to_none=True)
 
 

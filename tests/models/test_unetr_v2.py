@@ -1,14 +1,20 @@
 """The second network: equal to the first by default, and each of its parts by a closed form or a property."""
 
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from raum_lightning.models import UNETRV2, vit_v2
 from raum_lightning.models.cpu import accelerate
+from raum_lightning.training.sharding import shard
 from tests.helpers.networks import SMALL, gradients, perturbed, small
 
 MODERN: dict[str, Any] = {
@@ -232,6 +238,50 @@ def test_deep_logits_are_for_training_only() -> None:
     assert len(network(image_for(network))) == 3
     assert isinstance(network.eval()(image_for(network)), Tensor)
     assert len(modern(deep_supervision=True, patch_size=4, out_indices=(2, 4))(torch.randn(1, 3, 16, 16, 16))) == 2
+
+
+def test_programs_say_the_same(tmp_path: Path) -> None:
+    """As ONNX and by `torch.export`, with the number of images free."""
+    network = modern(**MODERN | {"patch_size": 4, "depth": 2, "out_indices": (1, 2)}).eval()
+    images = torch.randn(3, 3, 16, 16, 16)
+    free = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(network, (images,), dynamic_shapes=free).module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        onnx = torch.onnx.export(network, (images,), dynamo=True, dynamic_shapes=free, verbose=False)
+    assert onnx is not None
+    onnx.save(str(tmp_path / "v2.onnx"))
+    session = onnxruntime.InferenceSession(tmp_path / "v2.onnx")
+    for batch in (images, images[:2]):
+        with torch.no_grad():
+            expected = network(batch)
+            torch.testing.assert_close(program(batch), expected, rtol=1e-4, atol=1e-5)
+        (logits,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
+    """One process that shares its weights with itself."""
+    distributed.init_process_group(
+        "gloo", store=distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_shards_compute_the_same(mesh: DeviceMesh, fast: bool) -> None:
+    whole, sharded = (modern(**MODERN).double() for _ in range(2))
+    accelerate(sharded, enabled=fast)
+    shard(sharded, mesh)
+    image = image_for(whole, torch.float64)
+    logits, _, grads = gradients(sharded, image)
+    expected, _, expected_grads = gradients(whole, image)
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
+    assert grads.keys() == expected_grads.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad.full_tensor(), expected_grads[name], rtol=1e-6, atol=1e-9)
 
 
 def test_it_is_one_graph() -> None:
