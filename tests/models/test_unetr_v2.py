@@ -242,8 +242,8 @@ def test_deep_logits_are_for_training_only() -> None:
 
 def test_programs_say_the_same(tmp_path: Path) -> None:
     """As ONNX and by `torch.export`, with the number of images free."""
-    network = modern(**MODERN | {"patch_size": 4, "depth": 2, "out_indices": (1, 2)}).eval()
-    images = torch.randn(3, 3, 16, 16, 16)
+    network = modern(**MODERN | {"img_size": 8, "patch_size": 2, "depth": 1, "out_indices": (1,)}).eval()
+    images = torch.randn(3, 3, 8, 8, 8)
     free = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(network, (images,), dynamic_shapes=free).module()
     with warnings.catch_warnings():
@@ -270,6 +270,8 @@ def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
     distributed.destroy_process_group()
 
 
+# while gradients are taken nothing changes logits in place
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
 @pytest.mark.parametrize("fast", [False, True])
 def test_shards_compute_the_same(mesh: DeviceMesh, fast: bool) -> None:
     whole, sharded = (modern(**MODERN).double() for _ in range(2))
