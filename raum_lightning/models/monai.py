@@ -25,7 +25,7 @@ _UNUSED = re.compile(r"vit\.blocks\.\d+\.(norm_cross_attn|cross_attn)\.")
 
 
 def _names() -> dict[str, str]:
-    """Our modules and lone parameters, each with MONAI's name."""
+    """Return our modules and lone parameters, each with MONAI's name."""
     names = {
         "vit.patch_embed": "vit.patch_embedding.patch_embeddings",
         "vit.pos_embed": "vit.patch_embedding.position_embeddings",
@@ -68,9 +68,10 @@ def _rename(key: str, names: Mapping[str, str]) -> str:
 
 
 def from_monai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of MONAI's UNETR as ours; what MONAI registers without using it is left out.
+    """Return a state dict of MONAI's UNETR as ours; what MONAI registers without using it is left out.
 
-    Raises `ValueError` for a name that MONAI's UNETR does not have.
+    Raises:
+        ConfigError: A name that MONAI's UNETR does not have.
     """
     names = {theirs: ours for ours, theirs in _names().items()}
     ours = {_rename(key, names): tensor for key, tensor in state.items() if not _UNUSED.match(key)}
@@ -79,9 +80,10 @@ def from_monai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_monai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of ours as MONAI's, which loads strictly: the tensors it never uses keep their initial values.
+    """Return a state dict of ours as MONAI's, which loads strictly: what it never uses keeps its initial values.
 
-    Raises `ValueError` for a name that has no counterpart, as in a network of another depth or patch size.
+    Raises:
+        ConfigError: A name that has no counterpart, as in a network of another depth or patch size.
     """
     if not {f"vit.blocks.{DEPTH - 1}.norm1.weight", "levels.3.up.weight"} <= state.keys():
         raise ConfigError(f"MONAI's UNETR has depth {DEPTH} and patch size {PATCH_SIZE}; this network is smaller")

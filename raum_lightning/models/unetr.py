@@ -130,7 +130,7 @@ class UNETR(nn.Module):
         return logits
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """What the skips take, the image and then a map for each of `out_indices`, and the last as the deepest map."""
+        """Return what the skips take, the image and maps of blocks, and last the map that the deepest level takes."""
         return [image, *self.vit(image)]
 
 

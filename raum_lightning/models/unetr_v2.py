@@ -178,7 +178,7 @@ class UNETRV2(nn.Module):
         return logits, *(head(x) for head, x in zip(self.deep_heads, coarser, strict=False))
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """What the skips take, the image and then a map for each of `out_indices`, and after the deepest the stem's."""
+        """Return what the skips take, the image and maps of blocks; the deepest map; and the stem's maps, if any."""
         resolutions = self.stem(image) if self.stem else []
         return [image, *self.vit(resolutions[-1] if resolutions else image), *resolutions]
 
