@@ -114,9 +114,10 @@ class WandbLogger(loggers.WandbLogger):
         # `mode` and not Lightning's `offline`, which sets a mode that wandb no longer knows
         how: dict[str, Any] = {"mode": mode, "resume": None if mode == "offline" else "allow"}
         super().__init__(project=project, name=name, save_dir=save_dir, id=id, group=group, tags=tags, **how)
-        self._wandb_init.pop("anonymous")  # wandb warns of it even where it is None
+        self._wandb_init.pop("anonymous", None)  # wandb warns of it even where it is None
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", "300")  # seconds; W&B's own default is to wait for ever
         self.lost = False
+        self.best: dict[str, float] = {}
 
     @property
     def experiment(self) -> Any:
@@ -133,7 +134,7 @@ class WandbLogger(loggers.WandbLogger):
             run = super().experiment
         if fresh and hasattr(run, "define_metric"):
             for region in ("wt", "tc", "et", "mean"):
-                run.define_metric(f"val/dice_{region}", step_metric="trainer/global_step", summary="max,last")
+                run.define_metric(f"val/dice_{region}", step_metric="trainer/global_step")
         return run
 
     @rank_zero_only
@@ -143,6 +144,10 @@ class WandbLogger(loggers.WandbLogger):
             return
         try:
             super().log_metrics(metrics, step)
+            dice = {name: value for name, value in metrics.items() if name.startswith("val/dice_")}
+            self.best |= {name: max(value, self.best.get(name, value)) for name, value in dice.items()}
+            if dice:  # as numbers, which a sweep can optimise; what `define_metric` makes of them are dictionaries
+                self.experiment.summary.update(self.best)
         except Exception as error:  # whatever W&B has to say, it is no reason to stop training
             self.lost = True
             rank_zero_info(

@@ -142,3 +142,12 @@ def test_no_server_at_all(tmp_path: Path) -> None:
     assert process.exitcode == 0
     assert "W&B cannot be reached: the run stays on disk, `wandb sync" in (tmp_path / "output.txt").read_text()
     assert kept(tmp_path, "offline-run") == list(range(20))
+
+
+def test_the_summary_of_a_dice_is_its_best_as_a_number(tmp_path: Path) -> None:
+    logger = WandbLogger(save_dir=tmp_path, id="one", offline=True)
+    for step, dice in enumerate((0.5, 0.8, 0.6)):
+        logger.log_metrics({"val/dice_mean": dice, "val/loss": dice}, step)
+    summary = dict(logger.experiment.summary)
+    finish_wandb()
+    assert (summary["val/dice_mean"], summary["val/loss"]) == (0.8, 0.6)

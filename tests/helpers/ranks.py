@@ -33,7 +33,7 @@ class SignalAt(pl.Callback):
 
 
 class NanAt(DiceCELoss):
-    """Is not a number on one rank for one batch."""
+    """Is NaN on one rank for one batch."""
 
     def __init__(self, batch: int, rank: int) -> None:
         super().__init__()

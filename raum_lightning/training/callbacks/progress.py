@@ -1,5 +1,7 @@
 """What a run shows on the terminal."""
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +57,20 @@ class ProgressBar(RichProgressBar):
 
 
 class RunSummary(pl.Callback):
-    """Says at the start what is trained on what, and at the end where it lies and, of `best`, how good it was."""
+    """Says what is trained on what, a line for each validation, and at the end where it lies and how good it is.
+
+    Args:
+        folder: Of the run.
+        best: Knows the best score; None where no checkpoints are written.
+    """
 
     def __init__(self, folder: Path, best: ModelCheckpoint | None) -> None:
         self.folder, self.best = folder, best
+        self.began, self.first = time.monotonic(), 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """One line each for network, data and steps, on rank 0."""
+        """Print one line each for network, data and steps, on rank 0."""
+        self.began, self.first = time.monotonic(), trainer.global_step
         if not trainer.is_global_zero:
             return
         module: Any = pl_module
@@ -80,10 +89,56 @@ class RunSummary(pl.Callback):
             f"{trainer.accumulate_grad_batches} accumulated); lr {module.lr:g} is not scaled by it"
         )
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print a line within `fit`, on rank 0."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        taken = trainer.global_step - self.first
+        steps = trainer.estimated_stepping_batches
+        left = (time.monotonic() - self.began) / taken * (steps - trainer.global_step) if taken else None
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # builtin, so that a bar that is being drawn lets it pass above itself
+        print(validation_line(values, trainer.global_step, steps, best=self._best(values), left=left), flush=True)
+
+    def _best(self, values: Mapping[str, float]) -> float | None:
+        """Return the best score so far; the checkpoint that knows of those before has yet to see this one."""
+        if self.best is None or self.best.monitor is None:
+            return None
+        known = [] if self.best.best_model_score is None else [float(self.best.best_model_score)]
+        known += [values[self.best.monitor]] if self.best.monitor in values else []
+        return (min if self.best.mode == "min" else max)(known, default=None)
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Best score and checkpoint, on rank 0."""
+        """Print the best score and its checkpoint, on rank 0."""
         if not trainer.is_global_zero or self.best is None:
             return
         score, path = self.best.best_model_score, self.best.best_model_path
-        said = f"best mean Dice on validation {float(score):.3f}, {path}" if score is not None else "was not validated"
+        name = "mean Dice" if self.best.monitor == "val/dice_mean" else self.best.monitor
+        said = f"best {name} on validation {float(score):.3f}, {path}" if score is not None else "was not validated"
         Console(highlight=False, soft_wrap=True).print(f"run {self.folder} {said}")
+
+
+def validation_line(
+    values: Mapping[str, float], step: int, steps: float, *, best: float | None = None, left: float | None = None
+) -> str:
+    """Return one line of a validation that fits into 80 columns: step, loss, Dice, best, patches/s, time left.
+
+    Args:
+        values: What is logged, by name.
+        step: Steps taken.
+        steps: Steps of the whole run.
+        best: The best score so far.
+        left: Seconds until the run's end.
+    """
+    parts = [f"{step}/{steps:.0f}"]
+    parts += [f"loss {_short(values['train/loss'])}"] if "train/loss" in values else []
+    dice = {name.removeprefix("val/dice_"): value for name, value in values.items() if name.startswith("val/dice_")}
+    parts += [f"{part if part == 'mean' else part.upper()} {_short(value)}" for part, value in dice.items()]
+    parts += [f"best {_short(best)}"] if best is not None else []
+    parts += [f"{values['perf/patches_per_s']:.3g}/s"] if "perf/patches_per_s" in values else []
+    parts += [f"{left // 3600:.0f}:{left % 3600 // 60:02.0f} h"] if left is not None else []
+    return " ".join(parts)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
