@@ -1,78 +1,110 @@
 """`raum evaluate`: a folder of segmentations against references."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raum_lightning.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from raum_lightning.metrics.folders import Evaluation
+    from raum_lightning.metrics.evaluation import Evaluation
+    from raum_lightning.metrics.statistics import Summary
 
 LISTED = 5
+COMMAND = "raum evaluate"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `raum evaluate`."""
+    """Add the arguments of the verb."""
     add = parser.add_argument
     add("--predictions", type=Path, required=True, metavar="DIR", help="<case>.nii.gz or <case>_seg.nii.gz")
     add("--references", type=Path, required=True, metavar="DIR", help="cases with masks, or masks alone")
-    add("--metrics", nargs="+", default=["dice", "hd95"], help="such as dice hd95 precision recall volume")
-    add("--classes", nargs="+", default=[], help="score these as well as WT, TC and ET: NCR ED ET RC")
-    add("--lesion-wise", action="store_true", help="add Dice and HD95 by lesion, as BraTS 2023 does")
+    add("--metrics", nargs="+", default=["dice", "hd95"], help="such as dice hd95 nsd_10 lesion_f1, or all")
+    add("--classes", nargs="+", default=[], help="score these as well as the regions: such as NCR ED RC, or all")
+    add(
+        "--rules",
+        default="auto",
+        help="brats2020 (to 2022), brats2023, brats2024, brats2026 (2025 on); auto: data set's",
+    )
+    add("--lesion-wise", action="store_true", help="add Dice and HD95 by lesion")
+    add("--dataset", help="whose label values both hold: a name, such as brats2024, or a YAML file")
     for side in ("predictions", "references"):
-        add(f"--edition-{side}", default="auto", help="whose label values: auto, brats2020 to brats2024, msd")
+        add(f"--edition-{side}", default="auto", help=f"the same for the {side} alone")
     add("--out", type=Path, metavar="JSON", help="write everything here, and the cases beside it as CSV")
+    add("--html", type=Path, metavar="HTML", help="write a page that sorts, with pictures of the worst ten cases")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a table, writes the files, and says what could not be scored; 1 when a reference has no scores."""
-    from raum_lightning.metrics.folders import evaluate
+    """Print a table, write the files, and say what could not be scored; 1 when a reference has no scores."""
+    from raum_lightning.metrics.evaluation import evaluate
     from raum_lightning.progress import progress_bar
-    from raum_lightning.runs.outputs import check_output
 
-    if args.out and args.out.suffix != ".json":
-        raise EvaluationError(f"{args.out}: let the name end in .json; the cases stand beside it in a .csv")
-    if args.out:
-        check_output(args.out, "raum evaluate")
-        # a table has no place for its writer's name: it is ours where the JSON beside it is
-        check_output(args.out.with_suffix(".csv"), "raum evaluate", ours=lambda table: args.out.exists())
+    _check_outputs(args)
     metrics = [*args.metrics, *(["lesion_dice", "lesion_hd95"] if args.lesion_wise else [])]
+    sides = {key: getattr(args, key) for key in ("edition_predictions", "edition_references")}
+    if args.dataset:
+        sides = {key: args.dataset if value == "auto" else value for key, value in sides.items()}
     with progress_bar("scoring cases") as progress:
-        evaluation = evaluate(
-            args.predictions,
-            args.references,
-            metrics=list(dict.fromkeys(metrics)),
-            classes=args.classes,
-            edition_predictions=args.edition_predictions,
-            edition_references=args.edition_references,
-            progress=progress,
-        )
+        chosen = {"metrics": metrics, "classes": args.classes, "rules": args.rules}
+        evaluation = evaluate(args.predictions, args.references, **chosen, **sides, progress=progress)
     _print(evaluation)
     if args.out:
         evaluation.save(args.out)
         print(f"{args.out}, {args.out.with_suffix('.csv')}: {len(evaluation.scores)} cases")
-    return int(bool(evaluation.problems or evaluation.without_prediction))
+    if args.html:
+        _write_page(evaluation, args)
+    return int(bool(evaluation.problems or evaluation.missing))
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Check before the work that what it writes replaces only what it has itself written."""
+    from raum_lightning.runs.outputs import check_output
+
+    if args.out:
+        if args.out.suffix != ".json":
+            raise EvaluationError(f"{args.out}: let the name end in .json; the cases stand beside it in a .csv")
+        check_output(args.out, COMMAND)
+        # a table has no place for its writer's name: it is ours where the JSON beside it is
+        check_output(args.out.with_suffix(".csv"), COMMAND, ours=lambda table: args.out.exists())
+    if args.html:
+        if args.html.suffix not in (".html", ".htm"):
+            raise EvaluationError(f"{args.html}: let the name end in .html; it is a page")
+        check_output(args.html, COMMAND)
+
+
+def _write_page(evaluation: "Evaluation", args: argparse.Namespace) -> None:
+    from raum_lightning.atomic import write_text
+    from raum_lightning.progress import progress_bar
+    from raum_lightning.report.scores import page
+
+    with progress_bar("drawing cases") as progress:
+        content = page(evaluation, args.references, progress=progress)
+    write_text(args.html, content)
+    print(f"{args.html}: {len(content) / 1e6:.1f} MB")
 
 
 def _print(evaluation: "Evaluation") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from raum_lightning.metrics import RULES
+    from raum_lightning.metrics import explain
 
     console = Console(highlight=False, markup=False)
     if evaluation.scores:
         tables = [_summary(evaluation), *([_worst(evaluation)] if evaluation.ranked_by else [])]
         console.print(*tables, sep="\n")
+        console.print(f"rules {evaluation.rules}")
         for metric in evaluation.metrics:
-            console.print(f"{metric}: {RULES[metric]}")
-    for side, editions in evaluation.editions.items():
+            console.print(f"{metric}: {explain(metric, evaluation.rules)}")
+        present = ", ".join(f"{part.upper()} {count}" for part, count in evaluation.present.items())
+        console.print(f"of {len(evaluation.scores)} references these have the region at all: {present}")
+    for side, editions in evaluation.folders.editions.items():
         counted = "; ".join(f"{count} {edition}" for edition, count in editions.items())
         console.print(f"label values of {side}: {counted}")
     for cases, lack in (
-        (evaluation.without_prediction, "references without prediction"),
-        (evaluation.without_reference, "predictions without reference"),
+        (evaluation.missing, "references without prediction"),
+        (evaluation.folders.without_reference, "predictions without reference"),
     ):
         if cases:
             console.print(f"{lack} ({len(cases)}): {', '.join(cases[:LISTED])}{', ...' if cases[LISTED:] else ''}")
@@ -81,35 +113,50 @@ def _print(evaluation: "Evaluation") -> None:
 
 
 def _summary(evaluation: "Evaluation") -> Any:
-    """Metrics as rows, their mean and median, and what they were taken of as columns."""
+    """Return metrics as rows, their statistics, and what they were taken of as columns."""
     from rich.table import Table
 
-    summary, first = evaluation.summary, evaluation.metrics[0]
-    parts = [name.removeprefix(f"{first}_") for name in summary if name.startswith(f"{first}_")]
+    summary, parts = evaluation.summary, evaluation.parts
     scored = len(evaluation.scores)
-    of = scored + len(evaluation.problems) + len(evaluation.without_prediction)
+    of = len(evaluation.folders.pairs) + len(evaluation.missing)
     table = Table("metric", "", title=f"{scored} of {of} references", title_justify="left")
     for part in parts:
-        table.add_column(part if part == "mean" else part.upper(), justify="right")
+        table.add_column(_title(part), justify="right")
+    lines = {"mean": _mean, "median": lambda one: _number(one.median), "95 %": _interval}
     for metric in evaluation.metrics:
-        for kind in ("mean", "median"):
-            numbers = [f"{summary[f'{metric}_{part}'][kind]:.3f}" for part in parts]
-            table.add_row(metric if kind == "mean" else "", kind, *numbers, end_section=kind == "median")
+        for kind, shown in lines.items():
+            cells = [shown(summary[f"{metric}_{part}"]) for part in parts]
+            table.add_row(metric if kind == "mean" else "", kind, *cells, end_section=kind == "95 %")
     return table
 
 
+def _mean(summary: "Summary") -> str:
+    return _number(summary.mean) + ("" if math.isnan(summary.std) else f" ± {summary.std:.3f}")
+
+
+def _interval(summary: "Summary") -> str:
+    return "" if math.isnan(summary.low) else f"{summary.low:.3f} to {summary.high:.3f}"
+
+
+def _number(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.3f}"
+
+
+def _title(part: str) -> str:
+    return part if part == "mean" else part.upper()
+
+
 def _worst(evaluation: "Evaluation") -> Any:
-    """The worst cases as rows; the metric they are ranked by in full and the means of the others as columns."""
+    """Return the worst cases as rows; the metric they are ranked by in full and the means of others as columns."""
     from rich.table import Column, Table
 
     first = evaluation.ranked_by
-    others = [metric for metric in evaluation.metrics if metric != first]
-    names = [f"{first}_wt", f"{first}_tc", f"{first}_et", *(f"{metric}_mean" for metric in others)]
+    others = [metric for metric in evaluation.metrics if metric != first][:LISTED]
+    names = [f"{first}_{part}" for part in evaluation.present] + [f"{metric}_mean" for metric in others]
     table = Table(Column("case", no_wrap=True), title=f"worst by mean {first}", title_justify="left")
     for name in names:
         metric, _, part = name.rpartition("_")
-        heading = [*metric.split("_"), part if part == "mean" else part.upper()]
-        table.add_column("\n".join(heading), justify="right")
+        table.add_column("\n".join([*metric.split("_"), _title(part)]), justify="right")
     for case in evaluation.worst(LISTED):
-        table.add_row(case, *(f"{evaluation.scores[case][name]:.3f}" for name in names))
+        table.add_row(case, *(_number(evaluation.scores[case][name]) for name in names))
     return table

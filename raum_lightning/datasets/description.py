@@ -14,7 +14,7 @@ from raum_lightning.errors import ConfigError
 FOLDER = Path(__file__).parent
 # names of before
 ALIASES = {"msd": "msd-task01"}
-SCORING = ("default", "brats2023", "brats2024", "brats2025")
+SCORING = ("default", "brats2020", "brats2023", "brats2024", "brats2026")
 KEYS = frozenset(
     {"name", "images", "mask", "labels", "regions", "index", "ids", "patient", "colours", "background", "ignore"}
     | {"scoring", "splits", "source"}

@@ -109,7 +109,7 @@ def panels(scan: Scan, *, isolate: bool = True) -> Iterator[Panel]:
     masks = {name: scan.upright(mask) for name, mask in scan.masks.items()}
     nothing = np.zeros(scan.upright.shape, np.uint8)
     for modality, background in greys.items():
-        yield Panel(TITLES[modality], background, nothing, CLASS_COLOURS)
+        yield Panel(TITLES.get(modality, modality), background, nothing, CLASS_COLOURS)
 
     def on(index: int) -> NDArray[np.uint8]:
         return greys.get(BEST_ON.get(index, "t1ce"), next(iter(greys.values())))

@@ -1,4 +1,4 @@
-"""Two folders of masks, predictions and references, to scores per case.
+"""Two folders of masks, predictions and references, by case.
 
 Files are matched by the id of their case: `<id>.nii.gz`, `<id>_seg.nii.gz` or `<id>-seg.nii.gz`, whatever the folders.
 Whose label values a mask holds must be known before it is read, since editions use the same numbers for different
@@ -13,36 +13,21 @@ things (see `labels`). In this order it follows from
 A value that the edition found in this way does not define is an error, never a guess. BraTS 2024 must be declared.
 """
 
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean, median
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from raum_lightning.atomic import write_csv, write_json
 from raum_lightning.cases.case import Case, read_remark
 from raum_lightning.cases.discovery import files_below, find_cases, is_image, recognise
 from raum_lightning.cases.nifti import Volume, read_nifti, stem
-from raum_lightning.errors import CaseError, EvaluationError, LabelError
-from raum_lightning.geometry import voxel_size
+from raum_lightning.datasets import load, names
+from raum_lightning.errors import EvaluationError, LabelError
 from raum_lightning.labels import EDITIONS, Edition
-from raum_lightning.metrics import RULES, check_names, score
-
-LOWER_IS_BETTER = ("hd95", "lesion_hd95")
-WITHOUT_ORDER = ("volume",)
-# cases that are scored sooner than processes have started
-FEW = 8
-
-Scores = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -56,10 +41,15 @@ class MaskFile:
     def __str__(self) -> str:
         return f"{self.edition.name if self.edition else 'unknown'}, by {self.known_by}"
 
+    @property
+    def dataset(self) -> Edition:
+        """Whose label values it holds, where that is known for certain."""
+        assert self.edition is not None
+        return self.edition
+
     def beside(self, reference: "MaskFile") -> "MaskFile":
-        """A prediction with the edition of its reference where its own is not known, or is the same by name."""
-        known = reference.edition
-        assert known is not None
+        """Return a prediction with the edition of its reference where its own is not known, or is the same by name."""
+        known = reference.dataset
         if self.edition is None:
             # 4 of BraTS 2024 was declared for the reference: here it may mean what it did in 2020
             known = EDITIONS["brats2023"] if known.name == "brats2024" else known
@@ -69,72 +59,25 @@ class MaskFile:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Scores by case and by the names of `metrics.score`; what could not be scored, by case; and what has no partner.
+class Folders:
+    """Predictions and references by the id of their case, and which are in one folder only."""
 
-    `editions` counts the masks of each side by the edition they were read as and how it was known.
-    """
-
-    metrics: tuple[str, ...]
-    scores: Scores
-    problems: dict[str, str]
-    without_prediction: list[str]
+    pairs: dict[str, tuple[MaskFile, MaskFile]]
+    without_prediction: dict[str, MaskFile]
     without_reference: list[str]
-    editions: dict[str, dict[str, int]]
 
     @property
-    def summary(self) -> Scores:
-        """Mean and median over the scored cases, by name of the score."""
-        names = next(iter(self.scores.values()), {})
-        columns = {name: [row[name] for row in self.scores.values()] for name in names}
-        return {name: {"mean": fmean(values), "median": median(values)} for name, values in columns.items()}
-
-    @property
-    def ranked_by(self) -> str | None:
-        """The first metric by which one case is better than another."""
-        return next((metric for metric in self.metrics if metric not in WITHOUT_ORDER), None)
-
-    def worst(self, count: int) -> list[str]:
-        """Ids of the cases that score worst in the mean of `ranked_by`, the worst first; none without one."""
-        name = f"{self.ranked_by}_mean"
-        order = sorted(self.scores, key=lambda case: self.scores[case][name]) if self.ranked_by else []
-        return (order[::-1] if self.ranked_by in LOWER_IS_BETTER else order)[:count]
-
-    def save(self, path: Path) -> None:
-        """Writes everything to `path`, JSON, and the scores of the cases beside it as CSV."""
-        content = {
-            "written_by": "raum evaluate",
-            "rules": {metric: RULES[metric] for metric in self.metrics},
-            "summary": self.summary,
-            "cases": self.scores,
-            "problems": self.problems,
-            "without_prediction": self.without_prediction,
-            "without_reference": self.without_reference,
-            "editions": self.editions,
-        }
-        write_json(path, content)
-        rows = ({"case": case, **row} for case, row in self.scores.items())
-        write_csv(path.with_suffix(".csv"), ["case", *self.summary], rows)
+    def editions(self) -> dict[str, dict[str, int]]:
+        """For each side, how many masks were read as which edition, and how that was known."""
+        sides = zip(*self.pairs.values(), strict=True)
+        names = ("predictions", "references")
+        return {name: dict(Counter(map(str, masks))) for name, masks in zip(names, sides, strict=True)}
 
 
-def evaluate(
-    predictions: Path,
-    references: Path,
-    *,
-    metrics: Sequence[str] = ("dice", "hd95"),
-    classes: Sequence[str] = (),
-    edition_predictions: str = "auto",
-    edition_references: str = "auto",
-    workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:
-    """Scores the cases that both folders hold, several at a time, each read only while it is scored.
-
-    `metrics` and `classes` are those of `metrics.score`. `workers` is the number of processes: where not given, one for
-    each core, or just this one for a few cases. `progress` is told (done, of). Raises `ValueError` for names that do
-    not exist, `EvaluationError` where nothing can be compared.
-    """
-    check_names(metrics, classes)
+def match_folders(
+    predictions: Path, references: Path, *, edition_predictions: str = "auto", edition_references: str = "auto"
+) -> Folders:
+    """Return the masks of two folders by case; raise `EvaluationError` where nothing can be compared."""
     found, expected = find_masks(predictions, edition_predictions), find_references(references, edition_references)
     common = [case for case in expected if case in found]
     if not common:
@@ -142,50 +85,36 @@ def evaluate(
             f"no case is both in {predictions} ({', '.join([*found][:2])}, ...) and in {references} "
             f"({', '.join([*expected][:2])}, ...)"
         )
-    pairs = [(found[case].beside(expected[case]), expected[case]) for case in common]
-    outcomes: dict[str, dict[str, float] | str] = {}
-    with _mapping(workers or (min(_cores(), len(pairs)) if len(pairs) > FEW else 1)) as mapped:
-        scored = mapped(partial(score_pair, metrics=metrics, classes=classes), pairs)
-        for case, outcome in zip(common, scored, strict=True):
-            outcomes[case] = outcome
-            if progress:
-                progress(len(outcomes), len(pairs))
-    return Evaluation(
-        tuple(metrics),
-        {case: outcome for case, outcome in outcomes.items() if isinstance(outcome, dict)},
-        {case: outcome for case, outcome in outcomes.items() if isinstance(outcome, str)},
-        [case for case in expected if case not in found],
+    return Folders(
+        {case: (found[case].beside(expected[case]), expected[case]) for case in common},
+        {case: mask for case, mask in expected.items() if case not in found},
         [case for case in found if case not in expected],
-        {
-            "predictions": Counter(str(prediction) for prediction, _ in pairs),
-            "references": Counter(str(reference) for _, reference in pairs),
-        },
     )
 
 
 def find_references(root: Path, edition: str = "auto") -> dict[str, MaskFile]:
-    """The masks of the cases in `root` by id, or those of `find_masks` where the folder holds no images.
+    """Return the masks of the cases in `root` by id, or those of `find_masks` where the folder holds no images.
 
     Raises `EvaluationError` where nothing says whose label values they hold.
     """
-    _check_edition(edition)
+    declared = _declared(edition)
     if (root / "dataset.json").is_file() or any(_is_image(path) for path in _files(root)):
-        masks = {case.id: _of_case(case, edition) for case in find_cases(root) if case.label}
+        masks = {case.id: _of_case(case, declared) for case in find_cases(root) if case.label}
         if not masks:
             raise EvaluationError(f"{root}: its cases have no masks; references are cases with one")
     else:
         masks = find_masks(root, edition)
     if unclear := [mask.path for mask in masks.values() if mask.edition is None]:
         raise EvaluationError(
-            f"{unclear[0]}: nothing says whose label values the references hold; declare their edition, one of "
-            f"{', '.join(EDITIONS)}"
+            f"{unclear[0]}: nothing says whose label values the references hold; give it as --dataset, one of "
+            f"{', '.join(names())} or a YAML file"
         )
     return masks
 
 
 def find_masks(root: Path, edition: str = "auto") -> dict[str, MaskFile]:
-    """The masks below `root` by the id of their case; raises `EvaluationError` for none and for two of one case."""
-    _check_edition(edition)
+    """Return the masks below `root` by the id of their case; raise `EvaluationError` for none and for two of one."""
+    declared = _declared(edition)
     masks: dict[str, MaskFile] = {}
     for path in _files(root):
         if _is_image(path):
@@ -194,32 +123,28 @@ def find_masks(root: Path, edition: str = "auto") -> dict[str, MaskFile]:
         case = re.sub(r"[_-]seg$", "", name, flags=re.IGNORECASE)
         if case in masks:
             raise EvaluationError(f"case {case} is both {masks[case].path} and {path}; remove one")
-        masks[case] = MaskFile(path, *((EDITIONS[edition], "option") if edition != "auto" else _recognised(path, name)))
+        masks[case] = MaskFile(path, *((declared, "option") if declared else _recognised(path, name)))
     if not masks:
         raise EvaluationError(f"{root}: no masks found; expected files such as <case>.nii.gz or <case>_seg.nii.gz")
     return masks
 
 
-def score_pair(
-    pair: tuple[MaskFile, MaskFile], *, metrics: Sequence[str], classes: Sequence[str] = ()
-) -> dict[str, float] | str:
-    """Scores of a prediction against its reference, or a sentence on why there are none."""
-    try:
-        (prediction, guess), (reference, truth) = (
-            _read(mask, side) for mask, side in zip(pair, ("predictions", "references"), strict=True)
-        )
-        guess.check_grid(truth)
-    except (CaseError, LabelError) as error:
-        return str(error)
-    return score(prediction, reference, metrics=metrics, classes=classes, spacing=voxel_size(truth.affine))
+def read_pair(prediction: MaskFile, reference: MaskFile) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.float64]]:
+    """Return class indices X Y Z of both, and their affine.
+
+    Raises `CaseError` or `LabelError` where one cannot be read, or they lie on different grids.
+    """
+    guess, volume = read_mask(prediction, "predictions")
+    truth, other = read_mask(reference, "references")
+    volume.check_grid(other)
+    return guess, truth, other.affine
 
 
-def _read(mask: MaskFile, side: str) -> tuple[torch.Tensor, Volume]:
-    """Class indices X Y Z, and the file as it is."""
-    assert mask.edition is not None
+def read_mask(mask: MaskFile, side: str) -> tuple[torch.Tensor, Volume]:
+    """Return class indices X Y Z, and the file as it is; raise `LabelError` for values that it must not hold."""
     volume = read_nifti(mask.path)
     try:
-        return torch.from_numpy(mask.edition.encode(volume.data)), volume
+        return torch.from_numpy(mask.dataset.encode(volume.data)), volume
     except LabelError as error:
         raise LabelError(f"{mask.path}: {error} (it is {mask}; --edition-{side} declares another)") from None
 
@@ -234,39 +159,22 @@ def _is_image(path: Path) -> bool:
     return is_image(stem(path) or "")
 
 
-def _of_case(case: Case, edition: str) -> MaskFile:
+def _declared(name: str) -> Edition | None:
+    """Return the data set of a name or YAML file; None for "auto"."""
+    return None if name == "auto" else load(name)
+
+
+def _of_case(case: Case, declared: Edition | None) -> MaskFile:
     assert case.label is not None
-    if edition not in ("auto", case.edition.name):
-        return MaskFile(case.label, EDITIONS[edition], "option")
+    if declared and declared.name != case.edition.name:
+        return MaskFile(case.label, declared, "option")
     return MaskFile(case.label, case.edition, "dataset.json" if case.channels else "file name")
 
 
 def _recognised(path: Path, name: str) -> tuple[Edition | None, str]:
-    """Whose label values a mask holds, and how that is known."""
+    """Return whose label values a mask holds, and how that is known."""
     if remark := read_remark(path):
         return EDITIONS[remark[0]], "header"
     by_ending = {"_seg": EDITIONS["brats2020"], "-seg": EDITIONS["brats2023"]}
     edition = recognise(name) or by_ending.get(name[-4:].lower())
     return edition, "file name" if edition else ""
-
-
-def _check_edition(edition: str) -> None:
-    if edition != "auto" and edition not in EDITIONS:
-        raise EvaluationError(f"edition {edition!r} is unknown; it is one of auto, {', '.join(EDITIONS)}")
-
-
-def _cores() -> int:
-    """Those this process may use, where the system says so."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _mapping(workers: int) -> Iterator[Callable[..., Any]]:
-    """`map`, over so many processes; a server that has imported this module already forks them."""
-    if workers == 1:
-        yield map
-        return
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-        yield pool.map

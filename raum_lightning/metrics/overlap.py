@@ -55,18 +55,21 @@ def _ratio(hits: int, errors: int, other_errors: int) -> float:
 
 
 def confusion(prediction: torch.Tensor, target: torch.Tensor) -> list[list[int]]:
-    """Voxels per pair of class indices: rows are the target's classes, columns the prediction's.
+    """Return the voxels per pair of class indices: rows are the target's classes, columns the prediction's.
 
     Both are class indices of any one shape, on one device; only the counts leave it.
     """
-    pairs = target.to(torch.uint8) * len(CLASSES) + prediction.to(torch.uint8)
-    counts = torch.bincount(pairs.flatten(), minlength=len(CLASSES) ** 2)
-    rows: list[list[int]] = counts.view(len(CLASSES), len(CLASSES)).tolist()
+    # adult glioma at least: a table always has its rows
+    classes = max(len(CLASSES), 1 + max(int(labels.max()) if labels.numel() else 0 for labels in (prediction, target)))
+    dtype = torch.uint8 if classes**2 <= 256 else torch.int32
+    pairs = target.to(dtype) * classes + prediction.to(dtype)
+    counts = torch.bincount(pairs.flatten(), minlength=classes**2)
+    rows: list[list[int]] = counts.view(classes, classes).tolist()
     return rows
 
 
 def overlap(table: list[list[int]], classes: tuple[int, ...]) -> Overlap:
-    """The counts of the region made of `classes`, from a table of `confusion`."""
+    """Return the counts of the region made of `classes`, from a table of `confusion`."""
     counts = [[0, 0], [0, 0]]
     for truth, row in enumerate(table):
         for guess, voxels in enumerate(row):

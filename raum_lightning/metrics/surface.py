@@ -1,11 +1,16 @@
-"""HD95 in mm: the robust Hausdorff distance of DeepMind's `surface-distance`, which the BraTS organisers use.
+"""Distances between the surfaces of two masks in mm: HD95, ASSD, and the normalised surface Dice (NSD).
 
-Nikolov et al., arXiv:1809.04430; reference code github.com/google-deepmind/surface-distance. A surface runs through
-the corners of the voxels: wherever the eight voxels that meet at a corner are not all alike, there is a surface element
-whose area is that of the marching-cubes triangles between the eight voxel centres. The distance of an element is that
-from its corner to the nearest element of the other surface; the 95th percentile weights distances by area, and the
-larger of the two directions counts. Other definitions, such as MONAI's, take the border voxels themselves as points of
-equal weight, which differs by up to about a voxel.
+Two definitions of a surface are in use, and their figures are not comparable:
+
+- Surface elements: DeepMind's `surface-distance` (Nikolov et al., arXiv:1809.04430), which BraTS used until 2024 for
+  HD95. A surface runs through the corners of the voxels: wherever the eight voxels that meet at a corner are not all
+  alike, there is an element whose area is that of the marching-cubes triangles between the eight voxel centres. HD95 is
+  the larger of the 95th percentiles of both directions, weighted by area; surface Dice the share of both areas
+  together that lies within a tolerance of the other.
+- Border voxels: nnU-Net's, medpy's and, from 2025 on, the organisers'. The surface is made of the voxels that have one
+  of their six neighbours outside, all of equal weight. HD95 is the 95th percentile of both directions pooled; NSD the
+  mean of the two shares of border voxels within a tolerance of the other border; ASSD the mean of the two mean
+  distances.
 """
 
 import math
@@ -21,9 +26,6 @@ from scipy.spatial import cKDTree
 from raum_lightning.geometry import bounding_box
 
 Mask = NDArray[np.bool_]
-
-MISSED_MM = math.hypot(240, 240, 155)
-"""HD95 of a structure that only one of the masks has, by BraTS up to 2022: the diagonal of its grid, 373.12866 mm."""
 
 VOXELS_PER_POINT = 25
 """Voxels of a distance map that cost as much as one far point searched in a tree (measured; both give the same)."""
@@ -80,7 +82,7 @@ def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:
 
 
 class Surface(NamedTuple):
-    """Where a box of voxel corners has surface elements (X Y Z), their flat indices in it, and their areas in mm²."""
+    """Where a grid X Y Z, of voxel corners or of voxels, has surface elements, their flat indices, and their areas."""
 
     border: Mask
     elements: NDArray[np.intp]
@@ -93,27 +95,84 @@ class Surface(NamedTuple):
 
 
 def surface(mask: Mask, spacing: tuple[float, float, float]) -> Surface:
-    """The surface of a mask X Y Z, on the X+1 Y+1 Z+1 corners of its voxels."""
+    """Return the surface elements of a mask X Y Z, on the X+1 Y+1 Z+1 corners of its voxels; areas in mm²."""
     codes = neighbour_codes(mask)
     border = (codes != 0) & (codes != 255)
     elements = np.flatnonzero(border)
     return Surface(border, elements, surfel_areas(spacing)[codes.flat[elements]])
 
 
-def hd95(prediction: Mask, target: Mask, spacing: tuple[float, float, float], *, missed: float = MISSED_MM) -> float:
-    """Robust Hausdorff distance (95 %) between masks X Y Z with voxels of `spacing` mm, in mm.
+def border(mask: Mask) -> Surface:
+    """Return the border voxels of a mask X Y Z, those with one of their six neighbours outside; each has area 1."""
+    padded = np.pad(mask, 1)
+    inner = mask.copy()
+    for axis in range(3):
+        for start in (0, 2):
+            window = [slice(1, -1)] * 3
+            window[axis] = slice(start, start + mask.shape[axis])
+            inner &= padded[tuple(window)]
+    shell = mask & ~inner
+    elements = np.flatnonzero(shell)
+    return Surface(shell, elements, np.ones(len(elements)))
+
+
+class Distances(NamedTuple):
+    """Distances in mm from each element of a prediction's surface to the target's, and back, with their areas."""
+
+    prediction: NDArray[np.float64]
+    target: NDArray[np.float64]
+    prediction_areas: NDArray[np.float64]
+    target_areas: NDArray[np.float64]
+
+    def hd95_of_elements(self) -> float:
+        """Return the larger of the 95th percentiles of both directions, weighted by area."""
+        return max(_percentile(self.prediction, self.prediction_areas), _percentile(self.target, self.target_areas))
+
+    def hd95_pooled(self) -> float:
+        """Return the 95th percentile of both directions together, every element alike."""
+        return float(np.percentile(np.concatenate([self.target, self.prediction]), 95))
+
+    def assd(self) -> float:
+        """Return the mean of the mean distances of both directions."""
+        return float(self.prediction.mean() + self.target.mean()) / 2
+
+    def nsd(self, tolerance: float) -> float:
+        """Return the mean of the shares of both borders that lie within `tolerance` mm of the other."""
+        return float((self.prediction <= tolerance).mean() + (self.target <= tolerance).mean()) / 2
+
+    def surface_dice(self, tolerance: float) -> float:
+        """Return the share of both areas together that lies within `tolerance` mm of the other surface."""
+        near = self.prediction_areas[self.prediction <= tolerance].sum()
+        near += self.target_areas[self.target <= tolerance].sum()
+        return float(near / (self.prediction_areas.sum() + self.target_areas.sum()))
+
+
+def element_distances(prediction: Mask, target: Mask, spacing: tuple[float, float, float]) -> Distances:
+    """Return the distances between the surface elements of masks X Y Z, both not empty, with voxels of `spacing` mm."""
+    box = bounding_box(prediction | target)
+    return _both(surface(prediction[box], spacing), surface(target[box], spacing), spacing)
+
+
+def border_distances(prediction: Mask, target: Mask, spacing: tuple[float, float, float]) -> Distances:
+    """Return the distances between the border voxels of masks X Y Z, both not empty, with voxels of `spacing` mm."""
+    box = bounding_box(prediction | target)
+    return _both(border(prediction[box]), border(target[box]), spacing)
+
+
+def hd95(prediction: Mask, target: Mask, spacing: tuple[float, float, float], *, missed: float = math.inf) -> float:
+    """Return the HD95 of surface elements between masks X Y Z with voxels of `spacing` mm, in mm.
 
     0 where both are empty, `missed` where exactly one is.
     """
     found = prediction.any(), target.any()
     if not all(found):
         return missed if any(found) else 0.0
-    box = bounding_box(prediction | target)
-    guess, truth = surface(prediction[box], spacing), surface(target[box], spacing)
-    return max(
-        _percentile(_distances(guess, truth, spacing), guess.areas),
-        _percentile(_distances(truth, guess, spacing), truth.areas),
-    )
+    return element_distances(prediction, target, spacing).hd95_of_elements()
+
+
+def _both(guess: Surface, truth: Surface, spacing: tuple[float, float, float]) -> Distances:
+    there, back = _distances(guess, truth, spacing), _distances(truth, guess, spacing)
+    return Distances(there, back, guess.areas, truth.areas)
 
 
 def _distances(own: Surface, other: Surface, spacing: tuple[float, float, float]) -> NDArray[np.float64]:

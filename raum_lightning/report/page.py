@@ -13,7 +13,7 @@ from raum_lightning.errors import CaseError
 from raum_lightning.figures import Scan, draw
 from raum_lightning.figures.curves import chart
 from raum_lightning.labels import REGIONS
-from raum_lightning.metrics import RULES
+from raum_lightning.metrics import DEFAULT, explain
 from raum_lightning.report.files import SORTED_BY, Run
 from raum_lightning.report.style import PAGE, STYLE
 
@@ -35,7 +35,9 @@ def page(folder: Path, *, progress: Callable[[int, int], None] | None = None) ->
         ("Configuration", _details(run.files.config.name, run.text)),
     ]
     body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
-    return PAGE.format(title=escape(name), style=STYLE, head=_head(run), body=body)
+    return PAGE.format(
+        title=escape(name), style=STYLE, head=_head(run), body=body, command="raum report", scripts="'none'"
+    )
 
 
 def _details(summary: str, text: str) -> str:
@@ -95,7 +97,7 @@ def _table(run: Run) -> str:
         f'<div class="wide"><table><thead><tr><th></th>{metrics}</tr><tr><th>case</th>{columns}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody><tfoot>{''.join(foot)}</tfoot></table></div>"
         "<p><small>Whole volumes, each case once, sorted by mean Dice. Dice by the rules of BraTS up to 2022: "
-        f"{RULES['dice']}.</small></p>"
+        f"{explain('dice', DEFAULT)}.</small></p>"
     )
 
 

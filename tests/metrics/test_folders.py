@@ -14,8 +14,9 @@ from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cli import main
 from raum_lightning.errors import EvaluationError
 from raum_lightning.labels import ED, EDITIONS, ET, RC
-from raum_lightning.metrics import METRICS, score
-from raum_lightning.metrics.folders import RULES, Evaluation, evaluate
+from raum_lightning.metrics import DEFAULT, METRICS, RULES, explain, score
+from raum_lightning.metrics.evaluation import Evaluation, evaluate
+from raum_lightning.metrics.folders import Folders
 from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes, write_brats, write_msd
 
 BRATS = [f"BraTS20_Training_{number:03d}" for number in range(1, 7)]
@@ -47,13 +48,20 @@ def test_scores_are_those_of_the_metrics(brats: Path, predictions: Path, tmp_pat
     assert command(predictions, brats, "--lesion-wise", "--classes", "NCR", "--out", tmp_path / "out/m.json") == 0
     content = json.loads((tmp_path / "out/m.json").read_text())
     metrics = ["dice", "hd95", "lesion_dice", "lesion_hd95"]
+    computed = [*metrics, "reference_volume"]
     for number, case in enumerate(BRATS, 1):
         masks = (torch.from_numpy(np.array(mask)) for mask in (shifted(number, number - 1), tiny_volumes(number)[1]))
-        assert content["cases"][case] == score(*masks, metrics=metrics, classes=["NCR"], spacing=(1, 1, 1))
+        assert content["cases"][case] == score(*masks, metrics=computed, classes=["NCR"], spacing=(1, 1, 1))
     columns = {name: [row[name] for row in content["cases"].values()] for name in content["cases"][BRATS[0]]}
     for name, values in columns.items():
-        assert content["summary"][name] == pytest.approx({"mean": np.mean(values), "median": np.median(values)})
-    assert content["rules"] == {metric: RULES[metric] for metric in metrics}
+        summary = content["summary"][name]
+        assert (summary["mean"], summary["median"]) == pytest.approx((np.mean(values), np.median(values)))
+        assert summary["std"] == pytest.approx(np.std(values, ddof=1)) and summary["cases"] == 6
+        steps = [min(values), summary["low"], summary["mean"], summary["high"], max(values)]
+        assert (np.diff(steps) >= -1e-9).all()
+    assert content["rules"]["name"] == "brats2020" and content["rules"]["missed_mm"] == pytest.approx(373.12866)
+    assert content["metrics"] == {metric: explain(metric, DEFAULT) for metric in metrics}
+    assert content["present"] == {"wt": 6, "tc": 6, "et": 6, "ncr": 6}
     rows = list(csv.DictReader((tmp_path / "out/m.csv").read_text().splitlines()))
     assert [row["case"] for row in rows] == BRATS
     assert [float(row["hd95_et"]) for row in rows] == columns["hd95_et"]
@@ -68,17 +76,51 @@ def test_the_table_says_how_good_and_how_bad_it_was(
     assert "6 of 6 references" in summary and "median" in summary
     listed = [case for line in worst.splitlines() for case in BRATS if case in line]
     assert listed == BRATS[:0:-1]  # the five that were moved farthest, the farthest first
-    assert f"dice: {RULES['dice']}" in (said := " ".join(shown.split())) and f"hd95: {RULES['hd95']}" in said
+    said = " ".join(shown.split())
+    assert all(f"{metric}: {explain(metric, DEFAULT)}" in said for metric in ("dice", "hd95"))
+    assert "rules brats2020: BraTS to 2022" in said and "± " in said and "95 %" in said
+    assert "of 6 references these have the region at all: WT 6, TC 6, ET 6" in said
     assert "label values of predictions: 6 brats2020, by file name" in shown
 
 
 def test_the_worst_distance_is_the_largest() -> None:
-    scores = {case: {"hd95_mean": value} for case, value in (("a", 3.0), ("b", 9.0), ("c", 5.0))}
-    assert Evaluation(("hd95",), scores, {}, [], [], {}).worst(2) == ["b", "c"]
+    scores = {case: {"hd95_mean": value} for case, value in (("a", 3.0), ("b", 9.0), ("c", 5.0), ("d", np.nan))}
+    nothing = Folders({}, {}, [])
+    assert Evaluation(("hd95",), DEFAULT, scores, {}, nothing).worst(3) == ["b", "c", "a"]
 
 
-def test_every_metric_has_its_rule() -> None:
-    assert set(RULES) == set(METRICS)
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_every_metric_says_what_it_is(rules: object) -> None:
+    assert all("{" not in explain(metric, rules) and len(explain(metric, rules)) > 8 for metric in METRICS)
+
+
+def test_rules_are_those_of_the_data_set_unless_given(
+    predictions: Path, brats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = "BraTS-GLI-00001-000"
+    write_brats(tmp_path / "gli", case, EDITIONS["brats2023"])
+    write(tmp_path / "p" / f"{case}.nii.gz", np.zeros(SHAPE, np.uint8), "brats2023")
+    assert evaluate(tmp_path / "p", tmp_path / "gli").scores[case]["hd95_et"] == 374
+    assert evaluate(tmp_path / "p", tmp_path / "gli", rules="brats2024").scores[case]["hd95_et"] == 337
+    assert command(predictions, brats, "--rules", "brats2026", "--metrics", "all", "--classes", "all") == 0
+    said = capsys.readouterr().out
+    assert "rules brats2026: BraTS 2025 on, brats-evaluation" in said and "mets_large_f1" in said
+
+
+def test_a_page_sorts_and_shows_the_worst(predictions: Path, brats: Path, tmp_path: Path) -> None:
+    assert command(predictions, brats, "--html", tmp_path / "page.html") == 0
+    text = (tmp_path / "page.html").read_text()
+    assert text.count('<img alt="Slices of ') == 6 and text.count('class="sortable"') == 2 and "sort(rank)" in text
+    assert "http" not in text.split("<body>")[1].replace("http-equiv", "")
+    order = [text.index(f"<h3>{case}: mean dice") for case in BRATS[::-1]]
+    assert order == sorted(order)
+    masks = tmp_path / "r"
+    for number, case in enumerate(BRATS, 1):
+        write(masks / f"{case}.nii.gz", tiny_volumes(number)[1])
+    assert command(predictions, masks, "--html", tmp_path / "page.html") == 0  # its own file, and masks alone
+    assert (tmp_path / "page.html").read_text().count('<img alt="Slices of ') == 6
+    (tmp_path / "other.html").write_text("mine")
+    assert command(predictions, masks, "--html", tmp_path / "other.html") == 2
 
 
 def test_many_processes_find_what_one_finds(brats: Path, predictions: Path) -> None:
@@ -96,7 +138,7 @@ def test_names_of_predictions(brats: Path, tmp_path: Path, naming: str) -> None:
     for number, case in enumerate(BRATS, 1):
         write(tmp_path / "p" / naming.format(case), tiny_volumes(number)[1])
     found = evaluate(tmp_path / "p", brats)
-    assert found.summary["dice_mean"] == {"mean": 1, "median": 1} and len(found.scores) == 6
+    assert found.summary["dice_mean"].median == 1 and len(found.scores) == 6
 
 
 def test_linked_folders_of_predictions_are_followed(brats: Path, predictions: Path, tmp_path: Path) -> None:
@@ -108,7 +150,7 @@ def test_linked_folders_of_predictions_are_followed(brats: Path, predictions: Pa
 def test_an_id_says_more_than_the_end_of_a_name(tmp_path: Path) -> None:
     write_brats(tmp_path / "cases", "BraTS-GLI-00001-000", EDITIONS["brats2023"])
     write(tmp_path / "p/BraTS-GLI-00001-000_seg.nii.gz", tiny_volumes()[1], "brats2023")
-    assert evaluate(tmp_path / "p", tmp_path / "cases").summary["dice_mean"]["mean"] == 1
+    assert evaluate(tmp_path / "p", tmp_path / "cases").summary["dice_mean"].mean == 1
 
 
 def test_a_volume_is_neither_good_nor_bad(brats: Path, predictions: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,8 +173,11 @@ def test_a_header_of_ours_says_whose_values_they_are(tmp_path: Path) -> None:
     (old,) = find_cases(tmp_path / "old")
     write_mask(tmp_path / "p/BraTS-GLI-00001-000.nii.gz", tiny_volumes()[1], old, "flair")
     found = evaluate(tmp_path / "p", tmp_path / "cases")
-    assert found.summary["dice_mean"]["mean"] == 1
-    assert found.editions == {"predictions": {"brats2020, by header": 1}, "references": {"brats2023, by file name": 1}}
+    assert found.summary["dice_mean"].mean == 1
+    assert found.folders.editions == {
+        "predictions": {"brats2020, by header": 1},
+        "references": {"brats2023, by file name": 1},
+    }
 
 
 @pytest.mark.parametrize(
@@ -168,7 +213,7 @@ def test_the_cavity_of_2024_must_be_declared(tmp_path: Path) -> None:
     declared = {"edition_references": "brats2024"}
     assert "4 is RC in brats2024" in evaluate(tmp_path / "named", tmp_path / "cases", **declared).problems[case]
     both = evaluate(tmp_path / "named", tmp_path / "cases", classes=["RC"], **declared, edition_predictions="brats2024")
-    assert both.summary["dice_rc"]["mean"] == 1
+    assert both.summary["dice_rc"].mean == 1
 
 
 def test_an_unnamed_prediction_of_a_2024_reference_may_hold_no_4(tmp_path: Path) -> None:
@@ -183,14 +228,14 @@ def test_msd_is_read_by_its_dataset_json(tmp_path: Path) -> None:
     for number in (1, 2):
         write(tmp_path / f"p/BRATS_00{number}.nii.gz", tiny_volumes(number)[1], "msd", np.eye(4))
     found = evaluate(tmp_path / "p", tmp_path / "msd", classes=["NCR", "ED"])
-    assert found.summary["dice_ncr"]["mean"] == found.summary["dice_ed"]["mean"] == 1
-    assert found.editions["predictions"] == {"msd-task01, by reference": 2}
+    assert found.summary["dice_ncr"].mean == found.summary["dice_ed"].mean == 1
+    assert found.folders.editions["predictions"] == {"msd-task01, by reference": 2}
     content = json.loads((tmp_path / "msd/dataset.json").read_text())
     content["labels"] = {"0": "background", "1": "necrotic", "2": "edema", "3": "enhancing"}
     (tmp_path / "msd/dataset.json").write_text(json.dumps(content))
     for case in find_cases(tmp_path / "msd")[:2]:
         write_mask(tmp_path / f"ours/{case.id}.nii.gz", case.read_label()[0], case, "flair")
-    assert evaluate(tmp_path / "ours", tmp_path / "msd", classes=["NCR"]).summary["dice_ncr"]["mean"] == 1
+    assert evaluate(tmp_path / "ours", tmp_path / "msd", classes=["NCR"]).summary["dice_ncr"].mean == 1
     with pytest.raises(EvaluationError, match="nothing says whose label values the references hold"):
         evaluate(tmp_path / "p", tmp_path / "msd/labelsTr")
     assert (
@@ -266,7 +311,7 @@ def test_millimetres_are_those_of_the_affine(tmp_path: Path) -> None:
         (["--predictions", "TWICE"], "case a is both"),
         (["--metrics", "dise"], "metric 'dise' does not exist; choose from dice"),
         (["--classes", "EDEMA"], "class 'EDEMA' does not exist; choose from NCR"),
-        (["--edition-predictions", "brats2019"], "edition 'brats2019' is unknown; it is one of auto, brats2020"),
+        (["--edition-predictions", "brats2019"], "data set 'brats2019' is unknown; give a YAML file or one of"),
     ],
 )
 def test_a_users_mistake_gets_one_sentence(

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from raum_lightning.metrics.lesions import match_lesions
+from raum_lightning.metrics import RULES
 from raum_lightning.metrics.surface import Mask, hd95
+from tests.helpers.pairs import scores_of
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -65,22 +66,26 @@ CASES = {
 }
 
 
+def by_lesion(prediction: Mask, target: Mask, spacing: tuple[float, float, float] = ISOTROPIC) -> tuple[float, float]:
+    """Lesion-wise Dice and HD95 by the rules of 2023."""
+    found = scores_of(prediction, target, "lesion_dice", "lesion_hd95", spacing=spacing, rules=RULES["brats2023"])
+    return found["lesion_dice"], found["lesion_hd95"]
+
+
 @pytest.mark.parametrize(("prediction", "target", "dice", "distance"), CASES.values(), ids=CASES.keys())
 def test_cases_built_by_hand(prediction: Mask, target: Mask, dice: float, distance: float) -> None:
-    lesions = match_lesions(prediction, target, ISOTROPIC)
-    assert lesions.dice() == pytest.approx(dice)
-    assert lesions.hd95() == pytest.approx(distance)
+    assert by_lesion(prediction, target) == pytest.approx((dice, distance))
 
 
 def test_small_is_meant_in_mm() -> None:
     # 64 voxels of 0.78125 mm³ are 50 mm³
-    assert match_lesions(draw(), draw(CUBE), (1.0, 1.0, 0.78125)).dice() == 1
-    assert match_lesions(draw(), draw(CUBE), (1.0, 1.0, 0.79)).dice() == 0
+    assert by_lesion(draw(), draw(CUBE), (1.0, 1.0, 0.78125))[0] == 1
+    assert by_lesion(draw(), draw(CUBE), (1.0, 1.0, 0.79))[0] == 0
 
 
 def test_distance_is_in_mm() -> None:
     # 10 voxels of 2 mm, see above
-    assert match_lesions(draw(CUBE), draw(CUBE, SIX_APART), (2.0, 1.0, 1.0)).hd95() == pytest.approx(20)
+    assert by_lesion(draw(CUBE), draw(CUBE, SIX_APART), (2.0, 1.0, 1.0))[1] == pytest.approx(20)
 
 
 def plain_reading(prediction: Mask, target: Mask) -> tuple[float, float]:
@@ -117,5 +122,45 @@ def boxes(draw: st.DrawFn) -> Mask:
 @settings(max_examples=60, deadline=None)
 @given(prediction=boxes(), target=boxes())
 def test_equals_a_plain_reading_of_the_rules(prediction: Mask, target: Mask) -> None:
-    lesions = match_lesions(prediction, target, ISOTROPIC)
-    assert (lesions.dice(), lesions.hd95()) == pytest.approx(plain_reading(prediction, target))
+    assert by_lesion(prediction, target) == pytest.approx(plain_reading(prediction, target))
+
+
+ACROSS = ((6, 12), (4, 8), (4, 8))  # 96 voxels, 32 of the cube and 32 of NEAR
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "counts", "dice"),
+    [
+        # one component cannot be the partner of two lesions: that with the larger Dice, or, where equal, the first
+        (draw(ACROSS), draw(CUBE, NEAR), (1, 0, 1), 2 * 32 / (96 + 64)),
+        (draw(CUBE, NEAR), draw(ACROSS), (1, 1, 0), 2 * 32 / (96 + 64)),
+        (draw(CUBE, FAR), draw(CUBE), (1, 1, 0), 1),
+        (draw(FAR), draw(CUBE), (0, 1, 1), 0),
+        (draw(), draw(CUBE, FAR), (0, 0, 2), 0),
+        (draw(SPECK), draw(), (0, 1, 0), 0),
+    ],
+    ids=["over two lesions", "two for one", "one false", "beside", "two missed", "only a false one"],
+)
+def test_one_to_one_by_hand(prediction: Mask, target: Mask, counts: tuple[int, int, int], dice: float) -> None:
+    kinds = ("lesion_tp", "lesion_fp", "lesion_fn")
+    found = scores_of(prediction, target, *kinds, "lesion_dice", rules=RULES["brats2026"])
+    assert tuple(found[kind] for kind in kinds) == counts
+    assert found["lesion_dice"] == pytest.approx(dice)
+
+
+def test_the_sum_of_dice_decides_a_matching() -> None:
+    # the greedy choice takes the bar of 12 for the lesion of 10 (Dice 20/22) and leaves the lesion of 30 to nobody;
+    # the best sum pairs the bar with the lesion of 30 (4/42) only where that adds more, which it does not here
+    lesion, larger = ((0, 10), (0, 1), (0, 1)), ((12, 42), (0, 1), (0, 1))
+    bar, other = ((0, 14), (0, 1), (0, 1)), ((16, 42), (0, 1), (0, 1))
+    found = scores_of(draw(bar, other), draw(lesion, larger), "lesion_dice", "lesion_tp", rules=RULES["brats2026"])
+    assert found == {"lesion_dice": pytest.approx((20 / 24 + 52 / 56) / 2), "lesion_tp": 2}
+
+
+def test_f1_by_size_of_the_lesion() -> None:
+    # of 1,000 mm³ a voxel: a lesion of 64 ml is found, one of 10 ml missed, a component of 1 ml is false
+    ten = ((20, 25), (4, 6), (4, 5))
+    sizes = ("lesion_f1_small", "lesion_f1_medium", "lesion_f1_large", "lesion_f1")
+    found = scores_of(draw(CUBE, SPECK), draw(CUBE, ten), *sizes, spacing=(10.0, 10.0, 10.0), rules=RULES["brats2026"])
+    assert np.isnan(found.pop("lesion_f1_small"))
+    assert found == {"lesion_f1_medium": 0, "lesion_f1_large": 1, "lesion_f1": 2 / 4}

@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from raum_lightning.errors import ConfigError
 from raum_lightning.labels import REGIONS, in_classes
-from raum_lightning.metrics import METRICS, SegmentationMetrics, score
-from raum_lightning.metrics.lesions import match_lesions
+from raum_lightning.metrics import METRICS, RULES, SegmentationMetrics, find_rules, score
 from raum_lightning.metrics.surface import hd95
 
 ISOTROPIC = (1.0, 1.0, 1.0)
@@ -55,20 +55,20 @@ def test_names_and_means_of_regions() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
 def test_every_metric_has_a_value_for_every_region(dtype: torch.dtype) -> None:
-    scores = score(volume(0).to(dtype), volume(1).to(dtype), metrics=tuple(METRICS), spacing=ISOTROPIC)
-    assert list(scores) == [f"{metric}_{name}" for metric in METRICS for name in ("wt", "tc", "et", "mean")]
-    assert all(math.isfinite(value) for value in scores.values())
+    for rules in RULES.values():
+        scores = score(volume(0).to(dtype), volume(1).to(dtype), metrics=("all",), spacing=ISOTROPIC, rules=rules)
+        names = [name for name, measure in METRICS.items() if measure.only in ("", rules.name)]
+        assert list(scores) == [f"{name}_{part}" for name in names for part in ("wt", "tc", "et", "mean")]
+        absent = [name for name, value in scores.items() if not math.isfinite(value)]
+        assert all("f1_medium" in name or "f1_large" in name or "small" in name for name in absent)
 
 
 def test_distances_are_those_of_the_whole_masks() -> None:
     prediction, target, spacing = volume(0), volume(2), (0.5, 1.0, 2.0)
-    scores = score(prediction, target, metrics=("hd95", "lesion_dice", "lesion_hd95"), spacing=spacing)
+    scores = score(prediction, target, metrics=("hd95",), spacing=spacing)
     for name, classes in REGIONS.items():
         masks = [in_classes(labels.numpy(), classes) for labels in (prediction, target)]
-        lesions = match_lesions(*masks, spacing)
         assert scores[f"hd95_{name.lower()}"] == hd95(*masks, spacing) > 0
-        assert scores[f"lesion_dice_{name.lower()}"] == lesions.dice()
-        assert scores[f"lesion_hd95_{name.lower()}"] == lesions.hd95()
 
 
 def test_no_tumour_anywhere_and_a_missed_one() -> None:
@@ -83,10 +83,14 @@ def test_no_tumour_anywhere_and_a_missed_one() -> None:
 
 def test_unknown_names_are_told_with_the_known_ones() -> None:
     with pytest.raises(
-        ValueError, match=r"metric 'f1' does not exist; choose from dice, precision, recall, .*lesion_hd95"
+        ConfigError, match=r"metric 'f1' does not exist; choose from dice, precision, recall, .*lesion_hd95"
     ):
         SegmentationMetrics(("dice", "f1"))
-    with pytest.raises(ValueError, match="class 'WT' does not exist; choose from NCR, ED, ET, RC"):
+    with pytest.raises(ConfigError, match="metric 'mets_dice' exists under brats2026 only; choose from dice"):
+        SegmentationMetrics(("mets_dice",))
+    with pytest.raises(ConfigError, match="rules 'brats2022' do not exist; choose from brats2020, brats2023"):
+        find_rules("brats2022")
+    with pytest.raises(ConfigError, match="class 'WT' does not exist; choose from NCR, ED, ET, RC"):
         score(PREDICTION, TARGET, metrics=("dice",), spacing=ISOTROPIC, classes=("WT",))
 
 

@@ -16,7 +16,7 @@ from raum_lightning.atomic import write_csv
 from raum_lightning.data.store import Prepared
 from raum_lightning.geometry import brain_mask
 from raum_lightning.labels import REGIONS, in_classes
-from raum_lightning.metrics import RULES
+from raum_lightning.metrics import DEFAULT, explain
 from raum_lightning.training.callbacks.attributes import data_of, scores_of
 
 BASELINE = "flair: voxels brighter than a threshold on FLAIR, the best one on the training cases for each region."
@@ -42,7 +42,7 @@ class CaseTable(pl.Callback):
             write_csv(self.path, ["case", *next(iter(scores.values()))], rows)
             console = Console()
             console.print(table(scores))
-            console.print(f"Dice by the rules of BraTS up to 2022: {RULES['dice']}", style="dim")
+            console.print(f"Dice by the rules of BraTS up to 2022: {explain('dice', DEFAULT)}", style="dim")
             if any("flair/dice_mean" in row for row in scores.values()):
                 console.print(BASELINE, style="dim")
 
