@@ -108,7 +108,7 @@ def ours(folders: Path) -> Evaluation:
 @pytest.fixture(scope="module")
 def organisers(folders: Path) -> Path:
     """Their JSON and both of their tables, for the groups of `gli`, which are those of `mets` and two more."""
-    pytest.importorskip("brats_evaluation", reason="the organisers' package, of the extra [dev]")
+    pytest.importorskip("brats_evaluation", reason="pip install --no-deps -r tests/metrics/organisers.txt")
     paths = ["--ref_path", folders / "references", "--pred_path", folders / "predictions"]
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from raum_lightning.metrics import RULES
 from raum_lightning.metrics import surface as module
-from raum_lightning.metrics.surface import Mask, hd95, surface, surfel_areas
+from raum_lightning.metrics.surface import Mask, border_distances, element_distances, hd95, surface, surfel_areas
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 spacings = st.sampled_from([ISOTROPIC, (1.0, 2.0, 3.0), (0.5, 0.9, 2.5)])
@@ -100,7 +102,8 @@ def test_empty_masks() -> None:
     nothing, something = np.zeros((4, 4, 4), bool), np.ones((4, 4, 4), bool)
     assert hd95(nothing, nothing, ISOTROPIC) == 0
     # sqrt(240² + 240² + 155²)
-    assert hd95(something, nothing, ISOTROPIC) == pytest.approx(373.12866, abs=5e-6)
+    assert RULES["brats2020"].missed_mm == pytest.approx(373.12866, abs=5e-6)
+    assert hd95(something, nothing, ISOTROPIC, missed=374) == 374
     assert hd95(nothing, something, (2.0, 2.0, 2.0)) == pytest.approx(373.12866, abs=5e-6)
     assert hd95(nothing, something, ISOTROPIC, missed=374) == 374
 
@@ -223,3 +226,36 @@ def test_turning_the_volume_turns_the_spacing(prediction: Mask, target: Mask, ax
     i, j, k = axes
     turned = hd95(prediction.transpose(axes), target.transpose(axes), (spacing[i], spacing[j], spacing[k]))
     assert turned == pytest.approx(hd95(prediction, target, spacing))
+
+
+@settings(derandomize=True, max_examples=30)
+@given(prediction=masks(), target=masks(), spacing=spacings)
+def test_border_distances_equal_the_plain_way(
+    prediction: Mask, target: Mask, spacing: tuple[float, float, float]
+) -> None:
+    def border_of(mask: Mask) -> Mask:
+        return mask ^ binary_erosion(mask)
+
+    def to(mask: Mask, other: Mask) -> NDArray[np.float64]:
+        return distance_transform_edt(~border_of(other), sampling=spacing)[border_of(mask)]
+
+    found, there, back = border_distances(prediction, target, spacing), to(prediction, target), to(target, prediction)
+    assert found.prediction == pytest.approx(there) and found.target == pytest.approx(back)
+    assert found.hd95_pooled() == pytest.approx(np.percentile(np.hstack([there, back]), 95))
+    assert found.assd() == pytest.approx((there.mean() + back.mean()) / 2)
+
+
+def test_a_cube_moved_by_a_voxel() -> None:
+    target = np.zeros((12, 12, 12), bool)
+    target[2:6, 2:6, 2:6] = True
+    borders = border_distances(np.roll(target, 1, axis=0), target, ISOTROPIC)
+    # of the 56 border voxels one end face of 16 moves out of the old border, and the 4 inner voxels of the other end
+    # face move into the cube: 20 lie one voxel away
+    apart = 20
+    assert (borders.prediction > 0).sum() == (borders.target > 0).sum() == apart and len(borders.target) == 56
+    assert borders.nsd(1.0) == 1 and borders.nsd(0.5) == 1 - apart / 56
+    assert borders.assd() == apart / 56 and borders.hd95_pooled() == 1
+    # DeepMind's elements lie at the corners of voxels: those of both end faces and of their edges are one mm away
+    elements = element_distances(np.roll(target, 1, axis=0), target, ISOTROPIC)
+    near = elements.prediction_areas[elements.prediction == 0].sum() / elements.prediction_areas.sum()
+    assert elements.surface_dice(0.5) == pytest.approx(near) and elements.surface_dice(1.0) == 1
