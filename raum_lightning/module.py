@@ -20,8 +20,7 @@ from raum_lightning.inference.compiling import compile_network, in_batches_of
 from raum_lightning.inference.sliding_window import FLIP_AXES, Network, seen, segment, sliding_window
 from raum_lightning.labels import REGIONS, classify, to_regions
 from raum_lightning.losses import DiceCELoss, deep_supervision
-from raum_lightning.metrics import SegmentationMetrics
-from raum_lightning.metrics.folders import LOWER_IS_BETTER, WITHOUT_ORDER
+from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
 from raum_lightning.models.cpu import accelerate
 from raum_lightning.runs.checkpoints import VerifiedCheckpointIO
 from raum_lightning.training.first_patch import check_loss, output_channels
@@ -50,6 +49,7 @@ class SegmentationModule(pl.LightningModule):
         sw_batch_size: Windows per forward pass.
         flips: Test-time augmentation: mirrored images whose outputs are averaged at test and prediction: 1, 2, 4 or 8.
         metrics: What is computed per case; see `raum_lightning.metrics`.
+        rules: By which it is computed: brats2020 (to 2022, the default), brats2023, brats2024 or brats2026 (2025 on).
         monitor: The score of validation by which the best checkpoint is chosen: a metric and a part, such as dice_mean
             or hd95_et, or loss.
         lr: Learning rate of AdamW after the warm-up.
@@ -72,6 +72,7 @@ class SegmentationModule(pl.LightningModule):
         sw_batch_size: int = 1,
         flips: int = 1,
         metrics: Sequence[str] = ("dice", "precision", "recall"),
+        rules: str = "default",
         monitor: str = "dice_mean",
         lr: float = 1e-4,
         weight_decay: float = 1e-5,
@@ -98,9 +99,10 @@ class SegmentationModule(pl.LightningModule):
         self.monitor = monitor
         self.compiles = compile
         self.case_scores: dict[str, dict[str, float]] = {}
-        self.val_metrics = SegmentationMetrics(metrics)
-        self.test_metrics = SegmentationMetrics(metrics)
-        _check_monitor(monitor, metrics)
+        self.rules = find_rules(rules)
+        self.val_metrics = SegmentationMetrics(metrics, rules=self.rules)
+        self.test_metrics = SegmentationMetrics(metrics, rules=self.rules)
+        _check_monitor(monitor, self.val_metrics.metrics)
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> "SegmentationModule":
@@ -119,7 +121,7 @@ class SegmentationModule(pl.LightningModule):
     @property
     def lower_is_better(self) -> bool:
         """Whether a lower value of `monitor` is better."""
-        return self.monitor == "loss" or self.monitor.rpartition("_")[0] in LOWER_IS_BETTER
+        return self.monitor == "loss" or METRICS[self.monitor.rpartition("_")[0]].better < 0
 
     def check_data(self, data: Any, *, fitting: bool = True) -> None:
         """Check that network, loss and data (a `BratsDataModule`) fit, by one made-up patch and without values.
@@ -301,7 +303,7 @@ def pseudo_dice(logits: torch.Tensor, labels: torch.Tensor, mode: str) -> torch.
 
 
 def _check_monitor(monitor: str, metrics: Sequence[str]) -> None:
-    names = [name for name in metrics if name not in WITHOUT_ORDER]
+    names = [name for name in metrics if METRICS[name].better]
     parts = [*(region.lower() for region in REGIONS), "mean"]
     if monitor != "loss" and monitor not in [f"{name}_{part}" for name in names for part in parts]:
         offered = ", ".join([*(f"{name}_mean" for name in names), "loss"])

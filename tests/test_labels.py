@@ -26,7 +26,7 @@ def test_values_on_disk_of_each_edition(edition: str, on_disk: list[int]) -> Non
 
 
 def test_label_4_of_2023_names_is_never_taken_for_et() -> None:
-    with pytest.raises(LabelError, match=r"label 4 .* 4 is ET in brats2020, 4 is RC in brats2024 and brats2026"):
+    with pytest.raises(LabelError, match=r"label 4 .* 4 is ET in brats2020, 4 is RC in brats2024 and brats2025"):
         EDITIONS["brats2023"].encode(np.array([0, 4]))
 
 

@@ -51,7 +51,7 @@ def test_every_data_set_is_recognised_by_its_names(tmp_path: Path, name: str) ->
 def test_every_data_set_that_can_be_recognised_is_tested() -> None:
     assert set(names()) - set(ID) == {
         "brats2024",
-        "brats2026",
+        "brats2025",
         "brats-ped",
         "brats-ped-2023",
         "brats-met",

@@ -42,7 +42,8 @@ class CaseTable(pl.Callback):
             write_csv(self.path, ["case", *next(iter(scores.values()))], rows)
             console = Console()
             console.print(table(scores))
-            console.print(f"Dice by the rules of BraTS up to 2022: {explain('dice', DEFAULT)}", style="dim")
+            rules = getattr(pl_module, "rules", DEFAULT)
+            console.print(f"rules {rules}; dice: {explain('dice', rules)}", style="dim")
             if any("flair/dice_mean" in row for row in scores.values()):
                 console.print(BASELINE, style="dim")
 
