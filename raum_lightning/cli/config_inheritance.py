@@ -1,47 +1,104 @@
-"""Experiments that build on each other: the key `base` of a YAML file."""
+"""Experiments that build on each other: the key `base` of a YAML file, and several files given with `-c`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
-import yaml
-
+from raum_lightning.cli.yaml_files import Key, read_yaml
 from raum_lightning.errors import RunError
 
+Tree = dict[str, Any]
+CLASS = "class_path"
 
-def with_bases(args: Sequence[str]) -> list[str]:
-    """Puts before each `-c FILE` the file that it names as its `base`, and that one's before it.
 
-    Files given later win, key by key, so that an experiment states only what it does otherwise than its base.
+@dataclass
+class Configuration:
+    """What files say together: the tree, and for each key the place where its value stands."""
+
+    files: list[Path]
+    tree: Tree = field(default_factory=dict)
+    places: dict[Key, str] = field(default_factory=dict)
+
+
+def read_files(files: Sequence[Path]) -> Configuration:
+    """Merge files and their bases: all bases first, each once, then the files in the order in which they are given.
+
+    A file that is a base of a later one counts as that base. See `merge` for what wins over what.
+
+    Raises:
+        RunError: A file is not there, has no keys, or is its own base.
+        ConfigError: A file is not valid YAML or has a key twice.
     """
-    words: list[str] = []
-    rest = list(args)
-    while rest:
-        word = rest.pop(0)
-        if word in ("-c", "--config") and rest:
-            files = _bases(Path(rest.pop(0)))
-        elif word.startswith("--config="):
-            files = _bases(Path(word.removeprefix("--config=")))
-        elif word.partition("=")[0] == "--base":
-            raise RunError("--base: `base` is a key of YAML files; several files are given as -c FIRST -c SECOND")
-        else:
-            words.append(word)
-            continue
-        words += [part for file in files for part in ("--config", str(file))]
-    return words
+    content: dict[Path, tuple[Tree, dict[Key, str]]] = {}
+    chains = [_chain(file, content) for file in files]
+    bases = [file for chain in chains for file in chain[:-1]]
+    tops = [
+        chain[-1] for place, chain in enumerate(chains) if not any(chain[-1] in c[:-1] for c in chains[place + 1 :])
+    ]
+    merged = Configuration(list(files))
+    for file in [*dict.fromkeys(bases), *tops]:
+        tree, places = content[file]
+        merged.tree = merge(merged.tree, tree)
+        merged.places |= places
+    return merged
 
 
-def _bases(file: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    if file in above:
-        raise RunError(f"{file}: is its own base, by way of {', '.join(map(str, above))}")
+def merge(under: Any, over: Any) -> Any:
+    """Return `under` with what `over` says otherwise.
+
+    Mappings are merged key by key. Lists are replaced, and so is a mapping whose `class_path` becomes another class:
+    that class starts from its own defaults.
+    """
+    if isinstance(under, str) and isinstance(over, Mapping) and CLASS not in over and "init_args" in over:
+        under = {CLASS: under}  # the short form of a class without arguments
+    if not (isinstance(under, Mapping) and isinstance(over, Mapping)) or replaces(under, over):
+        return deepcopy(over)
+    both = under.keys() & over.keys()
+    return {
+        key: merge(under[key], over[key]) if key in both else deepcopy(value)
+        for key, value in {**under, **over}.items()
+    }
+
+
+def replaces(under: Mapping[str, Any], over: Any) -> bool:
+    """Return whether `over`, the name of a class or a mapping, asks for another class than `under` has."""
+    wanted = over.get(CLASS) if isinstance(over, Mapping) else over
+    return wanted is not None and not (CLASS in under and _same_class(under[CLASS], wanted))
+
+
+def _same_class(one: Any, other: Any) -> bool:
+    if one == other:
+        return True
+    names = [str(name).rsplit(".", 1) for name in (one, other)]
+    if names[0][-1] != names[1][-1]:
+        return False
+    if min(map(len, names)) == 1:  # a class by its name alone
+        return True
     try:
-        content = yaml.safe_load(file.read_text())
+        return resolve_name(str(one)) is resolve_name(str(other))
+    except Exception:  # whatever a module raises on import, it is said when the class is needed
+        return False
+
+
+def _chain(file: Path, content: dict[Path, tuple[Tree, dict[Key, str]]], above: tuple[Path, ...] = ()) -> list[Path]:
+    """Return the resolved file after its bases; their content is read into `content`."""
+    if file.resolve() in [other.resolve() for other in above]:
+        raise RunError(f"{file}: is its own base, by way of {', '.join(map(str, above))}")
+    named = f"as base by {above[-1]}" if above else "with -c"
+    try:
+        tree, places = read_yaml(file)
     except FileNotFoundError:
-        raise RunError(f"{file}: no such file, named {f'as base by {above[-1]}' if above else 'with -c'}") from None
+        raise RunError(f"{file}: no such file, named {named}") from None
     except OSError as error:
         raise RunError(f"{file}: cannot be read ({error.strerror}); a YAML file is expected") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{file}: is not valid YAML ({error})") from None
-    base = content.get("base") if isinstance(content, dict) else None
+    if not isinstance(tree, dict):
+        raise RunError(f"{file}: holds no keys; a YAML file of module, data and trainer is expected")
+    base = tree.pop("base", None)
     if not isinstance(base, str | None):
         raise RunError(f"{file}: base={base!r} must be the name of one file; a chain of bases gives more")
-    return [*(_bases(file.parent / base, (*above, file)) if base else []), file]
+    before = _chain(file.parent / base, content, (*above, file)) if base else []
+    content[file.resolve()] = tree, places
+    return [*before, file.resolve()]

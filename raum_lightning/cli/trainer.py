@@ -1,6 +1,7 @@
 """The verbs `fit`, `validate`, `test` and `predict`: LightningCLI with folders, loggers and callbacks decided."""
 
 import os
+from argparse import ArgumentError
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,11 +15,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning.atomic import write_text
-from raum_lightning.cli.config_inheritance import with_bases
+from raum_lightning.cli.command_line import CommandLine, read_command_line
 from raum_lightning.cli.errors import refusals
+from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.log_filters import quieten
 from raum_lightning.data.datamodule import BratsDataModule
-from raum_lightning.errors import RunError
+from raum_lightning.errors import ConfigError, RunError
 from raum_lightning.loggers import finish_wandb
 from raum_lightning.module import SegmentationModule
 from raum_lightning.runs.checkpoints import VerifiedCheckpointIO, newest_sound
@@ -53,7 +55,8 @@ TRAINER_DEFAULTS = {
 def run_trainer(args: Sequence[str]) -> int:
     """Run one verb; return the exit code."""
     quieten()
-    exact = {"allow_abbrev": False}  # a mistyped key is an error, not an abbreviation
+    # a mistyped key is an error, not an abbreviation, and is explained by us
+    exact = {"allow_abbrev": False, "exit_on_error": False}
     failed = True
     try:
         with leaving_on_signal():
@@ -66,7 +69,7 @@ def run_trainer(args: Sequence[str]) -> int:
                 parser_kwargs=exact | dict.fromkeys(RaumCLI.subcommands(), exact),
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
-                args=with_bases(args),
+                args=list(args),
             )
         failed = False
     finally:
@@ -77,14 +80,14 @@ def run_trainer(args: Sequence[str]) -> int:
 class RaumCLI(LightningCLI):
     """LightningCLI whose network and loss stand under `module`, with one folder per run."""
 
+    given: CommandLine
     run_dir: Path
     start: Path | None
     """The checkpoint to go on from."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The keys `run` and `base`."""
+        """The keys `run`."""
         parser.add_class_arguments(RunOptions, "run")
-        parser.add_argument("--base", type=str, default=None, help="configuration that this one adds to, beside it")
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """As the parent's, with `module` for `model`."""
@@ -97,13 +100,19 @@ class RaumCLI(LightningCLI):
         """The YAML and the command line decide; the parent lets the checkpoint's hyperparameters override them."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """As the parent's, which warns of arguments that are not the command line's."""
-        self.config = parser.parse_args(args)
+        """Parse the verb and its words; the files among them are merged before the parser sees them."""
+        verb, *words = args
+        self.given = read_command_line(words)
+        text = yaml.safe_dump(self.given.files.tree, sort_keys=False)
+        try:
+            self.config = parser.parse_args([verb, f"--config={text}", *self.given.words])
+        except ArgumentError as error:
+            raise ConfigError(explain_configuration(self._parser(verb), self.given, str(error))) from error
 
     def before_instantiate_classes(self) -> None:
         """Decides the run's folder and the checkpoint, and tells them to trainer and loggers."""
         config = self.config[self.subcommand]
-        files = [Path(str(file)) for file in config.get("config") or []]
+        files = self.given.files.files
         experiment = config.run.experiment or (files[-1].stem if files else "unnamed")
         folder = Path(config.run.root) / experiment
         if self.subcommand == "fit":
@@ -113,8 +122,7 @@ class RaumCLI(LightningCLI):
             self._find_trained(config, folder, run.path if run else None)
         if self.start and not self.start.is_file():
             raise RunError(f"{self.start}: no such checkpoint; --ckpt_path names a file")
-        # what is saved and logged is the whole configuration: it needs neither its bases nor its files
-        config.base = config.config = None
+        config.config = None  # what is saved and logged is the whole configuration, not the text that it came from
         config.run.experiment = self.run_dir.parent.name
         if config.trainer.precision == "bf16-mixed" and lacks_bf16(config.trainer.accelerator):
             rank_zero_info("precision: this GPU has no bf16, 32-true takes its place")
@@ -182,8 +190,14 @@ class RaumCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Instantiates and checks that network and data fit, before any case is prepared."""
-        with refusals("configuration", {}):
-            self.config_init = self.parser.instantiate(self.config)
+        try:
+            with refusals("configuration", {}):
+                self.config_init = self.parser.instantiate(self.config)
+        except ConfigError as error:
+            if error.__cause__ is None:  # a sentence of our own
+                raise
+            explained = explain_configuration(self._parser(self.subcommand), self.given, str(error))
+            raise ConfigError(explained) from error
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "module")
         self.model.check_data(self.datamodule, fitting=self.subcommand == "fit")

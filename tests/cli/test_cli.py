@@ -105,7 +105,7 @@ def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
     split = json.loads((run / "splits.json").read_text())
     assert len({name for part in split.values() for name in part}) == 6
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert (config["run"]["id"], config["module"]["overlap"], config["base"]) == (None, 0.0, None)
+    assert (config["run"]["id"], config["module"]["overlap"]) == (None, 0.0)
 
 
 def test_its_configuration_runs_again(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,224 @@
+"""What is wrong with a configuration that the parser refuses: keys, classes and values, each with its place.
+
+jsonargparse stops at the first error, does not know the line, and answers a wrong argument of a class with all types
+that the key could have had. Here the tree is compared with the keys of the parser and of each class that it names.
+"""
+
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import resolve_name
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from raum_lightning.cli.command_line import SPEC, CommandLine
+from raum_lightning.cli.config_inheritance import CLASS, Tree
+from raum_lightning.cli.errors import first_line
+from raum_lightning.cli.yaml_files import Key
+
+# at these keys a class may be given by its name alone
+BASES: dict[str, type] = {
+    "trainer.logger": Logger,
+    "trainer.callbacks": Callback,
+    "module.network": nn.Module,
+    "module.loss": nn.Module,
+}
+SHOWN = 20
+
+
+def explain_configuration(parser: ArgumentParser, given: CommandLine, said: str) -> str:
+    """Return what is wrong with files and options, one line each; what the parser `said` where nothing is found."""
+    tree, places = given.together()
+    known = _nested(parser.get_defaults().as_dict())
+    check = _Check(places, [*_leaves(known)])
+    found = [*check.keys(tree, known, ())] or [*check.classes(tree, ())] or [check.value(said)]
+    more = f"\nand {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return "\n".join(found[:SHOWN]) + more
+
+
+class _Check:
+    """Compares a tree with the `known` keys; `places` says of each key in it where it stands."""
+
+    def __init__(self, places: Mapping[Key, str], known: Sequence[str]) -> None:
+        self.places, self.known = places, known
+
+    def keys(self, tree: Tree, known: Tree, path: Key) -> Iterator[str]:
+        """Yield a sentence for each key below `path` that is not known."""
+        for key, value in tree.items():
+            if key not in known:
+                yield self._unknown((*path, key), self.known, "key")
+            elif known[key] is not None and isinstance(value, Mapping):
+                yield from self.keys(dict(value), known[key], (*path, key))
+            else:
+                yield from self._arguments(value, (*path, key))
+
+    def _arguments(self, value: Any, path: Key) -> Iterator[str]:
+        """Yield a sentence for each class within `value` that is not there, and each argument that its class lacks."""
+        for spec, where in _specs(value, path):
+            kind, problem = _find(spec[CLASS], where)
+            if problem:
+                yield self._at((*where, CLASS), f"{_dotted(where)}: {problem}")
+            if kind is None:
+                continue
+            arguments = _class_parser(kind).get_defaults().as_dict()
+            for name in spec.get("init_args") or {}:
+                if name not in arguments:
+                    yield self._unknown((*where, "init_args", name), [*arguments], f"argument of {kind.__name__}")
+            for name in spec.keys() - set(SPEC):
+                yield self._unknown((*where, name), ["init_args"], f"key of a class (besides {', '.join(SPEC)})")
+
+    def classes(self, value: Any, path: Key) -> Iterator[str]:
+        """Yield a sentence for each class within `value` that does not take its arguments; the innermost of several."""
+        for spec, where in _specs(value, path):
+            inner = [*self.classes(spec.get("init_args"), (*where, "init_args"))]
+            kind, _ = _find(spec[CLASS], where)
+            if inner or kind is None:
+                yield from inner
+                continue
+            try:
+                _class_parser(kind).parse_object(dict(spec.get("init_args") or {}))
+            except ArgumentError as error:
+                key, reason = _reason(str(error))
+                place = (*where, "init_args", *key.split(".")) if key else where
+                needs = reason.replace("the following arguments are required:", "needs")
+                yield self._at(place, f"{_dotted(place)}{_given(spec, key)}: {kind.__name__}: {needs}")
+
+    def value(self, said: str) -> str:
+        """Return what the parser said of one value, with its place."""
+        key, reason = _reason(said)
+        return self._at(tuple(key.split(".")), f"{key}: {reason}") if key else reason
+
+    def _unknown(self, path: Key, known: Iterable[str], what: str) -> str:
+        nearest = _nearest(_dotted(path), [*known])
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        return self._at(path, f"{_dotted(path)} is no {what}{hint}")
+
+    def _at(self, path: Key, sentence: str) -> str:
+        """Return the sentence after the place of the key, or of the nearest one above it that has one."""
+        for length in range(len(path), 0, -1):
+            if place := self.places.get(path[:length]):
+                # an option names itself
+                return sentence if place.startswith("--") else f"{place}: {sentence}"
+        return sentence
+
+
+def _given(spec: Mapping[str, Any], key: str) -> str:
+    arguments = spec.get("init_args") or {}
+    return f"={arguments[key]!r}" if key in arguments else ""
+
+
+def _nested(defaults: Mapping[str, Any]) -> Tree:
+    """Return the known keys: a mapping for a group, None for a value or a class."""
+    return {
+        key: _nested(value) if isinstance(value, Mapping) and CLASS not in value else None
+        for key, value in defaults.items()
+    }
+
+
+def _leaves(known: Tree, prefix: str = "") -> Iterator[str]:
+    for key, below in known.items():
+        yield f"{prefix}{key}"
+        if below is not None:
+            yield from _leaves(below, f"{prefix}{key}.")
+
+
+def _specs(value: Any, path: Key) -> Iterator[tuple[Tree, Key]]:
+    """Yield the classes within a value, outermost first, but not those within their arguments; and where they stand."""
+    if isinstance(value, Mapping):
+        if CLASS in value:
+            yield dict(value), path
+            return
+        for key, below in value.items():
+            yield from _specs(below, (*path, key))
+    elif isinstance(value, str) and _base(path):
+        yield {CLASS: value}, path
+    elif isinstance(value, list):
+        for number, below in enumerate(value):
+            yield from _specs(below, (*path, number))
+
+
+def _find(name: str, path: Key) -> tuple[Callable[..., Any] | None, str | None]:
+    """Return the class of a name, or why there is none; neither where only the parser can tell."""
+    module, _, last = name.rpartition(".")
+    if not module:
+        return _find_by_name(name, _base(path))
+    try:
+        return resolve_name(name), None
+    except Exception as error:
+        try:
+            there = [key for key, value in vars(import_module(module)).items() if inspect.isclass(value)]
+        except Exception:
+            return None, f"{name} cannot be imported ({first_line(str(error))})"
+        nearest = _nearest(last, there)
+        return None, f"{module} has no class {last}" + (f"; did you mean {nearest}?" if nearest else "")
+
+
+def _find_by_name(name: str, base: type | None) -> tuple[type | None, str | None]:
+    kinds = list(_subclasses(base)) if base else []
+    found = sorted({f"{kind.__module__}.{name}": kind for kind in kinds if kind.__name__ == name}.items())
+    if len(found) > 1:
+        return None, f"several classes are named {name}: give one of {', '.join(path for path, _ in found)}"
+    if found or base is None:
+        return (found[0][1] if found else None), None
+    nearest = _nearest(name, [kind.__name__ for kind in kinds])
+    return None, f"there is no class {name}" + (f"; did you mean {nearest}?" if nearest else "")
+
+
+def _base(path: Key) -> type | None:
+    return BASES.get(".".join(part for part in path if isinstance(part, str)))
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _subclasses(kind)
+
+
+def _class_parser(kind: Callable[..., Any]) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, fail_untyped=False)
+    return parser
+
+
+def _reason(said: str) -> tuple[str, str]:
+    """Return the key that a message of jsonargparse is about, empty if it names none, and the reason in one line."""
+    key, rest = "", said
+    if said.startswith('Parser key "'):
+        key, _, rest = said.removeprefix('Parser key "').partition('"')
+    if wrong := re.fullmatch(r"\s*Expected an? (.+)\. Got value: (.*)\s*", rest.lstrip(":")):
+        return key, f"{wrong[2]} is no {_plain(wrong[1])}"
+    lines = [line.strip(" -") for line in rest.lstrip(":").splitlines() if line.strip(" -:")]
+    types = [line.removeprefix("Expected a ") for line in lines if line.startswith("Expected a <class")]
+    values = [line.removeprefix("Given value: ") for line in lines if line.startswith("Given value: ")]
+    if types and values:  # each type of a union, and the value that is none of them
+        return key, f"{values[-1]} is none of {', '.join(dict.fromkeys(map(_plain, types)))}"
+    return key, _plain(first_line(": ".join(lines))).replace("Problem with given class_path", "class_path")
+
+
+def _plain(text: str) -> str:
+    """Return a message of jsonargparse with `int` for `<class 'int'>`."""
+    return text.replace("<class '", "").replace("'>", "").replace("NoneType", "null")
+
+
+def _nearest(wrong: str, known: list[str]) -> str | None:
+    """Return the key that was probably meant: one whose last part is the same, or else one that is spelled alike."""
+    last = wrong.rsplit(".", 1)[-1]
+    same = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    if same:
+        return get_close_matches(wrong, same, n=1, cutoff=0)[0]
+    close = get_close_matches(wrong, known, n=1)
+    if close or "." not in wrong:
+        return close[0] if close else None
+    ends = {name.rsplit(".", 1)[-1]: name for name in known}
+    return next((ends[end] for end in get_close_matches(last, ends, n=1)), None)
+
+
+def _dotted(path: Key) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")

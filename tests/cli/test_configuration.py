@@ -1,0 +1,241 @@
+"""What files and options say is what the run gets: bases, replaced classes and lists, the order of words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raum_lightning.cli import main
+from raum_lightning.cli.command_line import read_command_line
+from raum_lightning.cli.config_inheritance import merge, read_files
+from raum_lightning.cli.yaml_files import MAX_BYTES, parse_value, read_yaml
+from raum_lightning.errors import ConfigError, RunError
+from tests.helpers import EXPERIMENTS
+
+UNETR = str(EXPERIMENTS / "unetr.yaml")
+# defaults of TorchIO 1.2 and of MONAI 1.6
+AFFINE = {"scales": 0.1, "degrees": 10.0, "p": 1.0}
+ELASTIC = {"num_control_points": 7, "max_displacement": 7.5, "p": 1.0}
+BIAS = {"coefficients": 0.5, "order": 3, "p": 1.0}
+
+
+def written(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", *words, "--print_config"])
+    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return config
+
+
+def test_another_class_starts_from_its_own_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = written(
+        tmp_path / "other.yaml",
+        f"""
+base: {UNETR}
+module:
+  network: {{class_path: monai.networks.nets.SegResNet, init_args: {{in_channels: 3}}}}
+  loss: {{class_path: torch.nn.CrossEntropyLoss}}
+data:
+  augmentation:
+  - class_path: torchio.RandomAffine
+  - class_path: torchio.RandomElasticDeformation
+  - class_path: torchio.RandomBiasField
+  - class_path: torchio.RandomFlip
+trainer:
+  logger: {{class_path: lightning.pytorch.loggers.TensorBoardLogger, init_args: {{save_dir: tb}}}}
+  callbacks: [{{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {{monitor: val/loss}}}}]
+""",
+    )
+    config = printed(capsys, "-c", file)
+    network = config["module"]["network"]["init_args"]
+    assert (network["norm"], network["init_filters"], network["out_channels"]) == (["GROUP", {"num_groups": 8}], 8, 2)
+    assert "patch_size" not in network and "mode" not in config["module"]["loss"]["init_args"]
+    for transform, defaults in zip(config["data"]["augmentation"], (AFFINE, ELASTIC, BIAS, {"p": 1.0}), strict=True):
+        assert {key: transform["init_args"][key] for key in defaults} == defaults, transform["class_path"]
+    assert config["trainer"]["logger"]["init_args"]["name"] == "lightning_logs"
+    (stopping,) = config["trainer"]["callbacks"]
+    assert stopping["init_args"]["patience"] == 3 and "every" not in stopping["init_args"]
+
+
+def test_another_class_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    swin = ["--module.network", "monai.networks.nets.SwinUNETR", "--module.network.in_channels", "3"]
+    for before, after in ((swin, []), ([], swin)):
+        config = printed(capsys, *before, "-c", UNETR, *after, "--module.network.out_channels", "4")
+        network = config["module"]["network"]
+        assert network["class_path"] == "monai.networks.nets.SwinUNETR"
+        arguments = network["init_args"]
+        assert (arguments["patch_size"], arguments["feature_size"], arguments["num_heads"]) == (2, 24, [3, 6, 12, 24])
+        assert (arguments["in_channels"], arguments["out_channels"]) == (3, 4)
+    words = ["--data.augmentation", "[{class_path: torchio.RandomNoise}]", "--trainer.logger", "TensorBoardLogger"]
+    config = printed(capsys, "-c", UNETR, *words)
+    assert [item["init_args"]["p"] for item in config["data"]["augmentation"]] == [1.0]
+    # the same class keeps what the file gives it
+    words = ["--module.network", "raum_lightning.models.UNETR", "--module.network.init_args.norm", "batch"]
+    network = printed(capsys, "-c", UNETR, *words)["module"]["network"]["init_args"]
+    assert (network["norm"], network["depth"]) == ("batch", 12)
+
+
+def test_the_last_of_two_classes_takes_none_of_the_first_ones_arguments() -> None:
+    words = ["--module.network", "a.A", "--module.network.depth", "3", "--module.lr", "1", "--module.network", "b.B"]
+    assert read_command_line(words).words == ["--module.lr", "1", "--module.network", "b.B"]
+
+
+def test_what_is_typed_wins_wherever_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--data.root", "mine", "-c", UNETR], ["-c", UNETR, "--data.root=mine"]):
+        assert printed(capsys, *words)["data"]["root"] == "mine"
+
+
+def test_bases_come_first_and_once(tmp_path: Path) -> None:
+    first, second = EXPERIMENTS / "debug.yaml", EXPERIMENTS / "unetr_regions.yaml"
+    tree = read_files([first, second]).tree
+    assert tree["trainer"]["max_steps"] == 4 and tree["module"]["network"]["init_args"]["embed_dim"] == 24
+    assert tree["module"]["loss"]["init_args"]["mode"] == "regions" and "base" not in tree
+    # a base of a later file is under it; one that comes after is over it
+    steps = {"phantom.yaml": 600, "debug.yaml": 4}
+    for files, wanted in ((list(steps), 4), (list(steps)[::-1], 600)):
+        assert read_files([EXPERIMENTS / name for name in files]).tree["trainer"]["max_steps"] == wanted
+    written(tmp_path / "a.yaml", "base: b.yaml")
+    written(tmp_path / "b.yaml", f"base: ../{tmp_path.name}/a.yaml")
+    with pytest.raises(RunError, match="is its own base"):
+        read_files([tmp_path / "a.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("under", "over", "both"),
+    [
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}, {"a": {"b": 3, "c": 2}}),
+        ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
+        ({"class_path": "x.A", "init_args": {"p": 1}}, {"class_path": "x.B"}, {"class_path": "x.B"}),
+        (
+            {"class_path": "x.A", "init_args": {"p": 1}},
+            {"class_path": "A", "init_args": {"q": 2}},
+            {"class_path": "A", "init_args": {"p": 1, "q": 2}},
+        ),
+        (
+            {"class_path": "monai.networks.nets.SegResNet", "init_args": {"p": 1}},
+            {"class_path": "monai.networks.nets.segresnet.SegResNet"},
+            {"class_path": "monai.networks.nets.segresnet.SegResNet", "init_args": {"p": 1}},
+        ),
+        ("x.A", {"init_args": {"p": 1}}, {"class_path": "x.A", "init_args": {"p": 1}}),
+        ({"class_path": "x.A", "init_args": {"p": 1}}, None, None),
+    ],
+)
+def test_merging(under: Any, over: Any, both: Any) -> None:
+    before = repr((under, over))
+    assert merge(under, over) == both
+    assert repr((under, over)) == before
+
+
+def test_what_is_printed_can_be_given_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["-c", str(EXPERIMENTS / "debug.yaml"), "--trainer.callbacks+=EarlyStopping"]
+    words += ["--trainer.callbacks.monitor", "val/loss"]
+    config = printed(capsys, *words)
+    assert len(config["trainer"]["callbacks"]) == 3
+    file = written(tmp_path / "mine.yaml", yaml.safe_dump(config))
+    assert printed(capsys, "-c", file) == config
+
+
+def test_numbers_and_words_of_yaml(tmp_path: Path) -> None:
+    text = (
+        "{a: 1e-4, b: 010, c: 12:30, d: 2024-01-01, e: -1.5E+3, f: 0x1F, g: .5, h: 1_000, i: 3., j: .inf, k: 7, l: on}"
+    )
+    tree, places = read_yaml(Path(written(tmp_path / "a.yaml", text + "\n")))
+    values = [1e-4, "010", "12:30", "2024-01-01", -1500.0, 31, 0.5, 1000, 3.0, float("inf"), 7, True]
+    assert list(tree.values()) == values and [type(value) for value in tree.values()] == [type(v) for v in values]
+    assert places[("a",)] == f"{tmp_path / 'a.yaml'}, line 1"
+    assert parse_value("[flair, 1e-4]") == ["flair", 1e-4] and parse_value("a: b: c") == "a: b: c"
+
+
+def test_merge_keys_and_lines(tmp_path: Path) -> None:
+    text = "x: &x\n  lr: 1\n  folds: 2\ny:\n  <<: *x\n  folds: 3\nz: [*x, *x]\n"
+    tree, places = read_yaml(Path(written(tmp_path / "a.yaml", text)))
+    assert tree["y"] == {"lr": 1, "folds": 3} and tree["z"] == [tree["x"]] * 2
+    assert [places[key].rsplit(" ", 1)[1] for key in (("x", "lr"), ("y", "folds"), ("z",))] == ["2", "6", "7"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("module:\n  lr: 1\n  overlap: 0\n  lr: 2\n", "has the key 'lr' twice, in lines 2 and 4; keep one of them"),
+        ("a: [1\nb: 2", "is not valid YAML (line 2: expected ',' or ']'"),
+        ("a: !!python/object/apply:os.system [id]", "is not valid YAML (line 1: could not determine a constructor"),
+        ("? [1]\n: 2", "line 1: a key must be a word or a number"),
+        ("a: &a [*a]", "expands to more than"),
+        ("a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+            f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True)
+        ), "expands to more than 100000 values"),
+        ("a: 1\n" + "#" * MAX_BYTES, "has more than 1048576 bytes"),
+        ("- 1", "holds no keys"),
+        ("base: [a.yaml]", "must be the name of one file"),
+        ("base: none.yaml", "none.yaml: no such file, named as base by "),
+    ],
+    ids=lambda value: value[:20],
+)  # fmt: skip
+def test_files_that_cannot_be_used(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises((ConfigError, RunError)) as raised:
+        read_files([Path(written(tmp_path / "a.yaml", text))])
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "lines"),
+    [
+        (
+            "module:\n  netwrok: 1\n  lr: 1\ndata: {lr: 2}\n",
+            ["--trainer.max_step", "3"],
+            [
+                "FILE, line 2: module.netwrok is no key; did you mean module.network?",
+                "FILE, line 4: data.lr is no key; did you mean module.lr?",
+                "trainer.max_step is no key; did you mean trainer.max_steps?",
+            ],
+        ),
+        (
+            "data:\n  augmentation:\n  - class_path: torchio.RandomAffine\n    init_args:\n      scale: 0.1\n",
+            ["--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_di", "tb"],
+            [
+                "FILE, line 5: data.augmentation[0].init_args.scale is no argument of RandomAffine; "
+                "did you mean scales?",
+                "trainer.logger.init_args.save_di is no argument of TensorBoardLogger; did you mean save_dir?",
+            ],
+        ),
+        (
+            "data:\n  batch_size: two\n",
+            [],
+            ["FILE, line 2: data.batch_size: two is no int"],
+        ),
+        (
+            "module:\n  network:\n    init_args:\n      depth: 3.5\n",
+            [],
+            ["FILE, line 4: module.network.init_args.depth=3.5: UNETR: 3.5 is no int"],
+        ),
+        (
+            "",
+            ["--module.network", "monai.networks.nets.SwinUNTR"],
+            ["module.network: monai.networks.nets has no class SwinUNTR; did you mean SwinUNETR?"],
+        ),
+        ("", ["--trainer.logger", "TensorBoardLogger"], ["trainer.logger: TensorBoardLogger: needs save_dir"]),
+        ("", ["--trainer.logger", "CSVLogger"],
+         ["trainer.logger: several classes are named CSVLogger: give one of "
+          "lightning.pytorch.loggers.csv_logs.CSVLogger, "
+          "raum_lightning.loggers.CSVLogger"]),
+        ("", ["--trainer.logger", "MLFlowLoger"],
+         ["trainer.logger: there is no class MLFlowLoger; did you mean MLFlowLogger?"]),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_what_the_parser_refuses_is_explained(
+    text: str, words: list[str], lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(f"{text}base: {EXPERIMENTS / 'debug.yaml'}\n")
+    assert main(["fit", "-c", "mine.yaml", *words]) == 2
+    shown = capsys.readouterr().err.removeprefix("error: ").splitlines()
+    assert sorted(shown) == sorted(line.replace("FILE", "mine.yaml") for line in lines)
+    assert not Path("runs").exists()
