@@ -17,6 +17,10 @@ _PUBLIC = {
 __all__ = ["UNETR", "BratsDataModule", "DiceCELoss", "SegmentationMetrics", "SegmentationModule", "__version__", "load"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

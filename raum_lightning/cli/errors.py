@@ -76,10 +76,15 @@ def refusals(where: str, given: Mapping[str, Any], kinds: tuple[type[BaseExcepti
         if _is_ours(error.__traceback__):
             raise
         said = first_line(str(error))
-        named = [key for key in sorted(given, key=len, reverse=True) if key in said and given[key] is not None]
+        keys = [key for key in sorted(given, key=len, reverse=True) if given[key] is not None]
+        named = [key for key in keys if key in said] or [key for key in keys if _quotes(said, given[key])]
         key = f"{where}.{named[0]}={given[named[0]]}" if named else where
         built = _built(error.__traceback__)
         raise ConfigError(": ".join(filter(None, [key, built, said]))) from error
+
+
+def _quotes(said: str, value: Any) -> bool:
+    return isinstance(value, str) and f"'{value}'" in said
 
 
 def _is_ours(frames: TracebackType | None) -> bool:

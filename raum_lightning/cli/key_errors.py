@@ -176,6 +176,7 @@ def _base(path: Key) -> type | None:
 
 
 def _subclasses(base: type) -> Iterator[type]:
+    kind: type
     for kind in base.__subclasses__():
         yield kind
         yield from _subclasses(kind)

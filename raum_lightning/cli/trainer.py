@@ -2,8 +2,8 @@
 
 import os
 from argparse import ArgumentError
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import ProgressBar as LightningBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -23,7 +24,7 @@ from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import ConfigError, RunError
 from raum_lightning.loggers import finish_wandb
 from raum_lightning.module import SegmentationModule
-from raum_lightning.runs.checkpoints import VerifiedCheckpointIO, newest_sound
+from raum_lightning.runs.checkpoints import VerifiedCheckpointIO, newest_sound, structure
 from raum_lightning.runs.folder import RunFolder, find_checkpoint
 from raum_lightning.runs.lock import locked
 from raum_lightning.runs.naming import RunOptions, new_id, restarted, restarts
@@ -50,6 +51,12 @@ TRAINER_DEFAULTS = {
     # `RunSummary` says what matters of it
     "enable_model_summary": False,
 }
+
+
+CKPT_PATH = (
+    "a file; for fit also auto: resume this run from what it has saved, if it has; for the other verbs also best or "
+    "last of the experiment's newest run, or of --run.id (default: best)"
+)
 
 
 def run_trainer(args: Sequence[str]) -> int:
@@ -85,16 +92,19 @@ class RaumCLI(LightningCLI):
     start: Path | None
     """The checkpoint to go on from."""
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The keys `run`."""
-        parser.add_class_arguments(RunOptions, "run")
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the verbs and the arguments of the trainer's methods that are no options, or options of our own."""
+        return {verb: skipped | {"ckpt_path"} for verb, skipped in LightningCLI.subcommands().items()}
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """As the parent's, with `module` for `model`."""
-        parser.add_lightning_class_args(self.trainer_class, "trainer")
-        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+        """Add our groups before the trainer's, with `module` for the parent's `model`."""
         parser.add_lightning_class_args(SegmentationModule, "module")
         parser.add_lightning_class_args(BratsDataModule, "data")
+        parser.add_class_arguments(RunOptions, "run")
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH)
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
 
     def _parse_ckpt_path(self) -> None:
         """The YAML and the command line decide; the parent lets the checkpoint's hyperparameters override them."""
@@ -122,6 +132,12 @@ class RaumCLI(LightningCLI):
             self._find_trained(config, folder, run.path if run else None)
         if self.start and not self.start.is_file():
             raise RunError(f"{self.start}: no such checkpoint; --ckpt_path names a file")
+        if config.trainer.overfit_batches:
+            raise ConfigError(
+                f"trainer.overfit_batches={config.trainer.overfit_batches}: patches are cut anew in each epoch, so "
+                "there are no batches to repeat; give --data.patches_per_epoch with few patches and no augmentation, "
+                "or data.splits with a few training cases"
+            )
         config.config = None  # what is saved and logged is the whole configuration, not the text that it came from
         config.run.experiment = self.run_dir.parent.name
         if config.trainer.precision == "bf16-mixed" and lacks_bf16(config.trainer.accelerator):
@@ -141,6 +157,8 @@ class RaumCLI(LightningCLI):
         self.run_dir = self._run_dir(config, folder, given) or folder / new_id(folder)
         own = newest_sound(self.run) if config.ckpt_path == "auto" or restarted() else None
         self.start = own or given
+        if self.start and self.start == given:
+            _check_end(self.start, config.trainer.max_steps)
         if config.ckpt_path is None and self.run.saved:
             raise RunError(
                 f"{self.run_dir} holds a trained run; continue it with --ckpt_path auto or give another --run.id"
@@ -189,7 +207,11 @@ class RaumCLI(LightningCLI):
         return RunFolder(self.run_dir)
 
     def instantiate_classes(self) -> None:
-        """Instantiates and checks that network and data fit, before any case is prepared."""
+        """Instantiate and check that network and data fit, before any case is prepared."""
+        with self._no_empty_folder():
+            self._instantiate()
+
+    def _instantiate(self) -> None:
         try:
             with refusals("configuration", {}):
                 self.config_init = self.parser.instantiate(self.config)
@@ -216,9 +238,11 @@ class RaumCLI(LightningCLI):
         saves = config.get("enable_checkpointing") is not False
         # for the other verbs too: they restore its state with the checkpoint
         best = self._best(self.settings["run"]["keep"]) if saves else None
+        own_bar = any(isinstance(callback, LightningBar) for callback in _as_list(config.get("callbacks")))
+        shows = not own_bar and config.get("enable_progress_bar") is not False
         ours: list[Callback] = [
             # before the table, which it would else write over
-            *([ProgressBar()] if config.get("enable_progress_bar") is not False else []),
+            *([ProgressBar()] if shows else []),
             RunSummary(self.run_dir, best),
             CaseTable(self.run.of(str(self.subcommand)).cases),
             TrainedCases(),
@@ -242,10 +266,22 @@ class RaumCLI(LightningCLI):
         return BestCheckpoint(self.run, f"val/{self.model.monitor}", lower=self.model.lower_is_better, keep=keep)
 
     def _run_subcommand(self, subcommand: str) -> None:
+        given = self.settings["trainer"]
         # the other ranks have no lock of their own
         alone = locked(self.run) if subcommand == "fit" and self.trainer.is_global_zero else nullcontext()
-        with alone, refusals("trainer", self.settings["trainer"], (ValueError, TypeError)):
+        with self._no_empty_folder(), alone, refusals("trainer", given, (ValueError, TypeError)):
             super()._run_subcommand(subcommand)
+
+    @contextmanager
+    def _no_empty_folder(self) -> Iterator[None]:
+        """Remove the folder that was made for this run where a refused start leaves it empty."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                for folder in (self.run_dir, self.run_dir.parent, self.run_dir.parent.parent):
+                    folder.rmdir()
+            raise
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"ckpt_path": self.start}
@@ -254,6 +290,16 @@ class RaumCLI(LightningCLI):
         if subcommand == "predict":
             kwargs["return_predictions"] = False  # they are written as they come
         return kwargs
+
+
+def _check_end(checkpoint: Path, max_steps: int) -> None:
+    """Refuse a run that would end before its first step."""
+    done = structure(checkpoint).get("global_step", 0) if checkpoint.is_file() else 0
+    if 0 < max_steps <= done:
+        raise RunError(
+            f"{checkpoint} was saved at step {done} and trainer.max_steps is {max_steps}: nothing is left to train; "
+            f"give --trainer.max_steps above {done}, steps of both together"
+        )
 
 
 def lacks_bf16(accelerator: str) -> bool:

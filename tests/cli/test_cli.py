@@ -84,13 +84,6 @@ def test_every_key_of_the_reference_run_is_explained() -> None:
     assert len(valued) > 50 and [line for line in valued if "#" not in line] == []
 
 
-def test_unknown_keys_are_rejected_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    for key in ("module.netwrok", "data.rot", "trainer.max_step"):
-        with pytest.raises(SystemExit, match="2"):
-            main(["fit", *DEBUG, f"--{key}", "1"])
-        assert key in capsys.readouterr().err
-
-
 def test_a_run_keeps_everything_in_its_folder(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {"runs"}
     assert {path.name for path in (trained / "runs").iterdir()} == {"debug", "phantom-cases", "prepared"}
@@ -280,6 +273,15 @@ def test_without_a_checkpoint_the_newest_run_of_the_experiment_is_taken(
             "the checkpoint is of another network than module.network",
         ),
         (["--data.fold", "7"], "data.fold=7 does not exist"),
+        (["--trainer.overfit_batches", "2"], "trainer.overfit_batches=2: patches are cut anew in each epoch"),
+        (["--trainer.val_check_interval", "30"], "trainer.val_check_interval=30: "),
+        (["--trainer.strategy", "deepspeedy"], "trainer.strategy=deepspeedy: "),
+        (["--trainer.devices", "[0,1]"], "trainer.devices=[0, 1]: "),
+        (["--trainer.barebones", "true"], "error: trainer"),
+        (["--trainer.profiler", "fastest"], "trainer.profiler=fastest: "),
+        (["--trainer.precision", "8-true"], "trainer.precision"),
+        (["--trainer.max_time", "soon"], "trainer.max_time=soon: "),
+        (["--trainer.gradient_clip_algorithm", "mean"], "trainer.gradient_clip_algorithm=mean: "),
         (["--trainer.max_steps", "-1", "--trainer.max_epochs", "-1"], "set trainer.max_steps or max_epochs"),
     ],
 )
@@ -330,3 +332,39 @@ def test_check_finds_what_is_wrong(trained: Path, tmp_path: Path, capsys: pytest
     assert (row["id"], row["modalities"]) == (case, ["flair", "t1", "t1ce"])
     (finding,) = row["findings"]
     assert finding["severity"] == "error" and finding["message"] == "missing: t2 (found flair, t1, t1ce)"
+
+
+def test_a_progress_bar_of_ones_own_replaces_ours(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    words = ["--trainer.callbacks+=TQDMProgressBar", "--trainer.logger", "false", "--trainer.max_steps", "1"]
+    assert main(["fit", *DEBUG, "--run.id", "bar", *words]) == 0
+
+
+def test_a_finished_checkpoint_is_not_trained_for_no_step(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    words = ["--ckpt_path", "runs/debug/one/checkpoints/last.ckpt", "--run.id", "more", "--trainer.logger", "false"]
+    assert main(["fit", *DEBUG, *words]) == 2
+    said = (
+        "last.ckpt was saved at step 4 and trainer.max_steps is 4: nothing is left to train; give --trainer.max_steps"
+    )
+    assert said in capsys.readouterr().err
+    assert not Path("runs/debug/more").exists()
+
+
+def test_help_begins_with_what_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--help"])
+    shown = capsys.readouterr().out
+    keys = ("ckpt_path", "module.lr", "data.root", "run.id", "trainer.max_steps")
+    places = [shown.index(f"  --{key} ") for key in keys]
+    assert places == sorted(places)
+    assert "auto: resume this run" in " ".join(shown[places[0] :].split())
+
+
+def test_public_names_are_listed() -> None:
+    import raum_lightning
+
+    assert set(raum_lightning.__all__) <= set(dir(raum_lightning))
+    assert {"UNETR", "load", "SegmentationModule"} <= set(dir(raum_lightning))
