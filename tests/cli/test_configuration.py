@@ -163,6 +163,7 @@ def test_merge_keys_and_lines(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("module:\n  lr: 1\n  overlap: 0\n  lr: 2\n", "has the key 'lr' twice, in lines 2 and 4; keep one of them"),
+        (b"\xff".decode("latin1") + ": [", "is not valid YAML (line 1"),
         ("a: [1\nb: 2", "is not valid YAML (line 2: expected ',' or ']'"),
         ("a: !!python/object/apply:os.system [id]", "is not valid YAML (line 1: could not determine a constructor"),
         ("? [1]\n: 2", "line 1: a key must be a word or a number"),
@@ -239,3 +240,13 @@ def test_what_the_parser_refuses_is_explained(
     shown = capsys.readouterr().err.removeprefix("error: ").splitlines()
     assert sorted(shown) == sorted(line.replace("FILE", "mine.yaml") for line in lines)
     assert not Path("runs").exists()
+
+
+def test_words_that_name_no_file(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"none\.yaml: no such file, named with -c"):
+        read_command_line(["-c", str(tmp_path / "none.yaml")])
+    with pytest.raises(RunError, match=r"cannot be read \(Is a directory\)"):
+        read_command_line([f"--config={tmp_path}"])
+    for words in (["--base", "a.yaml"], ["--base=a.yaml"]):
+        with pytest.raises(RunError, match="`base` is a key of YAML files"):
+            read_command_line(words)

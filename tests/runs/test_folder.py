@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from raum_lightning.cli import main
-from raum_lightning.cli.config_inheritance import with_bases
 from raum_lightning.cli.trainer import lacks_bf16
 from raum_lightning.errors import RunError
 from raum_lightning.runs.folder import RunFolder, find_checkpoint
@@ -160,37 +159,3 @@ def test_bf16_is_left_where_the_gpu_has_none(
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native)
     assert lacks_bf16(accelerator) == lacks
-
-
-def test_a_file_comes_after_its_bases(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("x: 1")
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "b.yaml").write_text("base: ../a.yaml")
-    (tmp_path / "c.yaml").write_text("base: sub/b.yaml")
-    a, b, c = (tmp_path / name for name in ("sub/../a.yaml", "sub/b.yaml", "c.yaml"))
-    for words in (["fit", "-c", str(c), "--x", "2"], ["fit", f"--config={c}", "--x", "2"]):
-        expected = ["fit", "--config", str(a), "--config", str(b), "--config", str(c), "--x", "2"]
-        assert with_bases(words) == expected
-
-
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"none\.yaml: no such file, named with -c"):
-        with_bases(["-c", str(tmp_path / "none.yaml")])
-    (tmp_path / "a.yaml").write_text("base: b.yaml")
-    with pytest.raises(RunError, match=r"b\.yaml: no such file, named as base by .*a\.yaml"):
-        with_bases(["-c", str(tmp_path / "a.yaml")])
-    (tmp_path / "b.yaml").write_text("base: a.yaml")
-    with pytest.raises(RunError, match=r"a\.yaml: is its own base"):
-        with_bases(["-c", str(tmp_path / "a.yaml")])
-    for content in (b"x: [", b"\xff"):
-        (tmp_path / "b.yaml").write_bytes(content)
-        with pytest.raises(RunError, match=r"b\.yaml: is not valid YAML"):
-            with_bases(["-c", str(tmp_path / "a.yaml")])
-    (tmp_path / "b.yaml").write_text("base: [a.yaml]")
-    with pytest.raises(RunError, match=r"b\.yaml: base=\['a\.yaml'\] must be the name of one file"):
-        with_bases(["-c", str(tmp_path / "b.yaml")])
-    with pytest.raises(RunError, match=r"cannot be read \(Is a directory\)"):
-        with_bases(["-c", str(tmp_path)])
-    for words in (["--base", "a.yaml"], ["--base=a.yaml"]):
-        with pytest.raises(RunError, match="`base` is a key of YAML files"):
-            with_bases(words)
