@@ -4,6 +4,7 @@ What a header claims is compared with what a scan of a head can be, so that a da
 sentence instead of asking for memory. Lengths are in mm, whatever unit the header counts in.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 from itertools import product
@@ -35,6 +36,9 @@ MAX_COSINE = 0.7
 # in mm: what rounding of a quaternion to float32 leaves, far below any voxel
 TRANSFORM_TOLERANCE = 0.1
 
+# nibabel tells it what it mends: what matters of it is refused here by name
+_SILENT = logging.Logger("header")
+_SILENT.addHandler(logging.NullHandler())
 _NUMBERS = (2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280)
 _OTHERS = {128: "RGB colours", 2304: "RGBA colours"} | dict.fromkeys((32, 1792, 2048), "complex numbers")
 
@@ -101,7 +105,8 @@ def _fields(block: bytes, name: object) -> Any:
     if kind is None or len(block) < kind.sizeof_hdr:
         raise CaseError(f"{name}: cannot be read as NIfTI (no header of NIfTI-1 or NIfTI-2 at its beginning)")
     try:
-        fields = kind(block[: kind.sizeof_hdr], endianness="<" if order == "little" else ">")
+        fields = kind(block[: kind.sizeof_hdr], endianness="<" if order == "little" else ">", check=False)
+        fields.check_fix(logger=_SILENT)
     except (HeaderDataError, WrapStructError) as error:
         raise CaseError(f"{name}: cannot be read as NIfTI ({error})") from None
     magic = fields["magic"].item()
@@ -157,13 +162,11 @@ def _offset(fields: Any, name: object) -> int:
 
 def _transform(fields: Any, shape: tuple[int, ...], name: object) -> tuple[NDArray[np.float64], str, float]:
     """Return the affine in mm, which transform it is, and how far the other one puts a corner elsewhere."""
-    sform = fields.get_sform(coded=True)[0]
-    try:
-        qform = fields.get_qform(coded=True)[0]
-    except (HeaderDataError, ValueError):  # a quaternion longer than 1, which readers of the sform never see
-        if sform is None:
-            raise CaseError(f"{name}: the qform of its header is no rotation, and there is no sform") from None
-        qform = None
+    (sform, _), (qform, qcode) = transforms_of(fields)
+    if qcode and sform is None and qform is None:
+        raise CaseError(
+            f"{name}: the qform of its header is no rotation, and there is no sform; mend the file's header"
+        )
     if sform is None and qform is None:
         raise CaseError(
             f"{name}: its orientation is unknown (sform_code and qform_code are 0); set the affine, such as by copying "
@@ -179,6 +182,19 @@ def _transform(fields: Any, shape: tuple[int, ...], name: object) -> tuple[NDArr
         corners = np.array([*product(*((0, size - 1) for size in shape[:3]), (1,))])
         distance = float(np.abs((transforms[0] - transforms[1]) @ corners.T).max())
     return transforms[0], source, distance if distance > TRANSFORM_TOLERANCE else 0.0
+
+
+def transforms_of(fields: Any) -> tuple[tuple[Any, int], tuple[Any, int]]:
+    """Return sform and qform, 4 x 4 in the header's own unit, each with its code; None where there is none.
+
+    None, too, for a qform that is no rotation, which readers of the sform never see.
+    """
+    sform = fields.get_sform(coded=True)
+    try:
+        qform, code = fields.get_qform(coded=True)
+    except (HeaderDataError, ValueError):
+        return sform, (None, int(fields["qform_code"]))
+    return sform, (qform if qform is not None and np.isfinite(qform).all() else None, code)
 
 
 def _check_affine(affine: NDArray[np.float64], shape: tuple[int, ...], name: str, unit: str) -> None:

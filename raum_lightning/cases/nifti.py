@@ -12,12 +12,11 @@ from typing import Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from raum_lightning.atomic import atomic
-from raum_lightning.cases.header import LARGEST, Header, parse
+from raum_lightning.cases.header import LARGEST, Header, parse, transforms_of
 from raum_lightning.errors import CaseError
 
 ENDINGS = (".nii.gz", ".nii")
@@ -210,11 +209,9 @@ def write_like(path: Path, array: NDArray[Any], reference: Path, description: st
     source = read_header(reference).fields
     image = nib.Nifti1Image(array, source.get_best_affine())
     # both transforms of the header with their codes: readers differ in which of them they prefer
-    image.set_sform(*source.get_sform(coded=True))
-    try:
-        image.set_qform(*source.get_qform(coded=True))
-    except (HeaderDataError, ValueError):  # a quaternion longer than 1, which readers of the sform never see
-        image.set_qform(None, 0)
+    sform, (qform, code) = transforms_of(source)
+    image.set_sform(*sform)
+    image.set_qform(qform, 0 if qform is None else code)
     image.header["xyzt_units"] = source["xyzt_units"]
     image.header["descrip"] = description
     with atomic(path) as partial:

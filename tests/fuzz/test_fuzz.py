@@ -1,0 +1,17 @@
+"""A few hundred of what `make fuzz` does by the thousand."""
+
+from pathlib import Path
+
+from tests.fuzz import fuzz_geometry, fuzz_headers
+
+
+def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
+    counts = fuzz_headers.fuzz(400, 1, tmp_path)
+    assert set(counts) == {"read", "refused"}, next(text for text in counts if text not in ("read", "refused"))
+    assert min(counts.values()) > 40
+
+
+def test_damaged_cases_are_done_or_refused(tmp_path: Path) -> None:
+    for counts in fuzz_geometry.fuzz(60, 1, tmp_path):
+        assert set(counts) == {"done", "refused"}, next(text for text in counts if text not in ("done", "refused"))
+        assert min(counts.values()) > 5
