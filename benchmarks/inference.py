@@ -71,11 +71,11 @@ def trained(checkpoint: Path, folder: Path) -> tuple[nn.Module, tuple[int, int, 
     from raum_lightning.data.normalise import normalise
 
     segmenter = load(checkpoint, device="cpu")
-    image, _ = find_case(folder).read(segmenter.modalities)
+    image, _ = find_case(folder).read(segmenter.card.modalities)
     normalised, crop = normalise(image)
     image[:] = 0
     image[:, *crop] = normalised
-    return segmenter.networks[0], segmenter.windows["roi_size"], torch.from_numpy(image)[None]
+    return segmenter.networks[0], segmenter.card.roi_size, torch.from_numpy(image)[None]
 
 
 def measure(infer: Callable[[Network], torch.Tensor], network: Network, device: torch.device, bf16: bool) -> Measured:

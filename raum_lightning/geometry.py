@@ -5,7 +5,7 @@ voxels have one size. A case of another orientation is reoriented, by permuting 
 value. Only where its voxels differ in size by more than 1 %, or it is oblique by more than 3 degrees, is it resampled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, TypeVar
@@ -19,6 +19,8 @@ from torch.nn.functional import affine_grid, grid_sample
 
 SIZE_TOLERANCE = 0.01
 OBLIQUE_DEGREES = 3.0
+# voxels that are resampled at once
+SLAB = 1 << 21
 
 Matrix = NDArray[np.float64]
 Box = tuple[slice, slice, slice]
@@ -145,39 +147,71 @@ class Resampler:
         Where it resamples, voxels that are brain by at least half get the mean over that part of them, so that the
         brain has no dark rim.
         """
-        reoriented = self.reorientation(image)
+        share = self.brain_share(brain_mask(image))
+        return torch.stack([self.channel_to_frame(channel, share) for channel in image])
+
+    def brain_share(self, brain: torch.Tensor) -> torch.Tensor:
+        """Return, for each voxel x y z of the frame, how much of it is brain, X Y Z boolean on the grid of the case."""
+        reoriented = self.reorientation(brain).float()
+        return sample(reoriented[None], self.matrix, self.shape, padding="zeros")[0] if self.resamples else reoriented
+
+    def channel_to_frame(self, channel: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """Return one channel X Y Z of an image as x y z in the frame, where `share` is that of `brain_share`."""
+        reoriented = self.reorientation(channel)
         if not self.resamples:
             return reoriented
-        brain = brain_mask(reoriented)[None].to(reoriented)
-        values = sample(torch.cat([reoriented, brain]), self.matrix, self.shape, padding="zeros")
-        part = values[-1:]
-        return torch.where(part >= 0.5, values[:-1] / part.clamp(min=0.5), 0)
+        values = sample(reoriented[None], self.matrix, self.shape, padding="zeros")[0]
+        return values.div_(share.clamp(min=0.5)).masked_fill_(share < 0.5, 0)
 
     def from_frame(self, values: torch.Tensor) -> torch.Tensor:
         """Return values K x y z of the frame, such as probabilities, as K X Y Z on the grid of the case."""
-        if self.resamples:
-            values = sample(values, np.linalg.inv(self.matrix), self.reorientation.shape, padding="border")
-        return self.reorientation.undo(values)
+        return self.reorientation.undo(torch.cat(list(self.slabs_from_frame(values)), dim=1))
+
+    def slabs_from_frame(self, values: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield values K x y z of the frame on the grid of the reoriented case, in slabs along the first axis."""
+        shape = self.reorientation.shape
+        step = max(1, SLAB // (shape[1] * shape[2]))
+        for first in range(0, shape[0], step):
+            rows = slice(first, min(first + step, shape[0]))
+            if self.resamples:
+                yield sample(values, np.linalg.inv(self.matrix), shape, padding="border", rows=rows)
+            else:
+                yield values[:, rows]
 
 
 def sample(
-    volume: torch.Tensor, matrix: Matrix, shape: Sequence[int], *, padding: Literal["zeros", "border"]
+    volume: torch.Tensor,
+    matrix: Matrix,
+    shape: Sequence[int],
+    *,
+    padding: Literal["zeros", "border"],
+    rows: slice | None = None,
 ) -> torch.Tensor:
     """Return the values of C X Y Z, by trilinear interpolation, on a grid of `shape` that has the same centre.
 
     `matrix`, 3 x 3, takes a step on the new grid to one on that of `volume`, in voxels. A new voxel that spans several
     old ones is their mean, taken at as many points. Beyond the volume there is 0 or, with `padding` "border", what is
-    nearest.
+    nearest. `rows` asks for these only along the first axis of the new grid.
     """
+    if rows is None:  # in slabs, as the places of all new voxels would take three times their memory
+        step = max(1, SLAB // (shape[1] * shape[2]))
+        slabs = [slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step)]
+        total = volume.new_empty(len(volume), *shape)
+        for slab in slabs:
+            total[:, slab] = sample(volume, matrix, shape, padding=padding, rows=slab)
+        return total
     old = np.asarray(volume.shape[1:])
     # grid_sample counts from the centre in half lengths, and its axes backwards
     theta = (matrix * np.asarray(shape) / old[:, None])[::-1, ::-1]
     counts = np.linalg.norm(matrix, axis=0).round().clip(1).astype(int).tolist()
     points = list(product(*((np.arange(count) + 0.5) / count - 0.5 for count in counts)))
-    total = volume.new_zeros(len(volume), *shape)
+    # the slab's centre in half lengths of the grid, and its share of them
+    centre, share = (rows.start + rows.stop) / shape[0] - 1, (rows.stop - rows.start) / shape[0]
+    size = [rows.stop - rows.start, *shape[1:]]
+    total = volume.new_zeros(len(volume), *size)
     for point in points:
-        shift = (matrix @ point * 2 / old)[::-1]
-        where = torch.from_numpy(np.column_stack([theta, shift])).to(volume)
-        grid = affine_grid(where[None], [1, 1, *shape], align_corners=False)
+        shift = (matrix @ point * 2 / old)[::-1] + theta[:, 2] * centre
+        where = torch.from_numpy(np.column_stack([theta * [1, 1, share], shift])).to(volume)
+        grid = affine_grid(where[None], [1, 1, *size], align_corners=False)
         total += grid_sample(volume[None], grid, mode="bilinear", padding_mode=padding, align_corners=False)[0]
     return total / len(points)

@@ -1,10 +1,10 @@
 """Training, validation and prediction of a segmentation network as a LightningModule."""
 
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import lightning.pytorch as pl
 import torch
@@ -14,16 +14,29 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from raum_lightning.allocator import keep_memory
-from raum_lightning.errors import ConfigError
+from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.geometry import brain_mask
+from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.compiling import compile_network, in_batches_of
-from raum_lightning.inference.sliding_window import FLIP_AXES, Network, seen, segment, sliding_window
+from raum_lightning.inference.loading import network_weights
+from raum_lightning.inference.sliding_window import (
+    FLIP_AXES,
+    Network,
+    decide,
+    probabilities_,
+    seen,
+    segment,
+    sliding_window,
+)
+from raum_lightning.inference.trusted import build, check_instantiator, check_shapes
 from raum_lightning.labels import REGIONS, classify, to_regions
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
 from raum_lightning.models.cpu import accelerate
-from raum_lightning.runs.checkpoints import VerifiedCheckpointIO
+from raum_lightning.runs.checkpoints import MODEL_CARD, read
+from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 from raum_lightning.training.first_patch import check_loss, output_channels
+from raum_lightning.training.model_card import describe
 from raum_lightning.training.schedule import is_due, warmup_cosine
 from raum_lightning.training.sharding import hold_whole, shard
 
@@ -99,19 +112,41 @@ class SegmentationModule(pl.LightningModule):
         self.monitor = monitor
         self.compiles = compile
         self.case_scores: dict[str, dict[str, float]] = {}
+        self.val_scores: dict[str, float] = {}
         self.rules = find_rules(rules)
         self.val_metrics = SegmentationMetrics(metrics, rules=self.rules)
         self.test_metrics = SegmentationMetrics(metrics, rules=self.rules)
         _check_monitor(monitor, self.val_metrics.metrics)
 
     @classmethod
-    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> "SegmentationModule":
-        """Lightning's: the module as it was saved, weights included, from a file that `fit` wrote."""
-        with warnings.catch_warnings():
-            # Lightning still calls the parser's method by its old name
-            warnings.filterwarnings("ignore", r"\s*(By default only one Jsonarg|``instantiate_classes``)")
-            module: SegmentationModule = super().load_from_checkpoint(*args, **kwargs)
-        return module
+    def load_from_checkpoint(  # type: ignore[override] # the file is checked, so that it must be one
+        cls, checkpoint_path: Path | str, *args: Any, trust: Iterable[str] = (), **kwargs: Any
+    ) -> Self:
+        """Return the module as it was saved, weights included, from a file that `raum fit` wrote.
+
+        As Lightning's, but what the file says of network and loss is made only of classes of this package, MONAI's and
+        those of the modules in `trust`; a `network` or `loss` that is given takes their place.
+
+        Raises:
+            CheckpointError: The file is damaged or names code that is not trusted.
+        """
+        try:
+            content = read(Path(checkpoint_path))
+            saved = content.get("hyper_parameters", {})
+            check_instantiator(saved)
+            for name in ("network", "loss"):
+                if name in kwargs or saved.get(name) is None:
+                    continue
+                if name == "network":
+                    weights = network_weights(content["state_dict"], Path(checkpoint_path).stat().st_size)
+                    check_shapes(saved[name], weights, trust)
+                kwargs[name] = build(saved[name], trust, name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{checkpoint_path}: {error}") from error
+        # the parts are made: Lightning's instantiator, which would make them from any code, is not called
+        return super().load_from_checkpoint(
+            checkpoint_path, *args, **kwargs | {"weights_only": True, "_instantiator": None}
+        )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Images B C X Y Z of the network's size to logits B K X Y Z."""
@@ -202,8 +237,9 @@ class SegmentationModule(pl.LightningModule):
         """Scores one whole volume; its class indices, B X Y Z uint8, are for the callbacks."""
         image, label = batch["image"], batch["label"]
         logits = sliding_window(image, self._window_network, **self.windows)
-        prediction: torch.Tensor = classify(logits, self.mode) * brain_mask(image)
-        self._update(self.val_metrics, prediction, batch, loss=self._loss_of_seen(logits, label).item())
+        loss = self._loss_of_seen(logits, label).item()
+        prediction: torch.Tensor = decide(probabilities_(logits, self.mode), self.mode) * brain_mask(image)
+        self._update(self.val_metrics, prediction, batch, loss=loss)
         return prediction
 
     def on_validation_epoch_end(self) -> None:
@@ -229,10 +265,10 @@ class SegmentationModule(pl.LightningModule):
         hold_whole(self.network, False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds, as `case`, what `raum_lightning.load` needs to know of the cases that trained."""
+        """Add the model card, which `raum_lightning.load` needs."""
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
-            checkpoint["case"] = data.described
+            checkpoint[MODEL_CARD] = describe(self, data).to_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises `ValueError` where the voxels of the cases to be scored are not those of the cases that trained."""
@@ -242,8 +278,9 @@ class SegmentationModule(pl.LightningModule):
             content = VerifiedCheckpointIO().load_checkpoint(str(trainer.ckpt_path), weights_only=True)
             checkpoint["state_dict"] = content["state_dict"]
         data = getattr(trainer, "datamodule", None)
-        if data is not None and trainer is not None and not trainer.training and "case" in checkpoint:
-            data.check_trained(checkpoint["case"])
+        card = ModelCard.of_checkpoint(checkpoint)
+        if data is not None and trainer is not None and not trainer.training and card is not None:
+            data.check_trained(card.orientation, card.spacing)
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up and cosine, stepped after every optimiser step."""
@@ -286,6 +323,8 @@ class SegmentationModule(pl.LightningModule):
     def _log_metrics(self, stage: str, metrics: SegmentationMetrics) -> None:
         means = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
         self.log_dict(means, sync_dist=True)  # the same on every rank already; this tells Lightning so
+        if stage == "val":
+            self.val_scores = means
         self.case_scores = metrics.per_case()
         metrics.reset()
 

@@ -21,7 +21,7 @@ TOOL_VERBS = {
     "check": "read every case and say what is wrong with which",
     "prepare": "prepare cases for training, and remove prepared ones that no case needs",
     "segment": "segment one case with a checkpoint, onto its own grid",
-    "export": "write a checkpoint's network as ONNX or torch.export, checked against it",
+    "export": "write a checkpoint's network as safetensors, ONNX or torch.export, checked against it",
     "evaluate": "score a folder of segmentations against references",
     "view": "draw a case, its mask and a prediction",
     "report": "make one page of a run: curves, scores, pictures, configuration",

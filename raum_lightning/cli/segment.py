@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raum_lightning.cli.model_options import add_trust, add_trust_code, trust
 from raum_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ MODALITIES = ("flair", "t1", "t1ce", "t2")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `raum segment`."""
+    """Add the arguments of `raum segment`."""
     add = parser.add_argument
     add(
         *("--checkpoint", "--model"),
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="CKPT",
-        help="one of `lightning fit`, or .onnx or .pt2 of `raum export`; or several",
+        help="one of `raum fit`, or .safetensors, .onnx or .pt2 of `raum export`; or several, which are averaged",
     )
     add("--case", type=Path, help="folder of the case, or a 4-D image that the dataset.json of MSD Task01 lists")
     for modality in MODALITIES:
@@ -29,26 +30,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="NIFTI", help="mask to write, on the grid of the case")
     add("--probabilities", type=Path, metavar="NIFTI", help="write these too: X Y Z K, of each class or region")
     add("--figure", type=Path, help="draw a picture too: .png, .pdf or .svg")
-    add("--flips", type=int, choices=(1, 2, 4, 8), help="mirrored readings to average (default: the checkpoint's)")
+    add("--flips", type=int, choices=(1, 2, 4, 8), help="copies of test-time augmentation (default: the checkpoint's)")
     add("--overlap", type=float, help="shared fraction of adjacent windows (default: the checkpoint's)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
     add("--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto", help="auto is bf16 on a GPU")
     add("--compile", action="store_true", help="run the network under torch.compile")
-    add("--edition", help="whose label values to write (default: that of the training cases)")
+    add(
+        *("--dataset", "--edition"),
+        dest="dataset",
+        help="whose label values to write (default: the case's own; the training cases' where it is not recognised)",
+    )
+    add_trust(parser)
+    add_trust_code(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Segments, writes, says how much tumour there is, and returns 0."""
+    """Segment, write, say how much tumour there is, and return 0."""
     import time
 
     from raum_lightning.inference.segmenter import find, load
     from raum_lightning.progress import progress_bar
 
-    case = find(_source(args))
+    case = find(_source(args), args.dataset)
     _check_outputs(args, case)
     start = time.perf_counter()
-    settings = {key: getattr(args, key) for key in ("edition", "device", "precision", "flips", "overlap", "compile")}
-    segmenter = load(args.checkpoint, **settings)
+    settings = {key: getattr(args, key) for key in ("dataset", "device", "precision", "flips", "overlap", "compile")}
+    segmenter = load(args.checkpoint, **trust(args), **settings)
     with progress_bar("segmenting") as progress:
         result = segmenter.segment(case, progress=progress)
     result.save(args.out)
@@ -56,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         result.save_probabilities(args.probabilities)
     seconds = time.perf_counter() - start
     volumes = ", ".join(f"{region} {volume:.1f} ml" for region, volume in result.volumes.items())
-    print(f"{args.out}: {volumes}; labels of {result.case.edition.name}; {seconds:.1f} s on {segmenter.device}")
+    print(f"{args.out}: {volumes}; labels of {result.data_set.name}; {seconds:.1f} s on {segmenter.device}")
     if args.figure:
         _draw(result, args.figure)
     return 0
@@ -70,10 +77,9 @@ def _source(args: argparse.Namespace) -> Any:
 
 
 def _check_outputs(args: argparse.Namespace, case: "Case") -> None:
-    """Before the work rather than after it."""
+    """Refuse what cannot be written, before the work rather than after it."""
     from raum_lightning.cases.case import is_ours, read_remark
     from raum_lightning.cases.nifti import ENDINGS, stem
-    from raum_lightning.figures import check_ending
     from raum_lightning.runs.outputs import check_output
 
     # a mask that this project wrote may be written anew
@@ -87,6 +93,8 @@ def _check_outputs(args: argparse.Namespace, case: "Case") -> None:
         taken[path.resolve()] = "what --out names"
         check_output(path, "raum segment", ours=is_ours)
     if args.figure:
+        from raum_lightning.figures import check_ending
+
         check_ending(args.figure)
         check_output(args.figure, "raum view")
 

@@ -22,9 +22,10 @@ from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.log_filters import quieten
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import ConfigError, RunError
+from raum_lightning.inference.trusted import INSTANTIATOR
 from raum_lightning.loggers import finish_wandb
 from raum_lightning.module import SegmentationModule
-from raum_lightning.runs.checkpoints import VerifiedCheckpointIO, newest_sound, structure
+from raum_lightning.runs.checkpoints import newest_sound, structure
 from raum_lightning.runs.folder import RunFolder, find_checkpoint
 from raum_lightning.runs.lock import locked
 from raum_lightning.runs.naming import RunOptions, new_id, restarted, restarts
@@ -39,9 +40,9 @@ from raum_lightning.training.callbacks.progress import ProgressBar, RunSummary
 from raum_lightning.training.callbacks.rng import RandomState
 from raum_lightning.training.callbacks.tables import CaseTable
 from raum_lightning.training.callbacks.throughput import Throughput
+from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 from raum_lightning.training.schedule import check_length
 
-INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 TRAINER_DEFAULTS = {
     "logger": {"class_path": "raum_lightning.loggers.CSVLogger"},
     "log_every_n_steps": 10,

@@ -1,15 +1,13 @@
 """BraTS cases as a LightningDataModule: find, split, prepare, stream."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import mode
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 import torchio as tio
 from lightning.pytorch.utilities import rank_zero_info
@@ -31,7 +29,7 @@ from raum_lightning.data.patches import (
     in_float32,
 )
 from raum_lightning.data.sampling import PatchPlaces, read_weights, weights_of
-from raum_lightning.data.store import ORIENTATION, Prepared, prepare, prepared_folder
+from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.data.voxel_checks import check_alike, check_trained
 from raum_lightning.data.workers import start_worker
 from raum_lightning.errors import ConfigError, SplitError
@@ -159,30 +157,16 @@ class BratsDataModule(pl.LightningDataModule):
                 rank_zero_info(f"trained on and scored: {', '.join(seen[:5])}; these are training scores")
             check_alike([self.prepared[name] for name in (*self.split.train, *self.split.val)])
 
-    def check_trained(self, described: Mapping[str, Any]) -> None:
-        """Raises `GeometryError` where the cases of validate, test or predict differ from those `described`."""
+    def check_trained(self, orientation: str, spacing: Sequence[float]) -> None:
+        """Raise `GeometryError` where the cases of validate, test or predict lie otherwise than those that trained."""
         assert self.trainer is not None
         names = self.split.val if self.trainer.validating else self.predict_cases
-        check_trained([self.prepared[name] for name in names], described)
+        check_trained([self.prepared[name] for name in names], orientation, spacing)
 
     @property
     def num_classes(self) -> int:
         """Classes of the data's edition, background included."""
         return max(case.edition.num_classes for case in self.cases.values() or self._find(self.root))
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """What the training cases are, in plain values: modalities, edition, axis codes, and voxel size in mm.
-
-        The edition is that of most cases, the axis codes are those of prepared arrays, the voxel size is the median.
-        """
-        trained = [self.prepared[name] for name in self.split.train]
-        return {
-            "modalities": list(self.modalities),
-            "edition": mode(case.edition for case in trained),
-            "orientation": ORIENTATION,
-            "spacing": np.median([case.spacing for case in trained], axis=0).tolist(),
-        }
 
     def _select(self, *, announce: bool = False) -> None:
         """Set `cases`, those of this run by id, and `split`; check `case_weights`."""

@@ -30,13 +30,18 @@ def normalise(image: NDArray[np.float32], keep: NDArray[np.bool_] | None = None)
     image, brain = image[:, *crop], brain[crop]
     out = np.zeros(image.shape, np.float16)
     for source, target in zip(image, out, strict=True):
-        values = clip_outliers(source[brain])
-        mean, std = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-        scores = ((values - mean) / max(std, 1e-6)).astype(np.float16)
-        # exactly 0 means outside the brain: a voxel at the mean keeps the smallest normal number instead
-        scores[scores == 0] = np.finfo(np.float16).tiny
-        target[brain] = scores
+        target[brain] = z_scores(source[brain])
     return out, crop
+
+
+def z_scores(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return the z-scores of one modality's voxels in the brain, outliers clipped as in `clip_outliers`; none is 0."""
+    values = clip_outliers(values)
+    mean, std = values.mean(dtype=np.float64), values.std(dtype=np.float64)
+    scores: NDArray[np.float16] = ((values - mean) / max(std, 1e-6)).astype(np.float16)
+    # exactly 0 means outside the brain: a voxel at the mean keeps the smallest normal number instead
+    scores[scores == 0] = np.finfo(np.float16).tiny
+    return scores
 
 
 def clip_outliers(values: NDArray[np.float32]) -> NDArray[np.float32]:

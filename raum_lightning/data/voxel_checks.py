@@ -1,6 +1,6 @@
 """Whether the voxels of prepared cases are such as a network learns from, or has learnt from."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,22 +24,22 @@ def check_alike(cases: Sequence[Prepared]) -> None:
         )
 
 
-def check_trained(cases: Iterable[Prepared], described: Mapping[str, Any]) -> None:
-    """Raises `GeometryError` where a case differs from what trained the network, as `BratsDataModule.described` has it.
+def check_trained(cases: Iterable[Prepared], orientation: str, spacing: Sequence[float]) -> None:
+    """Raise `GeometryError` where a case differs from those that trained, of this `orientation` and `spacing` in mm.
 
-    That is by more than 10 % in voxel size, by axes that lean by more than 3 degrees, or in where the axes run.
+    That is by more than 10 % in voxel size, by being oblique by more than 3 degrees, or in where the axes run.
     """
-    if described["orientation"] != ORIENTATION:
+    if orientation != ORIENTATION:
         raise GeometryError(
-            f"the checkpoint was trained on arrays that lie {described['orientation']}, cases are now prepared to lie "
-            f"{ORIENTATION}; use `raum segment`, which turns them, or train anew"
+            f"the checkpoint was trained on {orientation} arrays, cases are now reoriented to {ORIENTATION}; "
+            "use `raum segment`, which reorients them, or train again"
         )
     for case in cases:
         problem = None
-        if _differs(case.spacing, described["spacing"]):
-            problem = f"has voxels of {_size(case.spacing)}, the checkpoint's cases of {_size(described['spacing'])}"
+        if _differs(case.spacing, spacing):
+            problem = f"has voxels of {_size(case.spacing)}, the checkpoint's cases of {_size(spacing)}"
         elif (degrees := tilt(case.reorientation.affine)) > OBLIQUE_DEGREES:
-            problem = f"leans by {degrees:.1f} degrees"
+            problem = f"is oblique by {degrees:.1f} degrees"
         if problem:
             raise GeometryError(f"case {case.id} {problem}: segment it with `raum segment`, which resamples")
 

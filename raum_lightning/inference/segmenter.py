@@ -1,38 +1,38 @@
-"""Cases from their files to a mask on their own grid, with nothing but a checkpoint.
+"""Cases from their files to a mask on their own grid, with nothing but a checkpoint or an export.
 
-    import raum_lightning
-    segmenter = raum_lightning.load("runs/unetr/1/checkpoints/best.ckpt")
-    segmenter.segment("BraTS20_Training_001").save("seg.nii.gz")
-
-A checkpoint of `lightning fit` knows how its network is made and what cases it was trained on (see
-`BratsDataModule.described`): the modalities, their order, the frame in which the arrays lie, and the label values.
+import raum_lightning
+segmenter = raum_lightning.load("runs/unetr/1/checkpoints/best.ckpt")
+segmenter.segment("BraTS20_Training_001").save("seg.nii.gz")
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from raum_lightning.allocator import keep_memory
 from raum_lightning.cases.case import Case, write_mask
-from raum_lightning.cases.discovery import find_case, find_cases
+from raum_lightning.cases.discovery import find_case, find_cases, recognise
 from raum_lightning.cases.nifti import stem, write_like
-from raum_lightning.data.normalise import normalise
+from raum_lightning.datasets import DataSet
 from raum_lightning.errors import CaseError, CheckpointError, ConfigError
-from raum_lightning.geometry import Frame, Resampler, bounding_box, brain_mask
+from raum_lightning.geometry import Frame
+from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.compiling import compile_network, in_batches_of
-from raum_lightning.inference.export import Exported, is_export, read
-from raum_lightning.inference.sliding_window import Network, count_windows, probabilities
-from raum_lightning.labels import CLASSES, EDITIONS, REGIONS, Edition, classify, in_classes
+from raum_lightning.inference.framed import Grid, Prediction, read_framed
+from raum_lightning.inference.loading import TrainedNetwork, open_network
+from raum_lightning.inference.sliding_window import Network, Visit, average, plan
+from raum_lightning.labels import in_classes
 from raum_lightning.models.cpu import accelerate
-from raum_lightning.module import SegmentationModule
-from raum_lightning.runs.checkpoints import verify
 
+# of files that do not say what data set they are of: it has no label for any class
+UNRECOGNISED = DataSet("unknown", {}, (), {})
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 
 Progress = Callable[[int, int], None]
@@ -44,155 +44,184 @@ Source = Case | Path | str | Mapping[str, Path | str]
 class Segmentation:
     """What a network says of a case, on the grid of its files.
 
-    `labels` are class indices X Y Z, `probabilities` K X Y Z in [0, 1] are called `channels`: the classes with
-    background, or the regions WT, TC and ET. Files get the geometry and header of `modality` and the label values of
-    the case's edition.
+    `labels` are class indices X Y Z, those of `card.classes`. Files get the geometry and header of the case's first
+    modality, and masks the label values of `data_set`.
     """
 
     case: Case
-    modality: str
     labels: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
-    channels: tuple[str, ...]
-    voxel_ml: float
+    data_set: DataSet
+    card: ModelCard
+    prediction: Prediction
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float32]:
+        """K X Y Z in [0, 1]: of the classes with background, or of the regions; made when it is asked for."""
+        return self.prediction.probabilities()
 
     def save(self, path: Path | str) -> None:
-        """Writes the mask; the file appears whole or not at all."""
-        write_mask(Path(path), self.labels, self.case, self.modality)
+        """Write the mask; the file appears whole or not at all."""
+        case = replace(self.case, edition=self.data_set)
+        write_mask(Path(path), self.card.translate(self.labels, self.data_set), case, self.card.modalities[0])
 
     def save_probabilities(self, path: Path | str) -> None:
-        """Writes X Y Z K, float32; the header's description names the channels."""
-        description = f"raum probabilities: {' '.join(self.channels)}"
-        write_like(Path(path), np.moveaxis(self.probabilities, 0, -1), self.case.images[self.modality], description)
+        """Write X Y Z K, float32; the header's description names the channels."""
+        description = f"raum probabilities: {' '.join(self.card.channels)}"
+        reference = self.case.images[self.card.modalities[0]]
+        write_like(Path(path), np.moveaxis(self.probabilities, 0, -1), reference, description)
 
     @property
     def volumes(self) -> dict[str, float]:
-        """Of WT, TC and ET, in ml."""
-        sizes = {name: np.count_nonzero(in_classes(self.labels, classes)) for name, classes in REGIONS.items()}
-        return {name: float(size) * self.voxel_ml for name, size in sizes.items()}
+        """Of each region, in ml."""
+        regions = self.card.region_indices.items()
+        sizes = {name: np.count_nonzero(in_classes(self.labels, classes)) for name, classes in regions}
+        return {name: float(size) * self.prediction.grid.voxel_ml for name, size in sizes.items()}
 
 
 class Segmenter:
     """Networks, one or an ensemble whose probabilities are averaged, and what they need to know of a case.
 
     Args:
-        modules: The networks with their windows and `mode`, which must be the same for all.
-        described: What they were trained on, as `BratsDataModule.described` gives it.
-        edition: Whose label values are written; that of the training cases where not given.
+        networks: Each maps windows N C x y z to logits N K x y z.
+        card: What they are and were trained on, the same for all.
+        dataset: Whose label values are written, by name or YAML file; where not given the case's own, or the training
+            cases' where it is not recognised.
         device: auto (a GPU where there is one), cpu, cuda or any other of torch's.
         precision: 32-true, bf16-mixed, or auto: bf16 on a GPU that has it.
-        flips: Mirrored readings that are averaged, 1, 2, 4 or 8; as the module says where not given.
-        overlap: Shared fraction of adjacent windows, in [0, 1); as the module says where not given.
+        flips: Mirrored copies that test-time augmentation averages, 1, 2, 4 or 8; as the card says where not given.
+        overlap: Shared fraction of adjacent windows, in [0, 1); as the card says where not given.
         compile: Run the networks under `torch.compile`: worth its minutes for many cases.
+
+    Raises:
+        ConfigError: A setting cannot be used; the message names it.
     """
 
     def __init__(
         self,
-        modules: Sequence[SegmentationModule | Exported],
-        described: Mapping[str, Any],
+        networks: Sequence[nn.Module],
+        card: ModelCard,
         *,
-        edition: str | None = None,
+        dataset: str | None = None,
         device: str = "auto",
         precision: str = "auto",
         flips: int | None = None,
         overlap: float | None = None,
         compile: bool = False,
     ) -> None:
-        first = modules[0]
+        self.card = replace(
+            card,
+            flips=card.flips if flips is None else flips,
+            overlap=card.overlap if overlap is None else overlap,
+        )
+        self.card.labelling(None, dataset)  # raises for one that cannot be written
+        self.dataset = dataset
         self.device = _device(device)
         self.dtype = _dtype(precision, self.device)
         if self.device.type == "cpu":
             keep_memory()
-        self.networks = [module.network.to(self.device).eval() for module in modules]
+        self.networks = [network.to(self.device).eval() for network in networks]
         self.compiles = compile
         for network in self.networks:
             accelerate(network, enabled=self.device.type == "cpu" and not compile)
             if compile:
                 compile_network(network)
-        self.mode = first.mode
-        self.flips = flips or first.flips
-        self.windows: dict[str, Any] = first.windows | ({} if overlap is None else {"overlap": overlap})
-        self.modalities = tuple(described["modalities"])
-        self.frame = Frame(described["orientation"], tuple(described["spacing"]))
-        self.edition = _edition(edition, EDITIONS[described["edition"]], self.mode)
 
     def segment(self, source: Source, *, progress: Progress | None = None) -> Segmentation:
-        """The segmentation of one case; `progress` is told (windows done, of).
+        """Return the segmentation of one case; `progress` is told (windows done, of).
 
         `source` is a case's folder, a 4-D file listed in the dataset.json of MSD Task01, or a file for each modality.
         Raises `CaseError` where a modality is missing, cannot be read, or lies on another grid than the first.
         """
-        case = find(source)
-        if case.edition.name != self.edition.name:
-            case = replace(case, edition=self.edition)
-        image, affine = case.read(self.modalities)
-        values = self._probabilities(torch.from_numpy(image), affine, progress)
-        # classify asks for the largest channel or for the positive ones: the shift makes 0.5 the bound of both
-        labels = classify(values[None] - 0.5, self.mode)[0].numpy()
-        channels = tuple(REGIONS) if self.mode == "regions" else CLASSES[: len(values)]
-        voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-        return Segmentation(case, self.modalities[0], labels, values.numpy(), channels, voxel_ml)
+        case = find(source, self.dataset)
+        grid, visit = self._read(case)
+        values, box = self._infer(visit, progress), visit.box
+        del visit
+        prediction = Prediction(grid, values, box, self.card.mode, self.card.region_indices)
+        data_set = self.card.labelling(case.edition, self.dataset)
+        return Segmentation(case, prediction.labels(), data_set, self.card, prediction)
 
-    def _probabilities(self, image: torch.Tensor, affine: NDArray[Any], progress: Progress | None) -> torch.Tensor:
-        """K X Y Z on the grid of the case's image C X Y Z; certain background where it has no signal."""
-        brain = brain_mask(image)
-        box = bounding_box(brain)
-        resampler = Resampler(self.frame, brain[box].shape, affine)
-        normalised, crop = normalise(resampler.to_frame(image[:, *box]).numpy())
-        inside = self._infer(torch.from_numpy(normalised)[None].to(self.device, torch.float32), progress)[0].cpu()
-        background = torch.zeros(len(inside), 1, 1, 1)
-        background[0] = self.mode == "labels"
-        framed, values = background.repeat(1, *resampler.shape), background.repeat(1, *brain.shape)
-        framed[:, *crop] = inside
-        values[:, *box] = torch.where(brain[box], resampler.from_frame(framed), background)
-        return values
+    def _read(self, case: Case) -> tuple[Grid, Visit]:
+        card = self.card
+        grid, image, brain = read_framed(case, card.modalities, Frame(card.orientation, card.spacing))
+        tensors = [torch.from_numpy(array).to(self.device) for array in (image, brain)]
+        return grid, plan(tensors[0], roi_size=card.roi_size, overlap=card.overlap, brain=tensors[1])
 
-    def _infer(self, image: torch.Tensor, progress: Progress | None) -> torch.Tensor:
-        counted = {key: self.windows[key] for key in ("roi_size", "overlap")}
-        total = count_windows(image, **counted) * self.flips * len(self.networks)
-        networks: list[Network] = [*self.networks]
-        if self.compiles:
-            networks = [in_batches_of(self.windows["batch_size"], network) for network in networks]
-        if progress:
-            tick = _Counter(progress, total)
-            networks = [partial(tick, network) for network in networks]
+    def _infer(self, visit: Visit, progress: Progress | None) -> torch.Tensor:
+        """Return the probabilities K x y z in the box of the brain."""
+        card = self.card
+        total = len(visit.starts) * card.flips * len(self.networks)
+        count = _Counter(progress, total, len(card.channels))
+        networks = [count.watch(self._whole_batches(network)) for network in self.networks]
         mixed = self.dtype != torch.float32
         # not inference_mode, in which autocast would cast the weights again for each window
         with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=mixed):
-            return probabilities(image, networks, mode=self.mode, flips=self.flips, **self.windows)
+            values = average(
+                visit,
+                networks,
+                mode=card.mode,
+                flips=card.flips,
+                roi_size=card.roi_size,
+                batch_size=card.sw_batch_size,
+            )
+        return values.cpu()
+
+    def _whole_batches(self, network: nn.Module) -> Network:
+        return in_batches_of(self.card.sw_batch_size, network) if self.compiles else network
 
 
-def load(checkpoint: Path | str | Sequence[Path | str], **settings: Any) -> Segmenter:
-    """A segmenter from a checkpoint of `lightning fit`, or an ensemble from several.
+def load(
+    checkpoint: Path | str | Sequence[Path | str],
+    *,
+    trust: Iterable[str] = (),
+    trust_code: bool = False,
+    network: nn.Module | None = None,
+    **settings: Any,
+) -> Segmenter:
+    """Return a segmenter from a checkpoint of `raum fit` or a file of `raum export`, or an ensemble from several.
 
-    Exports of `raum export`, .onnx and .pt2, stand in for checkpoints. `settings` are those of `Segmenter`. Raises
-    `CheckpointError` for files that are no such checkpoints and for ensembles whose members differ in more than their
-    weights and networks.
+    Args:
+        checkpoint: A checkpoint, or a file that ends in .safetensors, .onnx or .pt2; or several.
+        trust: Modules whose classes the files may name, besides those of this package and MONAI.
+        trust_code: Open a .pt2, which can run any code.
+        network: Takes the weights of a checkpoint that does not say how its network is made.
+        **settings: Those of `Segmenter`.
+
+    Raises:
+        CheckpointError: A file is no such checkpoint, names code that is not trusted, or differs from the others of the
+            ensemble in more than its weights and network.
+        ExportError: A file is no export.
     """
     paths = [Path(one) for one in ([checkpoint] if isinstance(checkpoint, (Path, str)) else checkpoint)]
-    members = [_open(path) for path in paths]
-    modules, described = [module for module, _ in members], members[0][1]
-    for path, (module, other) in zip(paths[1:], members[1:], strict=True):
-        ours = {**described, "mode": modules[0].mode, "roi_size": modules[0].windows["roi_size"]}
-        theirs = {**other, "mode": module.mode, "roi_size": module.windows["roi_size"]}
-        if different := [key for key in ours if not _alike(ours[key], theirs[key])]:
-            key = different[0]
-            raise CheckpointError(
-                f"{path}: {key} {theirs[key]} differs from {ours[key]} of {paths[0]}; an ensemble needs the same"
-            )
-    return Segmenter(modules, described, **settings)
+    if network is not None and len(paths) > 1:
+        raise ConfigError(f"network takes the weights of one checkpoint, not of {len(paths)}")
+    trust = (trust,) if isinstance(trust, str) else tuple(trust)
+    members: list[TrainedNetwork] = []
+    for path in paths:
+        member = open_network(path, trust=trust, trust_code=trust_code, network=network)
+        _check_alike(paths[0], (members or [member])[0].card, path, member.card)
+        members.append(member)
+    return Segmenter([member.network for member in members], members[0].card, **settings)
 
 
-def find(source: Source) -> Case:
-    """The case that `source` names; raises `CaseError` where there is none."""
+def find(source: Source, dataset: str | None = None) -> Case:
+    """Return the case that `source` names; raise `CaseError` where there is none.
+
+    `dataset` says how its files are called where their names do not say it themselves.
+    """
     if isinstance(source, Case):
         return source
     if isinstance(source, Mapping):
         images = {modality: Path(path) for modality, path in source.items()}
-        return Case(stem(next(iter(images.values()))) or "case", EDITIONS["brats2020"], images)
+        name = stem(next(iter(images.values()))) or "case"
+        return Case(name, (recognise(name) if dataset is None else None) or UNRECOGNISED, images)
     path = Path(source).expanduser()
     if not path.is_file():
-        return find_case(path)
+        try:
+            return find_case(path)
+        except CaseError:
+            if dataset is None:
+                raise
+            return find_case(path, dataset)
     root = next((folder for folder in path.parents if (folder / "dataset.json").is_file()), None)
     for case in find_cases(root) if root else ():
         if path.resolve() in {image.resolve() for image in case.images.values()}:
@@ -200,39 +229,22 @@ def find(source: Source) -> Case:
     raise CaseError(f"{path}: is not an image that a dataset.json above it lists; give its folder or its modalities")
 
 
-def _open(path: Path) -> tuple[SegmentationModule | Exported, Mapping[str, Any]]:
-    if is_export(path):
-        exported = read(path)
-        return exported, exported.about.case
-    verify(path)
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(content, dict) or "network" not in content.get("hyper_parameters", {}):
-        raise CheckpointError(f"{path}: is not a checkpoint of `lightning fit`, which says how its network is made")
-    if "case" not in content:
-        raise CheckpointError(
-            f"{path}: does not say what cases it was trained on, as older versions did not; "
-            "continue its run with `lightning fit --ckpt_path` for a step"
-        )
-    return SegmentationModule.load_from_checkpoint(path, map_location="cpu", weights_only=True), content["case"]
+# what members of an ensemble may differ in
+_FREE = {"dataset", "overlap", "sw_batch_size", "flips", "training_cases", "scores", "versions", "postprocess"}
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Equal, or voxel sizes that differ by less than 1 %."""
-    if isinstance(one, list) and isinstance(one[0], float):
-        return bool(np.allclose(one, other, rtol=0.01))
-    return bool(one == other)
+def _check_alike(first: Path, ours: ModelCard, path: Path, theirs: ModelCard) -> None:
+    """Raise `CheckpointError` where two networks cannot be averaged; voxel sizes may differ by 1 %."""
+    for key in (field.name for field in fields(ModelCard) if field.name not in _FREE):
+        one, other = getattr(ours, key), getattr(theirs, key)
+        if one != other and not (key == "spacing" and np.allclose(one, other, rtol=0.01)):
+            raise CheckpointError(
+                f"{path}: {key} {_plain(other)} differs from {_plain(one)} of {first}; an ensemble needs the same"
+            )
 
 
-def _edition(wanted: str | None, trained: Edition, mode: str) -> Edition:
-    if wanted is None:
-        return trained
-    if wanted not in EDITIONS:
-        raise CheckpointError(f"edition {wanted!r} is unknown; it is one of {', '.join(EDITIONS)}")
-    edition = EDITIONS[wanted]
-    if mode == "labels" and edition.num_classes < trained.num_classes:
-        missing = ", ".join(CLASSES[edition.num_classes : trained.num_classes])
-        raise CheckpointError(f"{wanted} has no label for {missing}, which a network of {trained.name} segments")
-    return edition
+def _plain(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _device(name: str) -> torch.device:
@@ -252,13 +264,23 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 class _Counter:
-    """Passes windows on to a network and tells how many of `total` it has seen."""
+    """Tells how many windows of `total` networks have seen, and checks that they return `channels`."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
+    def __init__(self, progress: Progress | None, total: int, channels: int) -> None:
+        self.progress, self.total, self.channels, self.done = progress, total, channels, 0
 
-    def __call__(self, network: Network, windows: torch.Tensor) -> torch.Tensor:
-        output = network(windows)
-        self.done += len(windows)
-        self.progress(self.done, self.total)
-        return output
+    def watch(self, network: Network) -> Network:
+        """Return the network, watched."""
+
+        def watched(windows: torch.Tensor) -> torch.Tensor:
+            output = network(windows)
+            if output.shape[1] != self.channels:
+                raise CheckpointError(
+                    f"the network returns {output.shape[1]} channels where its model card names {self.channels}"
+                )
+            self.done += len(windows)
+            if self.progress:
+                self.progress(self.done, self.total)
+            return output
+
+        return watched

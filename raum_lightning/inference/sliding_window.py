@@ -13,7 +13,8 @@ bar, wrap the network and ask `count_windows` how many windows there will be.
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, product
 from typing import Required, TypedDict, Unpack
@@ -22,25 +23,36 @@ import torch
 
 from raum_lightning.errors import ConfigError
 from raum_lightning.geometry import Box, bounding_box, brain_mask
-from raum_lightning.labels import classify
+from raum_lightning.labels import REGIONS, Regions, classify
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 Triple = tuple[int, int, int]
 
+# voxels that are worked on at once where a whole volume would need as much memory again
+PART = 1 << 22
+
 FLIP_AXES: dict[int, tuple[int, ...]] = {1: (), 2: (2,), 4: (2, 3), 8: (2, 3, 4)}
 
 
-class Windows(TypedDict, total=False):
-    """The arguments of `sliding_window` that say how a volume is visited."""
+class Blending(TypedDict, total=False):
+    """The arguments of `blend` that say how windows are shown and where they are summed."""
 
     roi_size: Required[Triple]
-    overlap: float
     batch_size: int
     accumulate_on: torch.device | None
 
 
+class Windows(Blending, total=False):
+    """The arguments of `sliding_window` that say how a volume is visited."""
+
+    overlap: float
+
+
 def even_steps(length: int, roi: int, overlap: float) -> list[int]:
-    """First voxels of the fewest windows that cover `length` >= `roi` voxels with at least `overlap`, evenly spread."""
+    """Return the first voxels of the fewest windows that cover `length` >= `roi` voxels, evenly spread.
+
+    Neighbours share at least the fraction `overlap`.
+    """
     # the small number undoes float errors such as 10 * (1 - 0.8) = 1.9999999999999996
     stride = max(1, int(roi * (1 - overlap) + 1e-6))
     gaps = math.ceil((length - roi) / stride)
@@ -48,7 +60,7 @@ def even_steps(length: int, roi: int, overlap: float) -> list[int]:
 
 
 def window_starts(signal: torch.Tensor, *, roi_size: Triple, overlap: float = 0.5) -> list[Triple]:
-    """First voxels of the windows that hold brain, in a volume X Y Z bool at least as large as `roi_size`.
+    """Return the first voxels of the windows that hold brain, in a volume X Y Z bool at least as large as `roi_size`.
 
     Never empty: where there is no brain at all, one window still asks the network for its number of channels.
     """
@@ -59,7 +71,7 @@ def window_starts(signal: torch.Tensor, *, roi_size: Triple, overlap: float = 0.
 
 @lru_cache(maxsize=8)
 def importance(x: int, y: int, z: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Weights of the x * y * z voxels of a window, in (0, 1]: a Gaussian of sigma length/8, never below 0.001.
+    """Return the weights of a window's voxels x y z, in (0, 1]: a Gaussian of sigma length/8, never below 0.001.
 
     Computed in float32 whatever the dtype, with the sigma and the floor of MONAI's `compute_importance_map`.
     """
@@ -79,7 +91,7 @@ def blend(
     batch_size: int = 1,
     accumulate_on: torch.device | None = None,
 ) -> torch.Tensor:
-    """The network's windows of one volume C X Y Z averaged with Gaussian weights: logits K X Y Z.
+    """Return the network's windows of one volume C X Y Z averaged with Gaussian weights: logits K X Y Z.
 
     The sums are float32 (float64 for a float64 volume) and lie on `accumulate_on`, by default the volume's device.
     Voxels that no window visits are background as in `background_logits_`.
@@ -90,7 +102,7 @@ def blend(
     for first in range(0, len(starts), batch_size):
         batch = [_region(start, roi_size) for start in starts[first : first + batch_size]]
         with torch.no_grad():
-            outputs = network(torch.stack([volume[:, *region] for region in batch]))
+            outputs = network(torch.stack([_widened(volume[:, *region]) for region in batch]))
         if sums is None:
             sums = _zeros((outputs.shape[1] + 1, *volume.shape[1:]), dtype, device)
         weights = importance(*roi_size, sums.device, dtype)
@@ -105,7 +117,7 @@ def blend(
 def background_logits_(logits: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """Make K X Y Z certain background, in place, where X Y Z is true: -20 in channel 0 and -40 in the others.
 
-    That holds in both readings: softmax leaves 2e-9 for each class but background, sigmoid gives no region more than
+    That holds in both modes: softmax leaves 2e-9 for each class but background, sigmoid gives no region more than
     3e-9.
     """
     logits[0].masked_fill_(where, -20)
@@ -119,6 +131,39 @@ def seen(logits: torch.Tensor) -> torch.Tensor:
     return (logits != untouched.view(1, -1, 1, 1, 1)).any(dim=1)
 
 
+@dataclass(frozen=True)
+class Visit:
+    """How a network sees one volume: found once, however often it is then visited.
+
+    `volume`, C x y z, is the box of the brain, padded to the window; `brain`, x y z boolean, is where it is not 0, and
+    `starts` are the first voxels of the windows. `box` is where the brain lies in the volume before, `inside` where
+    that box lies in the padded one.
+    """
+
+    volume: torch.Tensor
+    brain: torch.Tensor
+    starts: list[Triple]
+    box: Box
+    inside: Box
+
+
+def plan(volume: torch.Tensor, *, roi_size: Triple, overlap: float = 0.5, brain: torch.Tensor | None = None) -> Visit:
+    """Return how to visit C X Y Z; `brain`, X Y Z boolean, where it is known already.
+
+    Raises:
+        ConfigError: The window or the overlap makes no sense.
+    """
+    if len(roi_size) != 3 or min(roi_size) < 1:
+        raise ConfigError(f"roi_size={roi_size} is not a window: give three positive numbers of voxels")
+    if not 0 <= overlap < 1:
+        raise ConfigError(f"overlap={overlap} is not in [0, 1): give the fraction that neighbouring windows share")
+    mask = brain_mask(volume) if brain is None else brain
+    box = bounding_box(mask)
+    padded, inside = _pad(volume[:, *box], roi_size)
+    around = _pad(mask[None, *box], roi_size)[0][0]
+    return Visit(padded, around, window_starts(around, roi_size=roi_size, overlap=overlap), box, inside)
+
+
 def sliding_window(
     image: torch.Tensor,
     network: Network,
@@ -128,28 +173,75 @@ def sliding_window(
     batch_size: int = 1,
     accumulate_on: torch.device | None = None,
 ) -> torch.Tensor:
-    """Logits B K X Y Z, float32, of images B C X Y Z whose voxels outside the brain are exactly 0.
+    """Return logits B K X Y Z, float32, of images B C X Y Z whose voxels outside the brain are exactly 0.
 
     `network` maps windows N C x y z of `roi_size` voxels, `batch_size` of them at a time, to logits N K x y z. Adjacent
     windows share at least the fraction `overlap`, in [0, 1), of their length. The result lies on `accumulate_on`, by
     default the image's device. Voxels far from the brain, which no window visits, are background as in
     `background_logits_`; what the network says of voxels without signal inside the windows is kept.
     """
+    blending = Blending(roi_size=roi_size, batch_size=batch_size, accumulate_on=accumulate_on)
     result: torch.Tensor | None = None
     for index, volume in enumerate(image):
-        padded, starts, box, inside = _visit(volume, roi_size, overlap)
-        logits = blend(padded, network, starts, roi_size=roi_size, batch_size=batch_size, accumulate_on=accumulate_on)
+        visit = plan(volume, roi_size=roi_size, overlap=overlap)
+        logits = blend(visit.volume, network, visit.starts, **blending)
         if result is None:
             result = _zeros((len(image), len(logits), *volume.shape[1:]), logits.dtype, logits.device)
         background_logits_(result[index], result.new_ones((), dtype=torch.bool))
-        result[index, :, *box] = logits[:, *inside]
+        result[index, :, *visit.box] = logits[:, *visit.inside]
     assert result is not None, "an empty batch"
     return result
 
 
 def count_windows(image: torch.Tensor, *, roi_size: Triple, overlap: float = 0.5) -> int:
-    """How many windows `sliding_window` shows the network of images B C X Y Z."""
-    return sum(len(_visit(volume, roi_size, overlap)[1]) for volume in image)
+    """Return how many windows `sliding_window` shows the network of images B C X Y Z."""
+    return sum(len(plan(volume, roi_size=roi_size, overlap=overlap).starts) for volume in image)
+
+
+def probabilities_(logits: torch.Tensor, mode: str) -> torch.Tensor:
+    """Turn logits ... K X Y Z into probabilities, in place.
+
+    `mode` "labels" is a softmax over classes, "regions" a sigmoid for each region.
+    """
+    if mode == "regions":
+        return logits.sigmoid_()
+    for rows in parts(logits):
+        rows.copy_(rows.softmax(dim=-4))
+    return logits
+
+
+def decide(values: torch.Tensor, mode: str, regions: Regions = REGIONS) -> torch.Tensor:
+    """Return the class indices, B X Y Z uint8, of probabilities B K X Y Z: what `labels.classify` says of them."""
+    # classify asks for the largest channel or for the positive ones: the shift makes 0.5 the bound of both
+    return torch.cat([classify(rows - 0.5, mode, regions) for rows in parts(values)], dim=-3)
+
+
+def average(
+    visit: Visit, networks: Sequence[Network], *, mode: str, flips: int = 1, **blending: Unpack[Blending]
+) -> torch.Tensor:
+    """Return probabilities K x y z in the box of the brain, of which what is not brain is certain background.
+
+    They are the mean over all networks and over `flips` mirrored copies of each window (test-time augmentation): 1 as
+    it is, 2 with X (left-right), 4 with X and Y, 8 with X, Y and Z flipped in all combinations. Only the sum is held,
+    not its terms.
+    """
+    if mode not in ("labels", "regions"):
+        raise ConfigError(f"mode={mode!r} is neither 'labels' (softmax) nor 'regions' (sigmoid)")
+    if flips not in FLIP_AXES:
+        raise ConfigError(f"flips={flips} is no number of flipped copies to average: give 1, 2, 4 or 8")
+    axes = FLIP_AXES[flips]
+    subsets = [subset for size in range(len(axes) + 1) for subset in combinations(axes, size)]
+    total: torch.Tensor | None = None
+    for network, flipped in product(networks, subsets):
+        logits = blend(visit.volume, _mirrored(network, flipped), visit.starts, **blending)
+        term = probabilities_(logits[:, *visit.inside], mode)
+        total = term if total is None else total.add_(term.to(total.device))
+    assert total is not None, "an empty ensemble"
+    outside = ~visit.brain[visit.inside].to(total.device)
+    total.div_(len(networks) * flips).masked_fill_(outside, 0)
+    if mode == "labels":
+        total[0].masked_fill_(outside, 1)
+    return total
 
 
 def probabilities(
@@ -160,31 +252,19 @@ def probabilities(
     flips: int = 1,
     **windows: Unpack[Windows],
 ) -> torch.Tensor:
-    """Probabilities B K X Y Z: softmax over classes (`mode` "labels") or a sigmoid per region ("regions").
+    """Return the probabilities B K X Y Z of images B C X Y Z, of one network or the mean of several; see `average`.
 
-    The mean over all networks, where `network` is a sequence, and over `flips` mirrored readings of each window: 1 as
-    it is, 2 with X (left-right), 4 with X and Y, 8 with X, Y and Z flipped in all combinations. Only the sum is held,
-    not its terms. Voxels without signal in any channel are background with certainty. `windows` and the result's device
-    are `sliding_window`'s.
+    `windows` and the result's device are `sliding_window`'s.
     """
-    if mode not in ("labels", "regions"):
-        raise ConfigError(f"mode={mode!r} is neither 'labels' (softmax) nor 'regions' (sigmoid)")
-    if flips not in FLIP_AXES:
-        raise ConfigError(f"flips={flips} is not a number of mirrored readings: give 1, 2, 4 or 8")
-    networks = network if isinstance(network, Sequence) else [network]
-    axes = FLIP_AXES[flips]
-    subsets = [subset for size in range(len(axes) + 1) for subset in combinations(axes, size)]
-    total: torch.Tensor | None = None
-    for each, flipped in product(networks, subsets):
-        logits = sliding_window(image, _mirrored(each, flipped), **windows)
-        term = logits.softmax(dim=1) if mode == "labels" else logits.sigmoid_()
-        total = term if total is None else total.add_(term.to(total.device))
-    assert total is not None, "an empty ensemble"
-    outside = ~brain_mask(image).to(total.device)
-    total.div_(len(networks) * flips).masked_fill_(outside[:, None], 0)
-    if mode == "labels":
-        total[:, 0].masked_fill_(outside, 1)
-    return total
+    result: torch.Tensor | None = None
+    for index, (box, inside) in enumerate(_averages(image, network, mode, flips, windows)):
+        if result is None:
+            result = _zeros((len(image), len(inside), *image.shape[2:]), inside.dtype, inside.device)
+            if mode == "labels":
+                result[:, 0] = 1
+        result[index, :, *box] = inside
+    assert result is not None, "an empty batch"
+    return result
 
 
 def segment(
@@ -195,24 +275,35 @@ def segment(
     flips: int = 1,
     **windows: Unpack[Windows],
 ) -> torch.Tensor:
-    """Class indices B X Y Z, uint8, on the image's device: the decision of `labels.classify` on `probabilities`."""
-    box = bounding_box(brain_mask(image).any(dim=0))
-    inside = probabilities(image[:, :, *box], network, mode=mode, flips=flips, **windows)
+    """Return class indices B X Y Z, uint8, on the image's device: what `decide` says of `probabilities`."""
     labels = torch.zeros(image.shape[0], *image.shape[2:], dtype=torch.uint8, device=image.device)
-    # classify asks for the largest channel or for the positive ones: the shift makes 0.5 the bound of both
-    labels[:, *box] = classify(inside.sub_(0.5), mode).to(image.device)
+    for index, (box, inside) in enumerate(_averages(image, network, mode, flips, windows)):
+        labels[index, *box] = decide(inside[None], mode)[0].to(image.device)
     return labels
 
 
-def _visit(volume: torch.Tensor, roi_size: Triple, overlap: float) -> tuple[torch.Tensor, list[Triple], Box, Box]:
-    """The brain of C X Y Z padded to the window, the windows on it, and the brain's box before and after padding."""
-    if len(roi_size) != 3 or min(roi_size) < 1:
-        raise ConfigError(f"roi_size={roi_size} is not a window: give three positive numbers of voxels")
-    if not 0 <= overlap < 1:
-        raise ConfigError(f"overlap={overlap} is not in [0, 1): give the fraction that neighbouring windows share")
-    box = bounding_box(brain_mask(volume))
-    padded, inside = _pad(volume[:, *box], roi_size)
-    return padded, window_starts(brain_mask(padded), roi_size=roi_size, overlap=overlap), box, inside
+def parts(values: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Return ... X Y Z in parts along X, of a few million voxels each: what is done to one needs no large copy."""
+    step = max(1, PART // max(1, values.shape[-2] * values.shape[-1]))
+    return torch.split(values, step, dim=-3)
+
+
+def _averages(
+    image: torch.Tensor, network: Network | Sequence[Network], mode: str, flips: int, windows: Windows
+) -> Iterator[tuple[Box, torch.Tensor]]:
+    """Yield, for each volume of B C X Y Z, the box of its brain and the probabilities in it."""
+    networks = network if isinstance(network, Sequence) else [network]
+    roi_size, overlap = windows["roi_size"], windows.get("overlap", 0.5)
+    batch_size, device = windows.get("batch_size", 1), windows.get("accumulate_on")
+    blending = Blending(roi_size=roi_size, batch_size=batch_size, accumulate_on=device)
+    for volume in image:
+        visit = plan(volume, roi_size=roi_size, overlap=overlap)
+        yield visit.box, average(visit, networks, mode=mode, flips=flips, **blending)
+
+
+def _widened(window: torch.Tensor) -> torch.Tensor:
+    """Return a window in the network's precision: float16 is how a volume is stored."""
+    return window.float() if window.dtype == torch.float16 else window
 
 
 def _region(start: Triple, roi_size: Triple) -> Box:
@@ -221,7 +312,7 @@ def _region(start: Triple, roi_size: Triple) -> Box:
 
 
 def _pad(volume: torch.Tensor, roi_size: Triple) -> tuple[torch.Tensor, Box]:
-    """Zeros around C X Y Z up to `roi_size` at least, the odd one behind, and where the volume then lies."""
+    """Return zeros around C X Y Z up to `roi_size` at least, the odd one behind, and where the volume then lies."""
     missing = [max(roi - length, 0) for length, roi in zip(volume.shape[1:], roi_size, strict=True)]
     sides = [side for gap in reversed(missing) for side in (gap // 2, gap - gap // 2)]
     x, y, z = (slice(gap // 2, gap // 2 + length) for gap, length in zip(missing, volume.shape[1:], strict=True))
@@ -229,12 +320,12 @@ def _pad(volume: torch.Tensor, roi_size: Triple) -> tuple[torch.Tensor, Box]:
 
 
 def _mirrored(network: Network, axes: tuple[int, ...]) -> Network:
-    """The network as it sees windows N C x y z flipped along `axes`, its output flipped back."""
+    """Return the network as it sees windows N C x y z flipped along `axes`, its output flipped back."""
     return lambda windows: network(windows.flip(axes)).flip(axes)
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros on `device`, or on the CPU where the device is short of memory."""
+    """Return zeros on `device`, or on the CPU where the device is short of memory."""
     try:
         return torch.zeros(size, dtype=dtype, device=device)
     except torch.OutOfMemoryError:

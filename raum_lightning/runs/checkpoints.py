@@ -1,68 +1,38 @@
-"""Checkpoints that no crash, full disk or flipped bit turns into a wrong result.
+"""Reading checkpoints: whether a file is what was written, which of a run's is the newest, and what it holds.
 
-A file is written under a temporary name, flushed to the disk and renamed: what bears its final name is whole.
 `torch.save` writes a zip archive with a CRC-32 of every record, which torch does not look at when it loads; here each
 is checked first.
 """
 
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from raum_lightning.atomic import atomic
-from raum_lightning.errors import CheckpointError, OutputError
+from raum_lightning.errors import CheckpointError
 from raum_lightning.runs.folder import RunFolder
 
-
-class VerifiedCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to and from the disk, with files that are whole or absent and are checked before they are used.
-
-    The file before a run's last checkpoint is kept as its previous one.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Replace `path` once its successor is safe; raise `CheckpointError` when there is no room for it."""
-        target = Path(path)
-        run = RunFolder(target.parent.parent)
-        kept = run.previous if target == run.last else None
-        try:
-            # to an open file: of a path torch does not say why it could not be written
-            with atomic(target, keep=kept) as partial, partial.open("wb") as file:
-                torch.save(checkpoint, file)
-        except OutputError as error:
-            raise CheckpointError(str(error)) from error
-
-    def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: Callable[..., Any] | None = lambda storage, location: storage,
-        weights_only: bool | None = None,
-    ) -> dict[str, Any]:
-        """Return what was saved; raise `CheckpointError` when the file is not what was written."""
-        verify(Path(path))
-        content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
-        return content
+# key of the description of the network, in checkpoints and in the metadata of exports; see `inference.card`
+MODEL_CARD = "model_card"
 
 
 def verify(path: Path) -> None:
     """Read the whole file; raise `CheckpointError` where a checksum does not fit or it is no checkpoint at all."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # torch writes no attributes; one with the bit of a folder would keep it from reading the record
-            marked = (entry.filename for entry in archive.infolist() if entry.external_attr)
-            record = archive.testzip() or next(marked, None)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # a flipped bit makes zipfile raise nearly anything
-        raise CheckpointError(f"{path}: is damaged or no checkpoint ({_reason(error)})") from error
-    if record:
-        raise CheckpointError(f"{path}: is damaged ({record} is not as it was written)")
+    _verify_archive(path)
     structure(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds, its tensors mapped from the disk; raise `CheckpointError` as `verify` does."""
+    _verify_archive(path)
+    return _read(path, "cpu")
+
+
+def structure(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds, its tensors with shapes but no values; raise `CheckpointError` as `verify`."""
+    return _read(path, "meta")
 
 
 def newest_sound(run: RunFolder) -> Path | None:
@@ -84,12 +54,29 @@ def newest_sound(run: RunFolder) -> Path | None:
     return None
 
 
-def structure(path: Path) -> Any:
-    """Return what a checkpoint holds, its tensors with shapes but no values; raise `CheckpointError` as `verify`."""
+def _verify_archive(path: Path) -> None:
     try:
-        return torch.load(path, map_location="meta", mmap=True, weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            # torch writes neither attributes, of which the bit of a folder would keep it from reading the record, nor
+            # compressed records, which a memory map would take for values
+            marked = (entry.filename for entry in archive.infolist() if entry.external_attr or entry.compress_type)
+            record = next(marked, None) or archive.testzip()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except Exception as error:  # a flipped bit makes zipfile raise nearly anything
+        raise CheckpointError(f"{path}: is damaged or no checkpoint ({_reason(error)})") from error
+    if record:
+        raise CheckpointError(f"{path}: is damaged ({record} is not as it was written)")
+
+
+def _read(path: Path, device: str) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location=device, mmap=True, weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path}: is damaged or no checkpoint ({_reason(error)})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__} and is no checkpoint of `raum fit`")
+    return content
 
 
 def _step(path: Path) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from raum_lightning.errors import RunError
-from raum_lightning.runs.checkpoints import structure
+from raum_lightning.runs.checkpoints import MODEL_CARD, structure
 
 # where things lie, and what costs time or memory but changes no number; of `data.batch_size` see `PatchLoader`
 FREE = {
@@ -32,7 +32,8 @@ def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, continues: b
     content = structure(checkpoint)
     if continues and "config" in content:
         _same_settings(checkpoint, _renamed(flat(yaml.safe_load(content["config"]))), _renamed(flat(config)))
-    trained, given = content.get("case", {}).get("modalities"), list(config["data"]["modalities"])
+    card = content.get(MODEL_CARD) or content.get("case", {})  # the key of older checkpoints
+    trained, given = card.get("modalities"), list(config["data"]["modalities"])
     if trained and trained != given:
         raise RunError(
             f"{checkpoint} was trained on {_joined(trained)}, in this order, and data.modalities are {_joined(given)}: "

@@ -9,7 +9,7 @@ import torch
 
 from raum_lightning.cli import main
 from raum_lightning.labels import EDITIONS
-from raum_lightning.runs.checkpoints import VerifiedCheckpointIO
+from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 from tests.helpers import EXPERIMENTS
 from tests.helpers.cases import write_brats
 from tests.helpers.ranks import rows, run, signal_at, splits, state

@@ -10,10 +10,8 @@ from torch import nn
 from raum_lightning.inference.segmenter import Segmenter
 from raum_lightning.labels import ED
 from raum_lightning.models import UNETR
-from raum_lightning.module import SegmentationModule
 from raum_lightning.phantom import phantom_case, write_case
-
-DESCRIBED = {"modalities": ["flair", "t1ce", "t2"], "edition": "brats2020", "orientation": "LPS", "spacing": [1, 1, 1]}
+from tests.helpers.handmade import CARD
 
 
 class Golden(nn.Module):
@@ -44,8 +42,8 @@ class Golden(nn.Module):
 def test_label_counts_are_those_on_record(tmp_path: Path) -> None:
     phantom = phantom_case(seed=0, index=0, shape=(48, 48, 40))
     write_case(phantom, tmp_path / "golden", "golden")
-    module = SegmentationModule(Golden(), roi_size=(32, 32, 32), overlap=0.5)
-    result = Segmenter([module], DESCRIBED, device="cpu", precision="32-true", flips=2).segment(tmp_path / "golden")
+    segmenter = Segmenter([Golden()], CARD, device="cpu", precision="32-true", flips=2, overlap=0.5)
+    result = segmenter.segment(tmp_path / "golden")
     counts = np.bincount(result.labels.ravel(), minlength=4)
     # moving one voxel in a hundred by the smallest step changes two of each class
     assert counts.tolist() == pytest.approx([76448, 2345, 13147, 220], abs=4)

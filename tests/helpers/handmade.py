@@ -7,10 +7,25 @@ import torch
 from torch import nn
 
 from raum_lightning.cli import main
+from raum_lightning.inference.card import ModelCard
 from tests.helpers import EXPERIMENTS
 
 DEBUG = ["-c", str(EXPERIMENTS / "debug.yaml"), "--trainer.logger", "false"]
 MODALITIES = ("flair", "t1ce", "t2")
+TRUST = "tests.helpers"
+CARD = ModelCard(
+    modalities=MODALITIES,
+    dataset="brats2020",
+    label_values=(0, 1, 2, 4),
+    classes=("background", "NCR", "ED", "ET"),
+    regions={"WT": ("NCR", "ED", "ET"), "TC": ("NCR", "ET"), "ET": ("ET",)},
+    orientation="LPS",
+    spacing=(1.0, 1.0, 1.0),
+    mode="labels",
+    roi_size=(32, 32, 32),
+    overlap=0.25,
+    sw_batch_size=2,
+)
 
 
 class Handmade(nn.Conv3d):

@@ -1,5 +1,6 @@
 """The network under `torch.compile`: the same numbers, the same checkpoints, and no compiling of one thing twice."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch._dynamo.utils import counters
 from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.inference.compiling import compile_network, in_batches_of
 from raum_lightning.inference.segmenter import Segmenter
+from tests.helpers.handmade import CARD
 
 
 class Convolution(nn.Module):
@@ -92,9 +94,9 @@ def test_the_network_is_one_graph(checkpointing: str) -> None:
 
 
 def test_a_compiled_segmenter_says_the_same(brats: Path) -> None:
-    case = {"modalities": ["flair", "t1ce", "t2"], "edition": "brats2020", "orientation": "RPS", "spacing": [1.0] * 3}
+    card = replace(CARD, orientation="RPS", roi_size=(16, 16, 16), sw_batch_size=3)
     eager, compiled = (
-        Segmenter([module_of()], case, device="cpu", compile=choice).segment(brats / "BraTS20_Training_001")
+        Segmenter([module_of().network], card, device="cpu", compile=choice).segment(brats / "BraTS20_Training_001")
         for choice in (False, True)
     )
     assert eager.labels.any()

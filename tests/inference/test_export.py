@@ -1,6 +1,11 @@
-"""A checkpoint as ONNX and as a program: the same logits, the same masks, and the errors a user can make."""
+"""A checkpoint as safetensors, ONNX and a program: the same logits, the same masks, and the errors a user can make."""
 
 import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -8,26 +13,44 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 import raum_lightning
-from raum_lightning import UNETR
 from raum_lightning.cli import main
-from raum_lightning.errors import ExportError
-from raum_lightning.inference.export import About, _Program, read, write
+from raum_lightning.errors import CheckpointError, ExportError
+from raum_lightning.inference.card import ModelCard
+from raum_lightning.inference.export import FORMATS, write
+from raum_lightning.inference.exported import Program
+from raum_lightning.inference.loading import TrainedNetwork, open_network
+from raum_lightning.inference.trusted import build
 from raum_lightning.labels import EDITIONS
 from raum_lightning.models.cpu import accelerate
-from tests.helpers import DEBUG
+from tests.helpers import DEBUG, ROOT
 from tests.helpers.cases import write_brats
+from tests.helpers.handmade import CARD
 
-CASE = {"modalities": ["flair", "t2"], "edition": "brats2023", "orientation": "LPS", "spacing": [1.0, 1.0, 1.5]}
-ABOUT = About(CASE, "regions", 4, {"roi_size": (16, 8, 8), "overlap": 0.25, "batch_size": 2})
+SIZES = {"img_size": [16, 8, 8], "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 16}
+SPEC = {
+    "class_path": "raum_lightning.models.UNETR",
+    "init_args": {
+        "in_channels": 2,
+        "out_channels": 3,
+        "out_indices": [1, 2],
+        "feature_size": 2,
+        "dropout": 0.5,
+        **SIZES,
+    },
+}
+REGIONS = replace(
+    CARD, modalities=("flair", "t2"), mode="regions", roi_size=(16, 8, 8), flips=4, scores={"val/dice": 1}
+)
+SUFFIXES = tuple(FORMATS.values())
 
 
-def network() -> UNETR:
+def unetr() -> TrainedNetwork:
     torch.manual_seed(0)
-    sizes = {"img_size": (16, 8, 8), "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 16}
-    return UNETR(in_channels=2, out_channels=3, out_indices=(1, 2), feature_size=2, dropout=0.5, **sizes)
+    return TrainedNetwork(build(SPEC), REGIONS, SPEC)
 
 
 @pytest.fixture(scope="module")
@@ -42,28 +65,49 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return here / "runs/debug/x/checkpoints/best.ckpt", cases[0]
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-def test_logits_and_what_is_said_beside_them_survive(suffix: str, tmp_path: Path) -> None:
-    ours, path = network(), tmp_path / f"model{suffix}"
-    difference, largest = write(ours, ABOUT, path, channels=2)
-    again = read(path)
-    assert again.about == ABOUT
-    assert (again.mode, again.flips, again.windows) == ("regions", 4, ABOUT.windows)
+@pytest.fixture(scope="module")
+def exports(trained: tuple[Path, Path]) -> dict[str, Path]:
+    """That checkpoint in each format, by its ending."""
+    paths = {suffix: trained[0].with_name(f"model{suffix}") for suffix in SUFFIXES}
+    for path in paths.values():
+        assert main(["export", "--checkpoint", str(trained[0]), "--out", str(path)]) == 0
+    return paths
+
+
+def test_the_card_holds_the_scores(trained: tuple[Path, Path]) -> None:
+    content = torch.load(trained[0], weights_only=True)
+    (score,) = {state["current_score"].item() for state in content["callbacks"].values() if "current_score" in state}
+    assert content["model_card"]["scores"]["val/dice_mean"] == pytest.approx(score)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_logits_and_model_card_survive(suffix: str, tmp_path: Path) -> None:
+    ours, path = unetr(), tmp_path / f"model{suffix}"
+    difference, largest = write(ours, path)
+    again = open_network(path, trust_code=True)
+    assert again.card == REGIONS
     assert list(tmp_path.iterdir()) == [path]
-    assert not any(parameter.requires_grad for parameter in again.network.parameters())
     for batch in (1, 2, 5):
         image = torch.randn(batch, 2, 16, 8, 8)
         with torch.inference_mode():
-            expected = ours.eval()(image)
+            expected = ours.network.eval()(image)
             torch.testing.assert_close(again.network.to("cpu").eval()(image), expected, rtol=0, atol=1e-4)
     assert difference <= 1e-4 and largest > 0.1
-    if suffix == ".onnx":
-        model = onnx.load(path)
-        properties = {entry.key: json.loads(entry.value) for entry in model.metadata_props if "raum." in entry.key}
-        assert properties["raum.case"] == CASE
-        assert properties["raum.mode"] == "regions"
-        assert properties["raum.windows"] == {"roi_size": [16, 8, 8], "overlap": 0.25, "batch_size": 2}
-        assert [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim] == [0, 2, 16, 8, 8]
+
+
+def test_other_programs_read_the_card(tmp_path: Path) -> None:
+    write(unetr(), tmp_path / "model.onnx")
+    write(unetr(), tmp_path / "model.safetensors")
+    model = onnx.load(tmp_path / "model.onnx")
+    (text,) = (entry.value for entry in model.metadata_props if entry.key == "model_card")
+    assert [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim] == [0, 2, 16, 8, 8]
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata()["model_card"] == text
+        assert json.loads(file.metadata()["network"]) == SPEC
+    values = json.loads(text)
+    assert values["modalities"] == ["flair", "t2"] and values["roi_size"] == [16, 8, 8]
+    assert values["regions"] == {"WT": ["NCR", "ED", "ET"], "TC": ["NCR", "ET"], "ET": ["ET"]}
+    assert values["label_values"] == [0, 1, 2, 4] and values["scores"] == {"val/dice": 1}
 
 
 class Doubled(nn.Module):
@@ -76,47 +120,97 @@ class Doubled(nn.Module):
 
 
 def test_a_network_that_comes_out_different_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = _Program.forward
-    monkeypatch.setattr(_Program, "forward", lambda self, image: forward(self, image) + 0.5)
+    forward = Program.forward
+    monkeypatch.setattr(Program, "forward", lambda self, image: forward(self, image) + 0.5)
     with pytest.raises(ExportError, match=r"model\.pt2: its logits differ by 5\.0e-01 .* than the tolerance 0\.001"):
-        write(Doubled(), ABOUT, tmp_path / "model.pt2", channels=2)
+        write(TrainedNetwork(Doubled(), REGIONS), tmp_path / "model.pt2")
     assert not any(tmp_path.iterdir())
 
 
-def test_logits_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
+def test_logits_that_are_nan_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="differ by nan"):
-        write(Doubled(float("nan")), ABOUT, tmp_path / "model.pt2", channels=2)
+        write(TrainedNetwork(Doubled(float("nan")), REGIONS), tmp_path / "model.pt2")
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_without_room_there_is_one_sentence_and_no_file(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(
+        {
+            "hyper_parameters": {"network": SPEC},
+            "state_dict": {f"network.{name}": weight for name, weight in unetr().network.state_dict().items()},
+            "model_card": REGIONS.to_plain(),
+        },
+        tmp_path / "model.ckpt",
+    )
+    out = tmp_path / f"out/model{suffix}"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        code = main(["export", "--checkpoint", str(tmp_path / "model.ckpt"), "--out", str(out)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    assert (
+        capsys.readouterr().err
+        == f"error: {out}: could not be written (File too large; folder {out.parent.resolve()})\n"
+    )
+    assert not any(out.parent.iterdir())
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_masks_are_those_of_the_checkpoint(
-    trained: tuple[Path, Path], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Path, Path], exports: dict[str, Path], tmp_path: Path, suffix: str
 ) -> None:
     checkpoint, case = trained
-    assert main(["export", "--checkpoint", str(checkpoint), "--out", str(tmp_path / name)]) == 0
-    assert "logits differ by at most" in capsys.readouterr().out
-    for option, model in (("--checkpoint", checkpoint), ("--model", tmp_path / name)):
-        words = ["--case", str(case), "--out", str(tmp_path / f"{option}.nii.gz"), "--device", "cpu"]
-        assert main(["segment", option, str(model), *words]) == 0
+    for option, path in (("--checkpoint", checkpoint), ("--model", exports[suffix])):
+        words = ["--case", str(case), "--out", str(tmp_path / f"{option}.nii.gz"), "--device", "cpu", "--trust-code"]
+        assert main(["segment", option, str(path), *words]) == 0
     masks = [nib.load(tmp_path / f"{option}.nii.gz") for option in ("--checkpoint", "--model")]
     values = [np.asarray(mask.dataobj) for mask in masks]
     assert values[0].any() and (values[0] != values[1]).mean() < 1e-4
     assert np.array_equal(masks[0].affine, masks[1].affine)
 
 
-def test_checkpoints_and_exports_make_an_ensemble(trained: tuple[Path, Path], tmp_path: Path) -> None:
+# a module that lightning or torchmetrics would be found among
+WITHOUT = """
+import sys
+from raum_lightning.cli import main
+assert main(sys.argv[1:]) == 0
+found = {name.partition(".")[0] for name in sys.modules}
+assert not found & {"lightning", "pytorch_lightning", "torchmetrics", "torchio", "wandb", "matplotlib"}, found
+"""
+
+
+def test_segmenting_imports_no_training_code(
+    trained: tuple[Path, Path], exports: dict[str, Path], tmp_path: Path
+) -> None:
+    models = map(str, (trained[0], *exports.values()))
+    words = ["segment", "--model", *models, "--case", str(trained[1]), "--out", str(tmp_path / "a.nii.gz")]
+    command = [sys.executable, "-c", WITHOUT, *words, "--trust-code", "--device", "cpu"]
+    process = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+
+
+def test_checkpoints_and_exports_make_an_ensemble(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoint, case = trained
-    words = ["--format", "torch-export", "--out", str(tmp_path / "new/m.pt2")]
+    words = ["--format", "safetensors", "--out", str(tmp_path / "new/m.safetensors")]
     assert main(["export", "--checkpoint", str(checkpoint), *words]) == 0
+    assert "m.safetensors: logits differ by at most 0.0e+00" in capsys.readouterr().out
     alone = raum_lightning.load(checkpoint, device="cpu").segment(case)
-    both = raum_lightning.load([checkpoint, tmp_path / "new/m.pt2"], device="cpu").segment(case)
+    both = raum_lightning.load([checkpoint, tmp_path / "new/m.safetensors"], device="cpu").segment(case)
     np.testing.assert_allclose(both.probabilities, alone.probabilities, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--out", "model.bin"], "model.bin: let the name end in *.onnx or *.pt2"),
+        (["--out", "model.bin"], "model.bin: let the name end in *.safetensors, *.onnx or *.pt2"),
         (["--out", "model.onnx", "--format", "torch-export"], "model.onnx: let the name end in *.pt2"),
         (["--out", "model.onnx", "--checkpoint", "none.ckpt"], "none.ckpt: no such checkpoint"),
     ],
@@ -129,27 +223,71 @@ def test_mistakes_are_named(
 
 
 def test_files_that_are_no_exports_are_named(tmp_path: Path) -> None:
-    for name in ("model.onnx", "model.pt2"):
-        path = tmp_path / name
+    for suffix in SUFFIXES:
+        path = tmp_path / f"model{suffix}"
         with pytest.raises(ExportError, match="no such model"):
-            read(path)
+            open_network(path, trust_code=True)
         path.write_bytes(b"nothing")
         with pytest.raises(ExportError, match="cannot read it"):
-            read(path)
+            open_network(path, trust_code=True)
+
+
+def test_a_program_is_opened_only_where_its_code_is_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model.pt2").write_bytes(b"anything")
+    write_brats(tmp_path, "case", EDITIONS["brats2020"])
+    words = ["--case", str(tmp_path / "case"), "--out", str(tmp_path / "a.nii.gz")]
+    assert main(["segment", "--model", str(tmp_path / "model.pt2"), *words]) == 2
+    assert "model.pt2: a .pt2 can run any code when it is opened; give --trust-code" in capsys.readouterr().err
+    assert main(["segment", "--model", str(tmp_path / "model.pt2"), *words, "--trust-code"]) == 2
+    assert "torch.export cannot read it" in capsys.readouterr().err
 
 
 def test_a_missing_onnxruntime_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.onnx").touch()
-    monkeypatch.setattr("raum_lightning.inference.export.find_spec", lambda name: None)
+    monkeypatch.setattr("raum_lightning.inference.exported.find_spec", lambda name: None)
     with pytest.raises(ExportError, match=r"onnxruntime, not installed: pip install 'raum-lightning\[onnx\]'"):
-        read(tmp_path / "model.onnx")
+        open_network(tmp_path / "model.onnx")
 
 
 def test_a_program_is_of_the_plain_network(tmp_path: Path) -> None:
-    plain, fast = network(), network()
-    accelerate(fast)
+    plain, fast = unetr(), unetr()
+    accelerate(fast.network)
     programs = []
     for number, one in enumerate((plain, fast)):
-        write(one, ABOUT, tmp_path / f"{number}.pt2", channels=2)
+        write(one, tmp_path / f"{number}.pt2")
         programs.append(torch.export.load(tmp_path / f"{number}.pt2").graph_module.code)
     assert programs[0] == programs[1]
+
+
+def test_a_network_that_returns_other_channels_than_its_card_says_is_named(tmp_path: Path) -> None:
+    case = write_brats(tmp_path, "case", EDITIONS["brats2020"])
+    path = tmp_path / "model.safetensors"
+    write(replace(unetr(), card=replace(REGIONS, mode="labels")), path)
+    with pytest.raises(CheckpointError, match="the network returns 3 channels where its model card names 4"):
+        raum_lightning.load(path).segment(case)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"roi_size": [16, 8]}, "roi_size=(16, 8) makes no sense"),
+        ({"roi_size": [16, 8, 10**9]}, "roi_size="),
+        ({"overlap": 1.0}, "overlap=1.0"),
+        ({"spacing": [1, 1, float("nan")]}, "spacing="),
+        ({"orientation": "LLS"}, "orientation='LLS'"),
+        ({"modalities": []}, "modalities=()"),
+        ({"modalities": ["flair", "flair"]}, "modalities="),
+        ({"modalities": ["\x1b[31m"]}, "modalities="),
+        ({"label_values": [0, 1, 2]}, "label_values="),
+        ({"label_values": [0, 1, 2, "4"]}, "label_values="),
+        ({"regions": {"WT": ["nothing"]}}, "regions="),
+        ({"mode": "both"}, "mode='both'"),
+        ({"flips": 3}, "flips=3"),
+        ({"sw_batch_size": 0}, "sw_batch_size=0"),
+        ({"spacing": None}, "the model card cannot be used"),
+    ],
+)
+def test_a_card_that_makes_no_sense_is_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(CheckpointError, match="the model card cannot be used") as raised:
+        ModelCard.from_plain(REGIONS.to_plain() | changes)
+    assert said in str(raised.value)

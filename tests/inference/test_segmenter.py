@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -16,16 +19,15 @@ import raum_lightning
 from raum_lightning.cli import main
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.data.voxel_checks import check_trained
-from raum_lightning.errors import CaseError, CheckpointError, GeometryError, SplitError
+from raum_lightning.errors import CaseError, CheckpointError, ConfigError, GeometryError, SplitError
+from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.segmenter import Segmenter
 from raum_lightning.labels import EDITIONS, REGIONS, in_classes
-from raum_lightning.losses import DiceCELoss
-from raum_lightning.module import SegmentationModule
+from raum_lightning.training.model_card import describe
 from tests.helpers.cases import AFFINE, write_brats, write_msd
-from tests.helpers.handmade import DEBUG, MODALITIES, Handmade, fit_handmade
+from tests.helpers.handmade import CARD, DEBUG, MODALITIES, TRUST, Handmade, fit_handmade
 
-DESCRIBED = {"modalities": list(MODALITIES), "edition": "brats2020", "orientation": "LPS", "spacing": [1.0, 1.0, 1.0]}
-
+load = partial(raum_lightning.load, trust=TRUST)
 
 NETWORK = [
     "--module.network",
@@ -57,20 +59,19 @@ def case(checkpoint: Path) -> Path:
 @pytest.fixture(scope="module")
 def labels(checkpoint: Path, case: Path) -> np.ndarray:
     """What the network says of the case as it is."""
-    found = raum_lightning.load(checkpoint).segment(case).labels
+    found = load(checkpoint).segment(case).labels
     assert np.bincount(found.ravel()).min() > 200
     return found
 
 
-def handmade(mode: str = "labels", **init: float) -> SegmentationModule:
-    network = Handmade(**init)
-    if mode == "regions":
-        network.weight.data, network.bias.data = network.weight.data[1:], network.bias.data[1:]
-    return SegmentationModule(network, DiceCELoss(mode=mode), roi_size=(32, 32, 32), overlap=0.25)
+def of_regions() -> Handmade:
+    network = Handmade()
+    network.weight.data, network.bias.data = network.weight.data[1:], network.bias.data[1:]
+    return network
 
 
 def segment(checkpoint: Path, *words: str | Path) -> int:
-    return main(["segment", "--checkpoint", str(checkpoint), *map(str, words)])
+    return main(["segment", "--checkpoint", str(checkpoint), "--trust", TRUST, *map(str, words)])
 
 
 def copy_case(case: Path, to: Path, change: Callable[[nib.Nifti1Image], nib.Nifti1Image]) -> Path:
@@ -83,7 +84,7 @@ def copy_case(case: Path, to: Path, change: Callable[[nib.Nifti1Image], nib.Nift
 
 
 def test_three_lines_segment_a_case(checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path) -> None:
-    segmenter = raum_lightning.load(checkpoint)
+    segmenter = load(checkpoint)
     result = segmenter.segment(case)
     result.save(tmp_path / "seg.nii.gz")
     mask, source = nib.load(tmp_path / "seg.nii.gz"), nib.load(case / f"{case.name}_flair.nii.gz")
@@ -122,7 +123,7 @@ def test_the_command_says_what_predict_says(
     [
         (np.diag([-1.0, -1.0, 1.2, 1.0]), "has voxels of 1 x 1 x 1.2 mm, the checkpoint's cases of 1 x 1 x 1 mm"),
         (np.diag([1.0, 1.2, 1.0, 1.0]), "has voxels of 1 x 1.2 x 1 mm"),
-        (leaning(5), "leans by 5.0 degrees"),
+        (leaning(5), "is oblique by 5.0 degrees"),
     ],
 )
 def test_predict_leaves_to_segment_what_must_be_resampled(
@@ -147,7 +148,7 @@ def test_orientation_changes_nothing(
 ) -> None:
     turn = turned_to(codes)
     turned = copy_case(case, tmp_path / "turned", turn)
-    found = raum_lightning.load(checkpoint).segment(turned).labels
+    found = load(checkpoint).segment(turned).labels
     expected = turn(nib.Nifti1Image(labels, nib.load(case / f"{case.name}_flair.nii.gz").affine))
     np.testing.assert_array_equal(found, expected.get_fdata())
 
@@ -212,31 +213,31 @@ def test_probabilities_and_picture(checkpoint: Path, case: Path, labels: np.ndar
 def test_a_4d_image_of_msd(checkpoint: Path, tmp_path: Path) -> None:
     write_msd(tmp_path / "msd", 1)
     image = tmp_path / "msd/imagesTs/BRATS_900.nii.gz"
-    assert segment(checkpoint, "--case", image, "--out", tmp_path / "a.nii.gz", "--edition", "msd") == 0
+    assert segment(checkpoint, "--case", image, "--out", tmp_path / "a.nii.gz", "--dataset", "msd") == 0
     mask = nib.load(tmp_path / "a.nii.gz")
     assert mask.shape == nib.load(image).shape[:3]
     np.testing.assert_array_equal(mask.affine, np.eye(4))
     folder = write_brats(tmp_path, "same", EDITIONS["brats2020"], seed=1)
     same = copy_case(folder, tmp_path / "alike", lambda image: nib.Nifti1Image(np.asarray(image.dataobj), np.eye(4)))
-    alike = raum_lightning.load(checkpoint).segment(same)
+    alike = load(checkpoint).segment(same)
     np.testing.assert_array_equal(EDITIONS["msd"].encode(np.asarray(mask.dataobj)), alike.labels)
     assert np.bincount(alike.labels.ravel()).min() > 20
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 4)), AFFINE), tmp_path / "alone.nii.gz")
     with pytest.raises(CaseError, match=r"is not an image that a dataset\.json above it lists"):
-        raum_lightning.load(checkpoint).segment(tmp_path / "alone.nii.gz")
+        load(checkpoint).segment(tmp_path / "alone.nii.gz")
 
 
 def test_an_ensemble_averages_probabilities(case: Path) -> None:
-    modules = [handmade(offset=offset) for offset in (0.8, 1.4)]
-    alone = [Segmenter([module], DESCRIBED).segment(case).probabilities for module in modules]
-    both = Segmenter(modules, DESCRIBED).segment(case).probabilities
+    networks = [Handmade(offset=offset) for offset in (0.8, 1.4)]
+    alone = [Segmenter([network], CARD).segment(case).probabilities for network in networks]
+    both = Segmenter(networks, CARD).segment(case).probabilities
     assert np.abs(alone[0] - alone[1]).max() > 0.3
     np.testing.assert_allclose(both, np.mean(alone, axis=0), atol=1e-6)
 
 
 def test_regions_are_written_as_classes(case: Path) -> None:
-    result = Segmenter([handmade("regions")], DESCRIBED).segment(case)
-    assert result.channels == ("WT", "TC", "ET")
+    result = Segmenter([of_regions()], replace(CARD, mode="regions")).segment(case)
+    assert result.card.channels == ("WT", "TC", "ET")
     for name, found in zip(REGIONS, result.probabilities, strict=True):
         inside = in_classes(result.labels, REGIONS[name])
         assert inside.any() and (found[~inside] <= 0.5).all()
@@ -246,36 +247,44 @@ def test_progress_counts_every_window(checkpoint: Path, case: Path) -> None:
     # the brain is 34 x 39 x 41 voxels, the window 32: two windows an axis, or three along those above 38
     for flips, overlap, windows in ((1, 0.0, 8), (4, 0.0, 8), (4, 0.8, 18)):
         calls: list[tuple[int, int]] = []
-        segmenter = raum_lightning.load([checkpoint, checkpoint], flips=flips, overlap=overlap)
+        segmenter = load([checkpoint, checkpoint], flips=flips, overlap=overlap)
         segmenter.segment(case, progress=lambda done, total, calls=calls: calls.append((done, total)))
         total = 2 * flips * windows
         assert [done for done, _ in calls] == sorted({done for done, _ in calls}) and calls[-1] == (total, total)
 
 
 def test_bf16_agrees_almost_everywhere(checkpoint: Path, case: Path, labels: np.ndarray) -> None:
-    found = raum_lightning.load(checkpoint, precision="bf16-mixed", device="cpu").segment(case).labels
+    found = load(checkpoint, precision="bf16-mixed", device="cpu").segment(case).labels
     assert (found == labels).mean() > 0.995
 
 
 def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) -> None:
     content = torch.load(checkpoint, weights_only=True)
-    assert content["case"] == DESCRIBED
-    del content["case"]
+    card = ModelCard.of_checkpoint(content)
+    assert card is not None
+    assert replace(card, training_cases="", scores={}, versions={}) == CARD
+    assert len(card.training_cases) == 64 and card.versions["torch"] == torch.__version__
+    del content["model_card"]
+    torch.save(content, tmp_path / "none.ckpt")
+    with pytest.raises(CheckpointError, match=r"none\.ckpt: does not say what cases it was trained on"):
+        load(tmp_path / "none.ckpt")
+    spacing = {"orientation": "LPS", "spacing": [1.0, 1.0, 1.0]}
+    content["case"] = {"modalities": list(MODALITIES), "edition": "brats2020", **spacing}
     torch.save(content, tmp_path / "old.ckpt")
-    with pytest.raises(CheckpointError, match="does not say what cases it was trained on"):
-        raum_lightning.load(tmp_path / "old.ckpt")
+    assert load(tmp_path / "old.ckpt").card == CARD
     (tmp_path / "text.ckpt").write_text("weights")
     with pytest.raises(CheckpointError, match=r"text\.ckpt: is damaged or no checkpoint"):
-        raum_lightning.load(tmp_path / "text.ckpt")
+        load(tmp_path / "text.ckpt")
     torch.save({"weights": torch.zeros(3)}, tmp_path / "weights.ckpt")
-    with pytest.raises(CheckpointError, match=r"weights\.ckpt: is not a checkpoint of `lightning fit`"):
-        raum_lightning.load(tmp_path / "weights.ckpt")
-    content["case"] = DESCRIBED | {"modalities": ["t1", "t1ce", "t2"]}
+    with pytest.raises(CheckpointError, match=r"weights\.ckpt: is not a checkpoint of `raum fit`"):
+        load(tmp_path / "weights.ckpt")
+    content["model_card"] = replace(CARD, modalities=("t1", "t1ce", "t2")).to_plain()
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(
-        CheckpointError, match=r"other\.ckpt: modalities .* differs from .*; an ensemble needs the same"
+        CheckpointError,
+        match=r"other\.ckpt: modalities t1, t1ce, t2 differs from flair, .*; an ensemble needs the same",
     ):
-        raum_lightning.load([checkpoint, tmp_path / "other.ckpt"])
+        load([checkpoint, tmp_path / "other.ckpt"])
 
 
 @pytest.mark.parametrize(
@@ -289,7 +298,7 @@ def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) ->
         (["--case", "CASE", "--out", "a.nii", "--probabilities", "./a.nii"], "a.nii: is what --out names"),
         (["--case", "CASE", "--checkpoint", "none.ckpt", "--figure", "a.xyz"], "a.xyz: no picture can be written"),
         (["--case", "CASE", "--checkpoint", "none.ckpt"], "none.ckpt: no such checkpoint"),
-        (["--case", "CASE", "--edition", "brats2019"], "edition 'brats2019' is unknown"),
+        (["--case", "CASE", "--edition", "brats2019"], "data set 'brats2019' is unknown"),
         (["--case", "CASE", "--overlap", "1"], "overlap=1.0 is not in [0, 1)"),
         (["--case", "nowhere"], "nowhere: no such folder"),
         (["--flair", "FLAIR"], "t1ce is missing"),
@@ -328,12 +337,15 @@ def test_the_frame_is_that_of_the_training_cases(brats: Path, tmp_path: Path) ->
     data = BratsDataModule(brats, splits=tmp_path / "split.json", prepared_dir=tmp_path / "prepared")
     data.prepare_data()
     data.setup("fit")
-    assert data.described == DESCRIBED | {"spacing": pytest.approx([1.05] * 3)}
+    windows = {"roi_size": (8, 8, 8), "overlap": 0, "batch_size": 1}
+    card = describe(SimpleNamespace(mode="labels", flips=1, val_scores={"val/dice": 0.5}, windows=windows), data)
+    assert card.spacing == pytest.approx([1.05] * 3)
+    assert (card.orientation, card.dataset, card.scores) == ("LPS", "brats2020", {"val/dice": 0.5})
 
 
 def test_a_checkpoint_of_arrays_that_lay_otherwise_is_named() -> None:
-    with pytest.raises(GeometryError, match="trained on arrays that lie RAS, cases are now prepared to lie LPS"):
-        check_trained([], DESCRIBED | {"orientation": "RAS"})
+    with pytest.raises(GeometryError, match="trained on RAS arrays, cases are now reoriented to LPS"):
+        check_trained([], "RAS", (1, 1, 1))
 
 
 def test_a_split_without_training_cases_only_scores(brats: Path, tmp_path: Path) -> None:
@@ -363,20 +375,35 @@ def test_cases_of_another_voxel_size_do_not_train(brats: Path, tmp_path: Path) -
 def test_a_gpu_that_is_not_there_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device=cuda: there is no GPU"):
-        raum_lightning.load(checkpoint, device="cuda")
+        load(checkpoint, device="cuda")
     with pytest.raises(ValueError, match="precision='64' is none of auto, 32-true, bf16-mixed"):
-        raum_lightning.load(checkpoint, precision="64")
+        load(checkpoint, precision="64")
 
 
-def test_the_cavity_needs_an_edition_that_has_it(case: Path) -> None:
-    described = DESCRIBED | {"edition": "brats2024"}
-    with pytest.raises(CheckpointError, match="brats2023 has no label for RC, which a network of brats2024 segments"):
-        Segmenter([handmade()], described, edition="brats2023")
-    assert Segmenter([handmade()], described).segment(case).case.edition.name == "brats2024"
+def test_the_cavity_needs_an_edition_that_has_it() -> None:
+    classes = (*CARD.classes, "RC")
+    card = replace(CARD, dataset="brats2024", classes=classes, label_values=(0, 1, 2, 3, 4))
+    with pytest.raises(ConfigError, match="brats2023 has no label for RC, which this network segments"):
+        card.labelling(None, "brats2023")
+    assert card.labelling(EDITIONS["brats2023"]).name == "brats2024"
+    # regions hold no cavity
+    assert replace(card, mode="regions").labelling(EDITIONS["brats2023"]).name == "brats2023"
 
 
-def test_a_case_of_another_edition_is_read_by_its_own_names(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_case_of_another_data_set_gets_its_own_label_values(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_brats(tmp_path, "BraTS-GLI-00001-000", EDITIONS["brats2023"])
     assert segment(checkpoint, "--case", folder, "--out", tmp_path / "a.nii.gz") == 0
     mask = nib.load(tmp_path / "a.nii.gz")
-    assert 4 in np.asarray(mask.dataobj) and mask.header["descrip"].item() == b"raum brats2020"
+    assert 3 in np.asarray(mask.dataobj) and mask.header["descrip"].item() == b"raum brats2023"
+    assert "labels of brats2023" in capsys.readouterr().out
+    assert segment(checkpoint, "--case", folder, "--out", tmp_path / "b.nii.gz", "--dataset", "brats2020") == 0
+    overridden = nib.load(tmp_path / "b.nii.gz")
+    assert 4 in np.asarray(overridden.dataobj) and overridden.header["descrip"].item() == b"raum brats2020"
+    # as predict does
+    monkeypatch.chdir(checkpoint.parents[4])
+    words = ["--data.predict_root", str(folder), "--ckpt_path", str(checkpoint)]
+    assert main(["predict", *DEBUG, *NETWORK, *words]) == 0
+    predicted = nib.load(checkpoint.parents[1] / f"predictions/{folder.name}.nii.gz")
+    np.testing.assert_array_equal(np.asarray(predicted.dataobj), np.asarray(mask.dataobj))

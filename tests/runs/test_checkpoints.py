@@ -14,8 +14,9 @@ import torch
 
 from raum_lightning.atomic import remove_partials
 from raum_lightning.errors import CheckpointError
-from raum_lightning.runs.checkpoints import VerifiedCheckpointIO, newest_sound, verify
+from raum_lightning.runs.checkpoints import newest_sound, verify
 from raum_lightning.runs.folder import RunFolder
+from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 
 SIZE = 300_000  # 1.2 MB
 

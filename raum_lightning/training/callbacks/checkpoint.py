@@ -14,7 +14,7 @@ LIBRARIES = ("torch", "lightning", "torchio", "numpy")
 
 
 class Provenance(pl.Callback):
-    """Puts into every checkpoint the run's configuration, as YAML, and the versions of what trained it."""
+    """Puts into every checkpoint the run's configuration, as YAML."""
 
     def __init__(self, config: str) -> None:
         self.config = config
@@ -22,9 +22,8 @@ class Provenance(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds `config` and `versions`, text only, so that `torch.load(weights_only=True)` reads them."""
+        """Add `config`, which is text, so that `torch.load(weights_only=True)` reads it."""
         checkpoint["config"] = self.config
-        checkpoint["versions"] = versions()
 
 
 class TrainedCases(pl.Callback):

@@ -1,8 +1,9 @@
-"""Writes each predicted case as NIfTI the moment it is done, and leaves out what is done already."""
+"""Write each predicted case as NIfTI the moment it is done, and leave out what is done already."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import torch
 from raum_lightning.atomic import remove_partials
 from raum_lightning.cases.case import read_remark, write_mask
 from raum_lightning.errors import OutputError
+from raum_lightning.inference.card import ModelCard
 from raum_lightning.runs.folder import prediction_path
 from raum_lightning.training.callbacks.attributes import data_of
 
 
 class PredictionWriter(pl.Callback):
-    """Writes `<folder>/<case id>.nii.gz` on the grid of the case's first modality, in the label values of its edition.
+    """Writes `<folder>/<case id>.nii.gz` on the grid of the case's first modality.
 
-    The header of each file holds a fingerprint of the weights, the settings and the case's files. A run that was killed
-    is resumed after the last file that it wrote; files with another fingerprint are replaced.
+    Whose label values it holds is decided as by `raum segment`, see `ModelCard.labelling`. The header of each file
+    holds a fingerprint of the weights, the settings and the case's files. A run that was killed is resumed after the
+    last file that it wrote; files with another fingerprint are replaced.
 
     Args:
         folder: Where the files are written.
@@ -32,11 +35,13 @@ class PredictionWriter(pl.Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.fingerprints: dict[str, str] = {}
+        self.card: ModelCard | None = None
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Tell the data module which cases are done; rank 0 looks, so that all ranks share the same rest."""
+        self.card = ModelCard.of_checkpoint(checkpoint)
         if not trainer.predicting:
             return
         data = data_of(trainer)
@@ -82,8 +87,11 @@ class PredictionWriter(pl.Callback):
         labels: torch.Tensor = outputs
         for name, crop in zip(batch["case"], labels, strict=True):
             full = data.prepared[name].uncrop(crop.cpu().numpy())
-            remark = self.fingerprints.get(name, "")
-            write_mask(prediction_path(self.folder, name), full, data.cases[name], data.modalities[0], remark)
+            case, remark = data.cases[name], self.fingerprints.get(name, "")
+            if self.card:
+                data_set = self.card.labelling(case.edition)
+                case, full = replace(case, edition=data_set), self.card.translate(full, data_set)
+            write_mask(prediction_path(self.folder, name), full, case, data.modalities[0], remark)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say where they are."""

@@ -1,0 +1,222 @@
+"""What a trained network is and what it was trained on: one description for training, checkpoints and exports.
+
+It stands under the key `model_card` of a checkpoint as plain values, and as the same values in JSON in the metadata of
+.onnx, .pt2 and .safetensors.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raum_lightning.datasets import DataSet, load
+from raum_lightning.errors import CheckpointError, ConfigError
+from raum_lightning.runs.checkpoints import MODEL_CARD
+
+MODES = ("labels", "regions")
+FLIPS = (1, 2, 4, 8)
+# what is wrong with a value that the command line can give
+RULES = {
+    "overlap": "is not in [0, 1): give the fraction that neighbouring windows share",
+    "flips": "is no number of flipped copies to average: give 1, 2, 4 or 8",
+}
+# of a window in voxels: what is larger fits no memory
+LARGEST_ROI = 1024
+# of modalities, classes and data sets, in characters
+LONGEST_NAME = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What must be known to use a trained network, and what it was trained on.
+
+    Args:
+        modalities: What the input channels are, in their order.
+        dataset: Name of the data set that it was trained on.
+        label_values: What that data set writes into masks for each class, by class index.
+        classes: Names of the classes, background first.
+        regions: The scored regions, each with the names of its classes.
+        orientation: Axis codes of the arrays that the network takes, such as "LPS".
+        spacing: Their voxel size in mm, X Y Z.
+        mode: What the output channels are: "labels", the classes under a softmax, or "regions" under sigmoids.
+        roi_size: Window of the sliding window in voxels, X Y Z.
+        overlap: Shared fraction of adjacent windows, in [0, 1).
+        sw_batch_size: Windows per forward pass.
+        flips: Mirrored copies of each window that test-time augmentation averages: 1, 2, 4 or 8.
+        training_cases: Fingerprint of the cases it was trained on.
+        scores: What it scored on the validation cases when it was saved, such as `val/dice_mean`.
+        versions: Of the package, Python and the libraries that trained it.
+        postprocess: What is done with its masks, and with which thresholds.
+
+    Raises:
+        ConfigError: A value makes no sense; the message names it.
+    """
+
+    modalities: tuple[str, ...]
+    dataset: str
+    label_values: tuple[int, ...]
+    classes: tuple[str, ...]
+    regions: Mapping[str, tuple[str, ...]]
+    orientation: str
+    spacing: tuple[float, float, float]
+    mode: str
+    roi_size: tuple[int, int, int]
+    overlap: float = 0.5
+    sw_batch_size: int = 1
+    flips: int = 1
+    training_cases: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    postprocess: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        rules = {
+            "modalities": _are_names(self.modalities),
+            "dataset": _are_names([self.dataset]),
+            "classes": _are_names(self.classes) and len(self.classes) > 1,
+            "label_values": len(self.label_values) == len(self.classes) and all(map(_is_label, self.label_values)),
+            "regions": all(set(names) <= set(self.classes) for names in self.regions.values()),
+            "orientation": len(self.orientation) == 3 and _axes(self.orientation) == {"LR", "AP", "IS"},
+            "spacing": len(self.spacing) == 3 and all(isfinite(size) and size > 0 for size in self.spacing),
+            "mode": self.mode in MODES,
+            "roi_size": len(self.roi_size) == 3 and all(0 < size <= LARGEST_ROI for size in self.roi_size),
+            "overlap": 0 <= self.overlap < 1,
+            "sw_batch_size": self.sw_batch_size > 0,
+            "flips": self.flips in FLIPS,
+        }
+        if wrong := [name for name, holds in rules.items() if not holds]:
+            raise ConfigError(f"{wrong[0]}={getattr(self, wrong[0])!r} {RULES.get(wrong[0], 'makes no sense')}")
+
+    @classmethod
+    def of_checkpoint(cls, content: Mapping[str, Any]) -> Self | None:
+        """Return the card in a checkpoint, made from what older versions wrote where need be; None where it has none.
+
+        Raises `CheckpointError` for a card that cannot be used.
+        """
+        if MODEL_CARD in content:
+            return cls.from_plain(content[MODEL_CARD])
+        if "case" not in content:
+            return None
+        try:  # versions before the card
+            return cls.from_plain(_plain_of_old(content["case"], content.get("hyper_parameters", {})))
+        except (AttributeError, LookupError, TypeError) as error:
+            raise CheckpointError(f"the description of its cases cannot be used ({error})") from error
+
+    @classmethod
+    def from_plain(cls, values: Any) -> Self:
+        """Return the card that `to_plain` gave `values`; raise `CheckpointError` for what it cannot have given."""
+        try:
+            known = {item.name for item in fields(cls)}
+            return cls(**{name: _frozen(value) for name, value in values.items() if name in known})
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"the model card cannot be used ({error})") from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the card that `to_json` wrote; raise `CheckpointError` for other text."""
+        try:
+            return cls.from_plain(json.loads(text))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise CheckpointError(f"the model card is no JSON ({error})") from error
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the card as lists, dicts, numbers and words."""
+        plain: dict[str, Any] = json.loads(self.to_json())
+        return plain
+
+    def to_json(self) -> str:
+        """Return the card as JSON."""
+        return json.dumps(asdict(self))
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What the network's output channels are: the names of the classes or of the regions."""
+        return tuple(self.regions) if self.mode == "regions" else self.classes
+
+    @property
+    def trained_on(self) -> DataSet:
+        """The data set of the training cases, as far as masks go."""
+        labels = dict(zip(self.label_values[1:], self.classes[1:], strict=True))
+        return DataSet(self.dataset, {}, (), labels, self.region_indices)
+
+    @property
+    def region_indices(self) -> dict[str, tuple[int, ...]]:
+        """The regions, each with the indices of its classes."""
+        return {name: tuple(map(self.classes.index, members)) for name, members in self.regions.items()}
+
+    def labelling(self, own: DataSet | None, wanted: str | None = None) -> DataSet:
+        """Return the data set whose label values a mask of this network gets.
+
+        That is the one that is `wanted`, else the case's `own`. That of the training cases takes its place where there
+        is none, and where it lacks a class that the network segments, as BraTS 2023, whose file names are those of
+        BraTS 2024, lacks the resection cavity.
+
+        Raises:
+            ConfigError: The data set that is `wanted` is unknown, or lacks such a class.
+        """
+        data_set = own if wanted is None else load(wanted)
+        lacking = [name for name in self.segmented if data_set is None or name not in data_set.classes]
+        if data_set is not None and not lacking:
+            return data_set
+        if wanted is None:
+            return self.trained_on
+        raise ConfigError(f"{wanted} has no label for {', '.join(lacking)}, which this network segments")
+
+    def translate(self, labels: NDArray[np.uint8], data_set: DataSet) -> NDArray[np.uint8]:
+        """Return a mask X Y Z of the network's class indices in those of `data_set`, which `labelling` gave."""
+        known = data_set.classes
+        table = [known.index(name) if name in known else 0 for name in self.classes]
+        return np.asarray(table, np.uint8).take(labels)
+
+    @property
+    def segmented(self) -> tuple[str, ...]:
+        """Names of the classes that its masks can hold."""
+        within = {name for names in self.regions.values() for name in names} | {self.classes[0]}
+        return tuple(name for name in self.classes if self.mode == "labels" or name in within)
+
+
+def _plain_of_old(case: Mapping[str, Any], module: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says, from the key `case` of older checkpoints and the arguments of their module."""
+    network, loss = ((module.get(name) or {}).get("init_args", {}) for name in ("network", "loss"))
+    size = module.get("roi_size") or network.get("img_size", 128)
+    return {
+        **describe(load(case["edition"])),
+        **{key: case[key] for key in ("modalities", "orientation", "spacing")},
+        "mode": module.get("mode") or loss.get("mode") or "labels",
+        "roi_size": [size] * 3 if isinstance(size, int) else size,
+        **{key: module[key] for key in ("overlap", "sw_batch_size", "flips") if key in module},
+    }
+
+
+def describe(data_set: DataSet) -> dict[str, Any]:
+    """Return what a card says of the data set of the training cases."""
+    values = {index: value for value, index in reversed(data_set.indices.items())}
+    return {
+        "dataset": data_set.name,
+        "label_values": tuple(values[index] for index in range(data_set.num_classes)),
+        "classes": data_set.classes,
+        "regions": {name: tuple(data_set.classes[i] for i in members) for name, members in data_set.regions.items()},
+    }
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_frozen(item) for item in value)
+    return {key: _frozen(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _are_names(values: Sequence[str]) -> bool:
+    printable = all(value.isprintable() and 0 < len(value) <= LONGEST_NAME for value in values)
+    return printable and 0 < len(set(values)) == len(values)
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**16
+
+
+def _axes(codes: str) -> set[str]:
+    return {axis for axis in ("LR", "AP", "IS") for code in codes if code in axis}

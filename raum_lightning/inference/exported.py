@@ -1,0 +1,118 @@
+"""Networks as `raum export` writes them, read again: ONNX, a program of `torch.export`, or safetensors.
+
+Each holds the model card, as JSON under the key `model_card` of its metadata. ONNX and programs are whole: the input
+`image` is N C X Y Z, float32, of the window's size and prepared as in training; the output `logits` is N K X Y Z; N is
+free. A program of `torch.export` can run any code when it is opened. Safetensors hold weights, and under the key
+`network` in JSON the class that takes them with its arguments.
+"""
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from raum_lightning.errors import CheckpointError, ExportError
+from raum_lightning.inference.card import ModelCard
+from raum_lightning.runs.checkpoints import MODEL_CARD
+
+ONNX, PROGRAM, SAFETENSORS = ".onnx", ".pt2", ".safetensors"
+NETWORK = "network"
+INPUT, OUTPUT = "image", "logits"
+
+
+class OnnxNetwork(nn.Module):
+    """A session of onnxruntime, on the GPU where that package has one; float32 whatever autocast says."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        available = onnxruntime.get_available_providers()
+        providers = [provider for provider in wanted if provider in available]
+        self.session = onnxruntime.InferenceSession(path, options, providers)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the logits N K X Y Z of images N C X Y Z."""
+        (logits,) = self.session.run([OUTPUT], {INPUT: image.float().cpu().numpy()})
+        return torch.from_numpy(logits).to(image.device)
+
+
+class Program(nn.Module):
+    """A program of `torch.export`, which knows one mode only: that of evaluation."""
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        super().__init__()
+        self.program = program.module().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Do nothing: there is nothing to switch."""
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the logits N K X Y Z of images N C X Y Z."""
+        logits: Tensor = self.program(image)
+        return logits
+
+
+def read_onnx(path: Path) -> tuple[nn.Module, ModelCard]:
+    """Return the network and its card; raise `ExportError` for other files."""
+    _check_file(path)
+    need("onnxruntime")
+    try:
+        network = OnnxNetwork(path)
+    except Exception as error:  # onnxruntime's exceptions share no base but this
+        raise ExportError(f"{path}: onnxruntime cannot read it ({str(error).splitlines()[0]})") from error
+    return network, _card(path, network.session.get_modelmeta().custom_metadata_map)
+
+
+def read_program(path: Path) -> tuple[nn.Module, ModelCard]:
+    """Return the network and its card, running whatever the file says; raise `ExportError` for other files."""
+    _check_file(path)
+    extra: dict[str, Any] = {f"{MODEL_CARD}.json": ""}
+    try:
+        program = torch.export.load(path, extra_files=extra)
+    except Exception as error:  # a damaged archive makes torch raise nearly anything
+        raise ExportError(f"{path}: torch.export cannot read it ({str(error).splitlines()[0]})") from error
+    return Program(program), _card(path, {MODEL_CARD: extra[f"{MODEL_CARD}.json"]})
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelCard, Any]:
+    """Return the weights, the card, and how the network is made; raise `ExportError` for other files."""
+    from safetensors import SafetensorError, safe_open
+
+    _check_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            card = _card(path, metadata)
+            spec = json.loads(metadata.get(NETWORK, "null"))
+            return {name: file.get_tensor(name) for name in file.keys()}, card, spec  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, json.JSONDecodeError, RecursionError) as error:
+        raise ExportError(f"{path}: safetensors cannot read it ({error})") from error
+
+
+def need(*packages: str) -> None:
+    """Raise `ExportError` where a package that ONNX takes is not installed."""
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise ExportError(f"ONNX takes {', '.join(missing)}, not installed: pip install 'raum-lightning[onnx]'")
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise ExportError(f"{path}: no such model")
+
+
+def _card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
+    if not metadata.get(MODEL_CARD):
+        raise ExportError(f"{path}: does not say what it was trained on, as `raum export` writes it: export it again")
+    try:
+        return ModelCard.from_json(metadata[MODEL_CARD])
+    except CheckpointError as error:
+        raise ExportError(f"{path}: {error}") from error

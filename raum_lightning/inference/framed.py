@@ -1,0 +1,131 @@
+"""The way of a case's volumes into the frame of a network and back, with no more of them in memory than must be.
+
+Only the box of the brain is held, modalities are read one after the other, and what the network sees is kept in
+float16, the precision in which cases are prepared for training.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raum_lightning.cases.case import Case
+from raum_lightning.cases.nifti import Volume
+from raum_lightning.data.normalise import z_scores
+from raum_lightning.geometry import Box, Frame, Matrix, Resampler, bounding_box
+from raum_lightning.inference.sliding_window import decide
+from raum_lightning.labels import Regions
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the brain of a case lies: X Y Z and affine of its files, and in them the box of the brain.
+
+    `brain` is boolean, in the box.
+    """
+
+    shape: tuple[int, ...]
+    affine: Matrix
+    box: Box
+    brain: NDArray[np.bool_]
+    resampler: Resampler
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in ml."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+
+def read_framed(
+    case: Case, modalities: Sequence[str], frame: Frame
+) -> tuple[Grid, NDArray[np.float16], NDArray[np.bool_]]:
+    """Return where a case's brain lies and, in `frame`, its image C x y z, z-scored, and where that is brain, x y z.
+
+    Raises `CaseError` as `Case.read` does.
+    """
+    case.files(modalities)
+    pieces: dict[str, tuple[NDArray[np.float32], Box]] = {}
+    brain: NDArray[np.bool_] | None = None
+    first: Volume | None = None
+    for modality, volume in case.volumes(modalities):
+        if first is None:
+            # what the others are compared with, without its memory
+            first = replace(volume, data=np.broadcast_to(np.float32(0), volume.data.shape))
+        volume.check_grid(first)
+        present = volume.data != 0
+        own = bounding_box(present)
+        pieces[modality] = volume.data[own].copy(), own
+        brain = present if brain is None else np.logical_or(brain, present, out=brain)
+        del volume, present
+    assert brain is not None and first is not None, "no modalities"
+    box = bounding_box(brain)
+    brain = brain[box].copy()
+    grid = Grid(first.data.shape, first.affine, box, brain, Resampler(frame, brain.shape, first.affine))
+    share = grid.resampler.brain_share(torch.from_numpy(brain))
+    inside = (share >= 0.5).numpy()
+    image = np.zeros((len(modalities), *inside.shape), np.float16)
+    for modality, target in zip(modalities, image, strict=True):
+        whole = _placed(*pieces.pop(modality), box, brain.shape)
+        channel = grid.resampler.channel_to_frame(torch.from_numpy(whole), share).numpy()
+        target[inside] = z_scores(channel[inside])
+    return grid, image, inside
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Probabilities in the frame, `values` K x y z in the `box` of its brain, and the grid that they belong to.
+
+    They are those of the classes in `mode` "labels", otherwise of `regions`.
+    """
+
+    grid: Grid
+    values: torch.Tensor
+    box: Box
+    mode: str
+    regions: Regions
+
+    def labels(self) -> NDArray[np.uint8]:
+        """Return class indices X Y Z on the grid of the case."""
+        reorientation = self.grid.resampler.reorientation
+        reoriented = np.zeros(reorientation.shape, np.uint8)
+        first = 0
+        for slab in self.grid.resampler.slabs_from_frame(self._framed()):
+            reoriented[first : first + slab.shape[1]] = decide(slab[None], self.mode, self.regions)[0].numpy()
+            first += slab.shape[1]
+        labels = np.zeros(self.grid.shape, np.uint8)
+        labels[self.grid.box] = reorientation.undo(reoriented) * self.grid.brain
+        return labels
+
+    def probabilities(self) -> NDArray[np.float32]:
+        """Return probabilities K X Y Z on the grid of the case, certain background where it has no signal."""
+        values = self.grid.resampler.from_frame(self._framed())
+        values.masked_fill_(torch.from_numpy(~self.grid.brain), 0)
+        whole = np.zeros((len(values), *self.grid.shape), np.float32)
+        whole[:, *self.grid.box] = values.numpy()
+        if self.mode == "labels":
+            whole[0][self.grid.box][~self.grid.brain] = 1
+            outside = np.ones(self.grid.shape, bool)
+            outside[self.grid.box] = False
+            whole[0][outside] = 1
+        return whole
+
+    def _framed(self) -> torch.Tensor:
+        """K x y z on the whole frame."""
+        shape = self.grid.resampler.shape
+        if tuple(self.values.shape[1:]) == tuple(shape):
+            return self.values
+        framed = self.values.new_zeros(len(self.values), *shape)
+        framed[0] = self.mode == "labels"
+        framed[:, *self.box] = self.values
+        return framed
+
+
+def _placed(piece: NDArray[np.float32], own: Box, box: Box, shape: Sequence[int]) -> NDArray[np.float32]:
+    """A piece of a volume as its part in `box`, of `shape`."""
+    if own == box:
+        return piece
+    whole = np.zeros(shape, np.float32)
+    whole[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(own, box, strict=True))] = piece
+    return whole

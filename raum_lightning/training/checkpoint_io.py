@@ -1,0 +1,43 @@
+"""Lightning's way to and from the disk, with checkpoints that no crash or full disk turns into a wrong result."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from raum_lightning.atomic import atomic
+from raum_lightning.errors import CheckpointError, OutputError
+from raum_lightning.runs.checkpoints import verify
+from raum_lightning.runs.folder import RunFolder
+
+
+class VerifiedCheckpointIO(TorchCheckpointIO):
+    """Lightning's way to and from the disk, with files that are whole or absent and are checked before they are used.
+
+    The file before a run's last checkpoint is kept as its previous one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Replace `path` once its successor is safe; raise `CheckpointError` when there is no room for it."""
+        target = Path(path)
+        run = RunFolder(target.parent.parent)
+        kept = run.previous if target == run.last else None
+        try:
+            # to an open file: of a path torch does not say why it could not be written
+            with atomic(target, keep=kept) as partial, partial.open("wb") as file:
+                torch.save(checkpoint, file)
+        except OutputError as error:
+            raise CheckpointError(str(error)) from error
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable[..., Any] | None = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Return what was saved; raise `CheckpointError` when the file is not what was written."""
+        verify(Path(path))
+        content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        return content

@@ -1,0 +1,37 @@
+"""The model card of a network in training: what it is, and what its cases are."""
+
+import hashlib
+from statistics import mode
+from typing import Any
+
+import numpy as np
+
+from raum_lightning.data.store import ORIENTATION
+from raum_lightning.inference.card import ModelCard
+from raum_lightning.inference.card import describe as describe_data_set
+from raum_lightning.training.callbacks.checkpoint import versions
+
+
+def describe(module: Any, data: Any) -> ModelCard:
+    """Return the card of a `SegmentationModule` that learns from a `BratsDataModule`.
+
+    The data set is that of most training cases, the voxel size their median, and the scores are the latest.
+    """
+    trained = [data.prepared[name] for name in data.split.train]
+    edition = mode(data.cases[name].edition.name for name in data.split.train)
+    data_set = next(case.edition for case in data.cases.values() if case.edition.name == edition)
+    x, y, z = np.median([case.spacing for case in trained], axis=0).tolist()
+    return ModelCard(
+        modalities=tuple(data.modalities),
+        **describe_data_set(data_set),
+        orientation=ORIENTATION,
+        spacing=(x, y, z),
+        mode=module.mode,
+        roi_size=module.windows["roi_size"],
+        overlap=module.windows["overlap"],
+        sw_batch_size=module.windows["batch_size"],
+        flips=module.flips,
+        training_cases=hashlib.sha256("\n".join(sorted(case.folder.name for case in trained)).encode()).hexdigest(),
+        scores=module.val_scores,
+        versions=versions(),
+    )
