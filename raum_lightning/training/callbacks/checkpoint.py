@@ -5,6 +5,7 @@ from importlib.metadata import version
 from typing import Any
 
 import lightning.pytorch as pl
+from torch.optim.lr_scheduler import LambdaLR
 
 from raum_lightning import __version__
 from raum_lightning.errors import RunError
@@ -66,6 +67,12 @@ class Continuation(pl.Callback):
             loop.epoch_progress.increment_completed()
             loop.reset_restart_stage()
             loop.epoch_loop.restarting = False
+        for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+            if isinstance(scheduler, LambdaLR):
+                # what the checkpoint holds is the rate of the old run's length, 0 at its end
+                groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+                for group, rate, factor in groups:
+                    group["lr"] = rate * factor(scheduler.last_epoch)
         for logger in trainer.loggers:
             if rewind := getattr(logger, "rewind", None):
                 rewind(trainer.global_step)
