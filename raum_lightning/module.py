@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from raum_lightning.allocator import keep_memory
+from raum_lightning.datasets import DataSet
 from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.card import ModelCard
@@ -29,7 +30,7 @@ from raum_lightning.inference.sliding_window import (
     sliding_window,
 )
 from raum_lightning.inference.trusted import build, check_instantiator, check_shapes
-from raum_lightning.labels import REGIONS, classify, to_regions
+from raum_lightning.labels import REGIONS, Regions, classify, to_regions
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
 from raum_lightning.models.cpu import accelerate
@@ -50,7 +51,7 @@ class SegmentationModule(pl.LightningModule):
     `val/` and `test/` metrics are means over cases on whole volumes, each case once.
 
     Args:
-        network: Maps images B C X Y Z to logits B K X Y Z: one channel per class, or WT, TC, ET for regions.
+        network: Maps images B C X Y Z to logits B K X Y Z: one channel per class, or per region.
         loss: Called with logits B K X Y Z and class indices B X Y Z; `DiceCELoss()` where not given. The indices are
             uint8 for `DiceCELoss` and int64 for any other, as `torch.nn.CrossEntropyLoss` wants them. `val/loss` is
             over the voxels that a window saw, which the loss is given as 1 K N 1 1. MONAI's losses, which want
@@ -111,6 +112,8 @@ class SegmentationModule(pl.LightningModule):
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         self.monitor = monitor
         self.compiles = compile
+        # of the data set; `setup` asks the data for it
+        self.regions: Regions = REGIONS
         self.case_scores: dict[str, dict[str, float]] = {}
         self.val_scores: dict[str, float] = {}
         self.rules = find_rules(rules)
@@ -163,6 +166,7 @@ class SegmentationModule(pl.LightningModule):
 
         Raises `ConfigError`. Where not `fitting` the number of classes is left to `setup`, which knows the cases.
         """
+        self._follow(data.dataset)
         channels = getattr(self.network, "in_channels", len(data.modalities))
         if channels != len(data.modalities):
             raise ConfigError(
@@ -183,9 +187,20 @@ class SegmentationModule(pl.LightningModule):
             check_loss(self.loss, outputs, self._indices)
 
     def _check_outputs(self, outputs: int, data: Any, *, fewer: bool = False) -> None:
-        needed = len(REGIONS) if self.mode == "regions" else data.num_classes
-        if outputs > needed or (outputs < needed and not fewer):
-            raise ConfigError(f"the network has out_channels={outputs} but {self.mode} of this data need {needed}")
+        known = data.dataset
+        names = known.regions if self.mode == "regions" else known.classes
+        if outputs > len(names) or (outputs < len(names) and not fewer):
+            raise ConfigError(
+                f"the network has out_channels={outputs} but the {self.mode} of {known.name} need {len(names)}: "
+                f"{', '.join(names)}"
+            )
+
+    def _follow(self, dataset: DataSet) -> None:
+        """Take regions and classes of the data set, for the loss and for the scores."""
+        self.regions = self.val_metrics.regions = self.test_metrics.regions = dataset.regions
+        if isinstance(self.loss, DiceCELoss):
+            self.loss.follow(dataset)
+        _check_monitor(self.monitor, self.val_metrics.metrics, dataset.regions)
 
     def setup(self, stage: str) -> None:
         """Check that strategy, network and data fit together, and compile the network where asked to."""
@@ -223,7 +238,7 @@ class SegmentationModule(pl.LightningModule):
         self.log("train/loss", loss, sync_dist=True, batch_size=len(logits))
         trainer: Any = self.trainer
         if is_due(self.global_step, trainer.log_every_n_steps):
-            dice = pseudo_dice(logits.detach(), batch["label"], self.mode)
+            dice = pseudo_dice(logits.detach(), batch["label"], self.mode, self.regions)
             self.log("train/pseudo_dice", dice, sync_dist=True, batch_size=len(logits))
         return loss
 
@@ -238,7 +253,9 @@ class SegmentationModule(pl.LightningModule):
         image, label = batch["image"], batch["label"]
         logits = sliding_window(image, self._window_network, **self.windows)
         loss = self._loss_of_seen(logits, label).item()
-        prediction: torch.Tensor = decide(probabilities_(logits, self.mode), self.mode) * brain_mask(image)
+        prediction: torch.Tensor = decide(probabilities_(logits, self.mode), self.mode, self.regions) * brain_mask(
+            image
+        )
         self._update(self.val_metrics, prediction, batch, loss=loss)
         return prediction
 
@@ -258,7 +275,9 @@ class SegmentationModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Class indices B X Y Z, uint8, of whole volumes."""
-        return segment(batch["image"], self._window_network, mode=self.mode, flips=self.flips, **self.windows)
+        return segment(
+            batch["image"], self._window_network, mode=self.mode, regions=self.regions, flips=self.flips, **self.windows
+        )
 
     def on_predict_epoch_end(self) -> None:
         """Each rank holds its shard of the network again."""
@@ -329,22 +348,24 @@ class SegmentationModule(pl.LightningModule):
         metrics.reset()
 
 
-def pseudo_dice(logits: torch.Tensor, labels: torch.Tensor, mode: str) -> torch.Tensor:
-    """Mean Dice of WT, TC and ET over the patches of a batch taken together; a scalar on their device.
+def pseudo_dice(logits: torch.Tensor, labels: torch.Tensor, mode: str, regions: Regions = REGIONS) -> torch.Tensor:
+    """Mean Dice of the regions over the patches of a batch taken together; a scalar on their device.
 
     Called pseudo, as nnU-Net does, because patches are no cases: not comparable with the Dice of whole volumes.
     """
-    prediction, target = to_regions(classify(logits, mode)), to_regions(labels)
+    prediction, target = to_regions(classify(logits, mode, regions), regions), to_regions(labels, regions)
     axes = (0, 2, 3, 4)
     both = (prediction & target).sum(axes)
     either = prediction.sum(axes) + target.sum(axes)
     return torch.where(either > 0, 2 * both / either, 1.0).mean()
 
 
-def _check_monitor(monitor: str, metrics: Sequence[str]) -> None:
+def _check_monitor(monitor: str, metrics: Sequence[str], regions: Regions | None = None) -> None:
+    """Raise `ConfigError` for a monitor that will not be logged; without `regions` any region passes."""
     names = [name for name in metrics if METRICS[name].better]
-    parts = [*(region.lower() for region in REGIONS), "mean"]
-    if monitor != "loss" and monitor not in [f"{name}_{part}" for name in names for part in parts]:
+    metric, _, part = monitor.rpartition("_")
+    parts = [part] if regions is None else [*map(str.lower, regions), "mean"]
+    if monitor != "loss" and not (metric in names and part in parts):
         offered = ", ".join([*(f"{name}_mean" for name in names), "loss"])
         raise ConfigError(
             f"module.monitor={monitor} is no score of module.metrics [{', '.join(metrics)}]: give one of these, such "

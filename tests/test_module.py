@@ -114,13 +114,13 @@ def test_a_network_of_another_library_trains_from_yaml_alone(
 def test_the_resection_cavity_is_a_class_of_its_own(tmp_path: Path, channels: int, works: bool) -> None:
     for number in range(3):
         write_brats(tmp_path / "cases", f"BraTS-GLI-0000{number}-100", EDITIONS["brats2024"], seed=number)
-    cases = data(tmp_path / "cases", tmp_path, edition="brats2024")
+    cases = data(tmp_path / "cases", tmp_path, dataset="brats2024")
     module = SegmentationModule(tiny_unetr(out_channels=channels), warmup_steps=0)
     fit = trainer(tmp_path, max_steps=1)
     if works:
         fit.fit(module, datamodule=cases)
     else:
-        with pytest.raises(ValueError, match="out_channels=4 but labels of this data need 5"):
+        with pytest.raises(ValueError, match="out_channels=4 but the labels of brats2024 need 5: background, NCR"):
             fit.fit(module, datamodule=cases)
 
 
@@ -215,7 +215,7 @@ def test_a_loss_of_torch_trains(brats: Path, tmp_path: Path) -> None:
 
 
 def test_a_network_with_more_classes_than_the_data_does_not_predict(brats: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="out_channels=5 but labels of this data need 4"):
+    with pytest.raises(ValueError, match="out_channels=5 but the labels of brats2020 need 4"):
         trainer(tmp_path).predict(SegmentationModule(tiny_unetr(out_channels=5)), datamodule=data(brats, tmp_path))
 
 

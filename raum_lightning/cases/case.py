@@ -47,6 +47,11 @@ class Case:
         check_id(self.id)
 
     @property
+    def dataset(self) -> DataSet:
+        """The data set that its names and label values are of."""
+        return self.edition
+
+    @property
     def patient(self) -> str:
         """Who was examined: what the data set's `patient` finds in the id, else `patient_of`."""
         found = re.fullmatch(self.edition.patient, self.id) if self.edition.patient else None

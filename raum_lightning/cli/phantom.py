@@ -3,10 +3,13 @@
 import argparse
 from pathlib import Path
 
+from raum_lightning.cli.dataset_option import add_dataset
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the cases, in BraTS 2020 layout")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the cases")
+    add_dataset(parser, default="brats2020", text="whose files and label values (default: %(default)s)")
     parser.add_argument("--cases", type=int, default=12, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides what the cases look like (default: %(default)s)")
     parser.add_argument(
@@ -23,10 +26,13 @@ def run(args: argparse.Namespace) -> int:
     """Write what is missing, say how many that were, and return 0."""
     import time
 
+    from raum_lightning.datasets import load
     from raum_lightning.phantom import write_phantoms
 
     start = time.perf_counter()
-    written = write_phantoms(args.out, cases=args.cases, seed=args.seed, shape=tuple(args.shape))
+    written = write_phantoms(
+        args.out, cases=args.cases, seed=args.seed, shape=tuple(args.shape), dataset=load(args.dataset)
+    )
     seconds = time.perf_counter() - start
     print(f"{args.out}: {written} synthetic cases written, {args.cases - written} kept, {seconds:.1f} s")
     return 0

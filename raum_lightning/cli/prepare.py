@@ -3,12 +3,14 @@
 import argparse
 from pathlib import Path
 
+from raum_lightning.cli.dataset_option import add_dataset
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     parser.add_argument("roots", metavar="ROOT", type=Path, nargs="+", help="folders with cases")
     parser.add_argument("--modalities", nargs="+", default=["flair", "t1ce", "t2"], help="as data.modalities")
-    parser.add_argument("--dataset", "--edition", default="auto", help="whose files they are (default: %(default)s)")
+    add_dataset(parser)
     parser.add_argument(
         "--prepared_dir", type=Path, default=Path("runs/prepared"), help="as data.prepared_dir (default: %(default)s)"
     )

@@ -1,9 +1,10 @@
 """BraTS cases as a LightningDataModule: find, split, prepare, stream."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,22 +33,25 @@ from raum_lightning.data.sampling import PatchPlaces, read_weights, weights_of
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.data.voxel_checks import check_alike, check_trained
 from raum_lightning.data.workers import start_worker
+from raum_lightning.datasets import DataSet, load
 from raum_lightning.errors import ConfigError, SplitError
-from raum_lightning.labels import MODALITIES
+from raum_lightning.labels import CLASSES
 from raum_lightning.progress import progress_bar
 
 
 class BratsDataModule(pl.LightningDataModule):
-    """Cases of BraTS 2020 to 2024 or MSD Task01 as batches.
+    """Cases of a data set as batches.
 
     Training batches are patches, validation, test and prediction batches are one whole prepared volume each:
     `{"image": B C X Y Z float32, "label": B X Y Z class indices, "case": [ids]}` (no label where a case has none).
 
     Args:
         root: Folder with the cases; see `raum check` for what it finds there.
-        modalities: What the channels of the image are, in this order: of flair, t1, t1ce, t2.
-        edition: Whose label values and file names: auto, brats2020, brats2021, brats2023, brats2024 or msd. BraTS 2024
-            must be declared, as its label 4 is the resection cavity.
+        modalities: What the channels of the image are, in this order; where not given flair, t1ce and t2, or all that
+            the data set has where it lacks one of these.
+        dataset: Which data set it is, which decides file names, label values, classes and regions: auto (what ids and
+            names of files say), a name of `raum datasets`, or a YAML file. What two data sets read differently, as
+            BraTS-PED of 2023 and of 2024 or a 4 under the names of BraTS 2023, has to be declared.
         roi_size: Size of a training patch in voxels, X Y Z.
         batch_size: Patches per batch and rank.
         patches_per_epoch: Patches of all ranks together in one epoch.
@@ -69,6 +73,7 @@ class BratsDataModule(pl.LightningDataModule):
         predict_root: Folder with the cases to predict, whose masks are not read; the test cases where it is not given.
         prepared_dir: Where prepared volumes are kept.
         num_workers: Processes that read and augment patches, per rank; 0 for none but the main process.
+        edition: The former name of `dataset`.
         seed: Decides, with epoch and index, each patch and its augmentation; that of `seed_everything` where not given.
     """
 
@@ -76,8 +81,8 @@ class BratsDataModule(pl.LightningDataModule):
         self,
         root: Path | str,
         *,
-        modalities: Sequence[str] = ("flair", "t1ce", "t2"),
-        edition: str = "auto",
+        modalities: Sequence[str] | None = None,
+        dataset: str = "auto",
         roi_size: Size = (128, 128, 128),
         batch_size: int = 2,
         patches_per_epoch: int = 512,
@@ -96,9 +101,16 @@ class BratsDataModule(pl.LightningDataModule):
         prepared_dir: Path | str = "runs/prepared",
         num_workers: int = 2,
         seed: int | None = None,
+        edition: str | None = None,
     ) -> None:
         super().__init__()
-        check_names("modalities", modalities, MODALITIES)
+        if edition is not None:
+            rank_zero_info("data.edition is called data.dataset now; the old key will go with the next release")
+        self.declared = _declared(edition if edition is not None else dataset)
+        classes = CLASSES
+        if isinstance(self.declared, DataSet) and self.declared.labels:
+            classes = self.declared.classes
+            check_names("modalities", modalities or self.declared.modalities, list(self.declared.images))
         check_size("roi_size", roi_size)
         check_count("batch_size", batch_size, 1)
         check_count("patches_per_epoch", patches_per_epoch, 1)
@@ -106,14 +118,17 @@ class BratsDataModule(pl.LightningDataModule):
         check_batch(batch_size, patches_per_epoch)
         check_folds(folds, fold, test_fraction)
         self.root = Path(root).expanduser()
-        self.modalities = tuple(modalities)
-        self.edition = edition
+        self._modalities = tuple(modalities or ())
         self.roi_size = roi_size
         self.batch_size = batch_size
         self.patches_per_epoch = patches_per_epoch
-        self.places = PatchPlaces(roi_size, foreground_probability=foreground_probability, class_weights=class_weights)
+        self.places = PatchPlaces(
+            roi_size, foreground_probability=foreground_probability, class_weights=class_weights, classes=classes
+        )
         self.case_weights = read_weights(case_weights)
-        self.transform = build_transform(augmentation, modality_dropout or {}, self.modalities)
+        self.transform = build_transform(
+            augmentation, modality_dropout or {}, self.modalities if modality_dropout else ()
+        )
         self.batch_augmentation: BatchAugmentation | None = None
         if augment_on == "device" and self.transform is not None:
             self.batch_augmentation = BatchAugmentation(self.transform, roi_size=self.roi_size)
@@ -163,10 +178,33 @@ class BratsDataModule(pl.LightningDataModule):
         names = self.split.val if self.trainer.validating else self.predict_cases
         check_trained([self.prepared[name] for name in names], orientation, spacing)
 
-    @property
-    def num_classes(self) -> int:
-        """Classes of the data's edition, background included."""
-        return max(case.edition.num_classes for case in self.cases.values() or self._find(self.root))
+    @cached_property
+    def modalities(self) -> tuple[str, ...]:
+        """What the channels of the image are, in their order."""
+        known = self.dataset
+        check_names("modalities", self._modalities or known.modalities, list(known.images))
+        return self._modalities or known.modalities
+
+    @cached_property
+    def dataset(self) -> DataSet:
+        """The data set; of several that were recognised the one with the most classes, and then with the most cases.
+
+        Raises:
+            ConfigError: The classes of the cases differ.
+        """
+        if isinstance(self.declared, DataSet) and not self.declared.index:
+            return self.declared
+        cases = self._find(self.root)
+        found = {case.dataset.name: case.dataset for case in cases}
+        counts = Counter(case.dataset.name for case in cases)
+        known = max(found.values(), key=lambda dataset: (dataset.num_classes, counts[dataset.name]))
+        for other in found.values():
+            if other.classes != known.classes[: other.num_classes]:
+                raise ConfigError(
+                    f"{self.root} has cases of {known.name} ({', '.join(known.classes[1:])}) and of {other.name} "
+                    f"({', '.join(other.classes[1:])}): keep them apart, or declare one of them as data.dataset"
+                )
+        return known
 
     def _select(self, *, announce: bool = False) -> None:
         """Set `cases`, those of this run by id, and `split`; check `case_weights`."""
@@ -180,8 +218,11 @@ class BratsDataModule(pl.LightningDataModule):
             rank_zero_info(f"{len(without)} cases have no mask and are left out: {', '.join(without[:5])}")
         if announce and (patients := len({case.patient for case in labelled})) < len(labelled):
             rank_zero_info(f"{len(labelled)} cases of {patients} patients: all visits of a patient stay in one part")
-        if self.splits:
-            self.split = read_split(self.splits, labelled, fold=self.fold)
+        own = self.root / self.dataset.splits if self.dataset.splits else None
+        if splits := self.splits or (own if own and own.is_file() else None):
+            self.split = read_split(splits, labelled, fold=self.fold)
+            if announce:
+                rank_zero_info(f"split: {splits}, fold {self.fold}")
         else:
             self.split = make_split(labelled, folds=self.folds, fold=self.fold, test_fraction=self.test_fraction)
         used = {*self.split.train, *self.split.val, *self.split.test}
@@ -189,7 +230,7 @@ class BratsDataModule(pl.LightningDataModule):
         self.weights = weights_of(self.split.train, self.case_weights, {*self.cases, *self.exclude})
 
     def _find(self, root: Path | None) -> list[Case]:
-        found = find_cases(root or self.root, self.edition)
+        found = find_cases(root or self.root, self.declared)
         if root == self.root and (unknown := sorted(self.exclude - {case.id for case in found})):
             raise ConfigError(f"data.exclude names {', '.join(unknown[:5])}, no such case in {root}")
         return [case for case in found if case.id not in self.exclude]
@@ -275,3 +316,7 @@ class BratsDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return {"num_replicas": 1, "rank": 0}
         return {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
+
+
+def _declared(dataset: str) -> DataSet | str:
+    return dataset if dataset == "auto" else load(dataset)

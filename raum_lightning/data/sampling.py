@@ -56,18 +56,23 @@ class PatchPlaces:
     """
 
     def __init__(
-        self, roi_size: Size, *, foreground_probability: float = 0.5, class_weights: Mapping[str, float] | None = None
+        self,
+        roi_size: Size,
+        *,
+        foreground_probability: float = 0.5,
+        class_weights: Mapping[str, float] | None = None,
+        classes: Sequence[str] = CLASSES,
     ) -> None:
         check_share("foreground_probability", foreground_probability)
         named = dict(class_weights or {})
-        if unknown := set(named) - set(CLASSES[1:]):
-            raise ConfigError(f"data.class_weights names {', '.join(sorted(unknown))}; give {', '.join(CLASSES[1:])}")
+        if unknown := set(named) - set(classes[1:]):
+            raise ConfigError(f"data.class_weights names {', '.join(sorted(unknown))}; give {', '.join(classes[1:])}")
         check_weights("class_weights", named)
         if named and not any(named.values()):
             raise ConfigError(f"data.class_weights={named}: one has to be above 0")
         self.roi_size = roi_size
         self.foreground_probability = foreground_probability
-        self.class_weights = {CLASSES.index(name): weight for name, weight in named.items()}
+        self.class_weights = {classes.index(name): weight for name, weight in named.items()}
 
     def __call__(self, case: Prepared, shape: Sequence[int], rng: np.random.Generator) -> list[int]:
         """Return the patch's first voxel, inside the volume of `shape` along every axis on which that is the larger.

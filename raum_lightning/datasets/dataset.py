@@ -38,6 +38,7 @@ class DataSet:
         index: Name of a dataset.json in the root, which says modalities, labels and cases instead.
         ids: Regular expressions for whole ids, by which cases are recognised when no data set is declared; where ids
             fit several data sets, the one in which such an expression comes earlier has them.
+        example: How its ids look, with `{n}` or `{n:03d}` for a number; ids of synthetic cases.
         patient: A regular expression with one group, the patient, for whole ids; the id itself where not given.
         colours: `#rrggbb` by class, where the default colours are not wanted.
         background: The value outside the brain, `none` for scans with skull, or the pattern of a brain mask.
@@ -55,6 +56,7 @@ class DataSet:
     channels: Mapping[str, int] = field(default_factory=dict)
     index: str | None = None
     ids: tuple[str, ...] = ()
+    example: str | None = None
     patient: str | None = None
     colours: Mapping[str, str] = field(default_factory=dict)
     background: float | str = 0.0
@@ -157,6 +159,7 @@ class DataSet:
             "regions": {name: [self.classes[i] for i in members] for name, members in self.regions.items()},
             "index": self.index,
             "ids": list(self.ids),
+            "example": self.example,
             "patient": self.patient,
             "colours": dict(self.colours),
             **{key: getattr(self, key) for key in ("background", "ignore", "scoring", "splits", "source")},

@@ -16,7 +16,20 @@ FOLDER = Path(__file__).parent
 ALIASES = {"msd": "msd-task01"}
 SCORING = ("default", "brats2020", "brats2023", "brats2024", "brats2026")
 KEYS = frozenset(
-    {"name", "images", "mask", "labels", "regions", "index", "ids", "patient", "colours", "background", "ignore"}
+    {
+        "name",
+        "images",
+        "mask",
+        "labels",
+        "regions",
+        "index",
+        "ids",
+        "example",
+        "patient",
+        "colours",
+        "background",
+        "ignore",
+    }
     | {"scoring", "splits", "source"}
 )
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
@@ -115,6 +128,7 @@ def parse(content: Mapping[str, Any], where: str) -> DataSet:
         channels=channels,
         index=index,
         ids=tuple(read.regex("ids", one) for one in listed(content.get("ids"))),
+        example=read.example(content.get("example")),
         patient=read.regex("patient", content["patient"], groups=1) if content.get("patient") else None,
         colours=read.colours(content.get("colours"), labels),
         background=read.background(content.get("background", 0)),
@@ -228,6 +242,13 @@ class _Reader:
         if groups is not None and found != groups:
             raise self.error(key, f"is {value!r}, which has {found} groups; give it one, the patient: (...)")
         return value
+
+    def example(self, value: Any) -> str | None:
+        if value is None:
+            return None
+        if not re.fullmatch(r"[^{}/]*\{n(:0\d+d)?\}[^{}/]*", str(value)):
+            raise self.error("example", f"is {value!r}; give an id with one {{n}} or {{n:03d}} in it")
+        return str(value)
 
     def colours(self, value: Any, labels: Mapping[int, str]) -> dict[str, str]:
         if value is None:

@@ -272,13 +272,14 @@ def segment(
     network: Network | Sequence[Network],
     *,
     mode: str,
+    regions: Regions = REGIONS,
     flips: int = 1,
     **windows: Unpack[Windows],
 ) -> torch.Tensor:
     """Return class indices B X Y Z, uint8, on the image's device: what `decide` says of `probabilities`."""
     labels = torch.zeros(image.shape[0], *image.shape[2:], dtype=torch.uint8, device=image.device)
     for index, (box, inside) in enumerate(_averages(image, network, mode, flips, windows)):
-        labels[index, *box] = decide(inside[None], mode)[0].to(image.device)
+        labels[index, *box] = decide(inside[None], mode, regions)[0].to(image.device)
     return labels
 
 

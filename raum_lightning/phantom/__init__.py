@@ -7,12 +7,11 @@ and a scale of its own. What tells them apart is form, place and the other contr
 
 import gzip
 import os
-import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from raum_lightning.datasets import DataSet, load
 from raum_lightning.errors import ConfigError
-from raum_lightning.labels import EDITIONS, MODALITIES
 from raum_lightning.phantom.anatomy import Brain, Field, Sampling, build_brain, cover, union
+from raum_lightning.phantom.layout import case_id, classes_of, contrast, files_of, listed, with_skull, write_index
 from raum_lightning.phantom.lesions import Lesions, Noise, grow_cysts, grow_lesions
 
+MODALITIES = ("flair", "t1", "t1ce", "t2")
 VERSION = 1  # of the generator: raise it whenever the same seed gives other voxels
 MIN_SIZE = 32
 SIGNATURE = "raum phantom"
@@ -60,13 +61,14 @@ class Phantom:
     recipe: str
 
 
-def _recipe(*, seed: int, index: int, shape: tuple[int, int, int]) -> str:
+def _recipe(*, seed: int, index: int, shape: tuple[int, int, int], layout: str = "") -> str:
     """All that a case follows from, short enough for the 80 bytes of a NIfTI description."""
     if min(shape) < MIN_SIZE:
         raise ConfigError(f"shape {shape} is too small for a head: give at least {MIN_SIZE} voxels along each axis")
     if seed < 0:
         raise ConfigError(f"seed {seed} is negative: give 0 or more")
-    return f"{SIGNATURE} {VERSION}, shape {'x'.join(map(str, shape))}, seed {seed}, case {index}"
+    named = f" {layout[:24]}" if layout else ""
+    return f"{SIGNATURE} {VERSION}{named}, shape {'x'.join(map(str, shape))}, seed {seed}, case {index}"
 
 
 def phantom_case(*, seed: int, index: int, shape: tuple[int, int, int] = (240, 240, 155)) -> Phantom:
@@ -172,56 +174,72 @@ def write_phantoms(
     cases: int,
     seed: int = 0,
     shape: tuple[int, int, int] = (240, 240, 155),
+    dataset: DataSet | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> int:
-    """Write the first `cases` cases of a seed to `root` in BraTS 2020 layout; returns how many were not there already.
+    """Write the first `cases` cases of a seed to `root`; return how many were not there already.
 
-    Intact cases of the same seed and shape are kept, other phantoms at their place replaced. Raises `ValueError` where
-    `root` holds anything but phantoms, or phantoms of another seed or shape that would stay among the new ones.
+    They have the files, modalities and label values of `dataset`, BraTS 2020 where not given. Intact cases of the same
+    seed and shape are kept, other phantoms at their place replaced.
+
+    Raises:
+        ConfigError: `root` holds anything but phantoms, or phantoms of another seed, shape or data set that would stay
+            among the new ones.
     """
     if cases < 1:
         raise ConfigError(f"{cases} cases asked for: give 1 or more")
-    recipes = [_recipe(seed=seed, index=index, shape=shape) for index in range(cases)]
-    _refuse_mixture(root, recipes)
+    usual = load("brats2020")
+    known = listed(dataset or usual)
+    layout = "" if known == usual else known.name
+    recipes = [_recipe(seed=seed, index=index, shape=shape, layout=layout) for index in range(cases)]
+    names = [case_id(known, index) for index in range(cases)]
+    targets = [{role: root / file for role, file in files_of(known, name).items()} for name in names]
+    _refuse_mixture(root, recipes, {path for files in targets for path in files.values()})
     root.mkdir(parents=True, exist_ok=True)
 
     def write(index: int) -> bool:
-        name = _case_name(index)
-        if all(_description(root / name / file, whole=True) == recipes[index] for file in _file_names(name).values()):
+        if all(_description(path, whole=True) == recipes[index] for path in targets[index].values()):
             return False
-        write_case(phantom_case(seed=seed, index=index, shape=shape), root / name, name)
+        phantom = phantom_case(seed=seed, index=index, shape=shape)
+        _write(replace(phantom, recipe=recipes[index]), targets[index], known, seed + index)
         return True
 
     # threads do: nearly all the time goes into NumPy and zlib, which release the interpreter's lock
     with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8)) as pool:
-        return sum(track(pool.map(write, range(cases)), "phantoms", cases, transient=True, disable=not progress))
+        done = track(pool.map(write, range(cases)), "phantoms", cases, transient=True, disable=not progress)
+        written = sum(done)
+    write_index(root, known, names)
+    return written
 
 
-def write_case(phantom: Phantom, folder: Path, case_id: str) -> None:
-    """Write the five files of a case; `folder` is replaced as a whole once they are complete."""
-    volumes = {**phantom.images, "seg": EDITIONS["brats2020"].decode(phantom.labels)}
-    with tempfile.TemporaryDirectory(prefix=f".{case_id}-", dir=folder.parent) as temporary:
-        complete = Path(temporary) / case_id
-        complete.mkdir()
-        for name, file in _file_names(case_id).items():
-            image = nib.Nifti1Image(volumes[name], phantom.affine)
-            image.set_sform(phantom.affine, code="scanner")
-            image.set_qform(phantom.affine, code="scanner")
-            image.header.set_xyzt_units("mm")
-            image.header["descrip"] = phantom.recipe
-            nib.save(image, complete / file)
-        if folder.exists():
-            shutil.rmtree(folder)
-        complete.replace(folder)
+def write_case(phantom: Phantom, folder: Path, name: str) -> None:
+    """Write the files of a case in the layout of BraTS 2020, each of which appears whole; `folder` is made for it."""
+    known = load("brats2020")
+    _write(phantom, {role: folder / Path(file).name for role, file in files_of(known, name).items()}, known, 0)
 
 
-def _case_name(index: int) -> str:
-    return f"BraTS20_Training_{index + 1:03d}"
-
-
-def _file_names(case_id: str) -> dict[str, str]:
-    return {name: f"{case_id}_{name}.nii.gz" for name in (*MODALITIES, "seg")}
+def _write(phantom: Phantom, targets: Mapping[str, Path], dataset: DataSet, seed: int) -> None:
+    brain = next(iter(phantom.images.values())) > 0
+    volumes: dict[str, NDArray[Any]] = {}
+    for position, modality in enumerate(dataset.images):
+        image = phantom.images[contrast(modality, position)]
+        volumes[modality] = with_skull(image, brain, seed) if dataset.background == "none" else image
+    if dataset.channels:
+        first = next(iter(volumes))
+        volumes = {first: np.stack(list(volumes.values()), axis=-1)}
+    volumes["mask"] = dataset.decode(classes_of(dataset, phantom.labels))
+    for role, volume in volumes.items():
+        image = nib.Nifti1Image(volume, phantom.affine)
+        image.set_sform(phantom.affine, code="scanner")
+        image.set_qform(phantom.affine, code="scanner")
+        image.header.set_xyzt_units("mm")
+        image.header["descrip"] = phantom.recipe
+        target = targets[role]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".phantom-", dir=target.parent) as temporary:
+            nib.save(image, Path(temporary) / target.name)
+            (Path(temporary) / target.name).replace(target)
 
 
 def _description(path: Path, *, whole: bool = False) -> str | None:
@@ -236,15 +254,12 @@ def _description(path: Path, *, whole: bool = False) -> str | None:
     return header[148:228].rstrip(b"\0").decode("latin-1")
 
 
-def _refuse_mixture(root: Path, recipes: list[str]) -> None:
-    """Raise `ValueError` where `root` holds images that are not ours, or would hold phantoms of two kinds."""
-    replaced = {_case_name(index) for index in range(len(recipes))}
+def _refuse_mixture(root: Path, recipes: list[str], replaced: Collection[Path]) -> None:
+    """Raise `ConfigError` where `root` holds images that are not ours, or would hold phantoms of two kinds."""
     kind = recipes[0].rpartition(",")[0]
-    for path in sorted([*root.glob("*.nii*"), *root.glob("*/*.nii*")]):
+    for path in sorted(root.rglob("*.nii*")) if root.is_dir() else ():
         found = _description(path)
         if found is not None and not found.startswith(SIGNATURE):
             raise ConfigError(f"{path} is not a phantom: give a folder of its own to phantoms")
-        if found is not None and path.parent.name not in replaced and found.rpartition(",")[0] != kind:
-            raise ConfigError(
-                f"{path.parent} is a {found} and would stay among others: delete it or give another folder"
-            )
+        if found is not None and path not in replaced and found.rpartition(",")[0] != kind:
+            raise ConfigError(f"{path} is a {found} and would stay among others: delete it or give another folder")

@@ -82,7 +82,7 @@ class Run:
     def cases(self) -> dict[str, Case]:
         """The cases on disk by id."""
         data = self.config["data"]
-        return {case.id: case for case in find_cases(data["root"], data["edition"])}
+        return {case.id: case for case in find_cases(data["root"], data.get("edition") or data.get("dataset", "auto"))}
 
     def case(self, name: str) -> Case:
         """The case with that id; raises `CaseError` when it is no longer where it was."""

@@ -21,7 +21,10 @@ FREE = {
     "module.network.init_args.checkpointing",
 }
 # keys of the release before, and what they are called now
-RENAMED = {"module.network.init_args.taps": "module.network.init_args.out_indices"}
+RENAMED = {
+    "module.network.init_args.taps": "module.network.init_args.out_indices",
+    "data.edition": "data.dataset",
+}
 
 
 def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, continues: bool) -> None:
@@ -33,8 +36,8 @@ def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, continues: b
     if continues and "config" in content:
         _same_settings(checkpoint, _renamed(flat(yaml.safe_load(content["config"]))), _renamed(flat(config)))
     card = content.get(MODEL_CARD) or content.get("case", {})  # the key of older checkpoints
-    trained, given = card.get("modalities"), list(config["data"]["modalities"])
-    if trained and trained != given:
+    trained, given = card.get("modalities"), config["data"].get("modalities")
+    if trained and given and list(trained) != list(given):
         raise RunError(
             f"{checkpoint} was trained on {_joined(trained)}, in this order, and data.modalities are {_joined(given)}: "
             f"give --data.modalities '[{_joined(trained)}]'"

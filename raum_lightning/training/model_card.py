@@ -1,7 +1,6 @@
 """The model card of a network in training: what it is, and what its cases are."""
 
 import hashlib
-from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,13 @@ from raum_lightning.training.callbacks.checkpoint import versions
 def describe(module: Any, data: Any) -> ModelCard:
     """Return the card of a `SegmentationModule` that learns from a `BratsDataModule`.
 
-    The data set is that of most training cases, the voxel size their median, and the scores are the latest.
+    The voxel size is the median of the training cases, and the scores are the latest.
     """
     trained = [data.prepared[name] for name in data.split.train]
-    edition = mode(data.cases[name].edition.name for name in data.split.train)
-    data_set = next(case.edition for case in data.cases.values() if case.edition.name == edition)
     x, y, z = np.median([case.spacing for case in trained], axis=0).tolist()
     return ModelCard(
         modalities=tuple(data.modalities),
-        **describe_data_set(data_set),
+        **describe_data_set(data.dataset),
         orientation=ORIENTATION,
         spacing=(x, y, z),
         mode=module.mode,

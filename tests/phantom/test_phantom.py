@@ -202,7 +202,7 @@ def test_a_rerun_keeps_what_is_whole_and_writes_the_rest(tmp_path: Path) -> None
 
 def test_another_seed_replaces_but_never_mixes(tmp_path: Path) -> None:
     write_phantoms(tmp_path, cases=2, seed=0, shape=TINY, progress=False)
-    with pytest.raises(ValueError, match=r"BraTS20_Training_002 is a raum phantom .* seed 0, case 1 and would stay"):
+    with pytest.raises(ValueError, match=r"_002_flair.nii.gz is a raum phantom .* seed 0, case 1 and would stay"):
         write_phantoms(tmp_path, cases=1, seed=1, shape=TINY, progress=False)
     assert write_phantoms(tmp_path, cases=1, seed=0, shape=TINY, progress=False) == 0
     assert write_phantoms(tmp_path, cases=3, seed=1, shape=TINY, progress=False) == 3
