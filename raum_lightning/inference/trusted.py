@@ -84,9 +84,9 @@ def _check(value: Any, packages: Sequence[str], where: str, depth: int) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise CheckpointError(f"{where} has the key {_short(key)}, which is no name")
+            _check(item, packages, f"{where}.{key}", depth + 1)
             if key != "class_path":
                 _check_argument(key, item, where)
-            _check(item, packages, f"{where}.{key}", depth + 1)
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             _check(item, packages, f"{where}[{index}]", depth + 1)
