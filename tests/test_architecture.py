@@ -21,14 +21,15 @@ ALLOWED: dict[str, set[str]] = {
     "cases": set(),
     "data": {"cases"},
     "metrics": {"cases"},
+    "postprocess": {"metrics", "cases"},
     "runs": {"cases"},
-    "inference": {"models", "cases", "data", "runs"},
+    "inference": {"postprocess", "models", "cases", "data", "runs"},
     "figures": {"metrics", "cases", "data"},
     "training": {"figures", "inference", "metrics", "data", "runs", "cases", "losses"},
-    "module": {"training", "inference", "metrics", "runs", "losses", "models"},
+    "module": {"postprocess", "training", "inference", "metrics", "runs", "losses", "models"},
     "report": {"figures", "metrics", "data", "runs", "cases"},
     "cli": {"report", "module", "training", "loggers", "figures", "inference", "metrics", "data", "runs", "cases"}
-    | {"phantom", "losses", "models"},
+    | {"phantom", "losses", "models", "postprocess"},
 }
 # third-party package -> the only rooms that may import it
 ONLY = {

@@ -23,6 +23,7 @@ TOOL_VERBS = {
     "segment": "segment one case with a checkpoint, onto its own grid",
     "export": "write a checkpoint's network as safetensors, ONNX or torch.export, checked against it",
     "evaluate": "score a folder of segmentations against references",
+    "postprocess": "find how masks are best cleaned, and clean them",
     "view": "draw a case, its mask and a prediction",
     "report": "make one page of a run: curves, scores, pictures, configuration",
 }
@@ -46,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _help() -> str:
     lines = ["usage: raum VERB ...   (`lightning` is the same program; `raum VERB --help` explains one)", ""]
-    lines += [f"  {verb:<10} {text}" for verb, text in {**TRAINER_VERBS, **TOOL_VERBS}.items()]
+    lines += [f"  {verb:<12} {text}" for verb, text in {**TRAINER_VERBS, **TOOL_VERBS}.items()]
     lines += [
         "  --version  print the version",
         "",

@@ -1,0 +1,123 @@
+"""`raum postprocess`: find how masks are best cleaned, and clean them."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raum_lightning.metrics.rules import Rules
+    from raum_lightning.postprocess.fit import Fitted
+
+COMMAND = "raum postprocess"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the two actions."""
+    actions = parser.add_subparsers(dest="action", required=True)
+    fit = actions.add_parser("fit", help="search the steps that make these predictions better, and write them as YAML")
+    apply = actions.add_parser("apply", help="clean a folder of masks as a YAML file says")
+    for action in (fit, apply):
+        add = action.add_argument
+        add("--predictions", type=Path, required=True, metavar="DIR", help="<case>.nii.gz or <case>_seg.nii.gz")
+        add("--dataset", default="auto", help="whose label values they hold: a name, such as brats2024, or a YAML file")
+    fit.add_argument("--references", type=Path, required=True, metavar="DIR", help="cases with masks, or masks alone")
+    fit.add_argument("--rules", default="auto", help="brats2020, brats2023, brats2024, brats2026; auto: the data set's")
+    fit.add_argument("--workers", type=int, default=1, help="processes")
+    fit.add_argument("--out", type=Path, required=True, metavar="YAML", help="the steps to write")
+    apply.add_argument("--postprocess", type=Path, required=True, metavar="YAML", help="the steps")
+    apply.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the cleaned masks")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the action; return 0, or 1 where a mask could not be read."""
+    return _fit(args) if args.action == "fit" else _apply(args)
+
+
+def _fit(args: argparse.Namespace) -> int:
+    from raum_lightning.atomic import write_text
+    from raum_lightning.errors import ConfigError
+    from raum_lightning.metrics import find_rules
+    from raum_lightning.metrics.evaluation import rules_of
+    from raum_lightning.metrics.folders import match_folders
+    from raum_lightning.postprocess.fit import fit
+    from raum_lightning.progress import progress_bar
+    from raum_lightning.runs.outputs import check_output
+
+    if args.out.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{args.out}: let the name end in .yaml")
+    check_output(args.out, COMMAND)
+    sides = {f"edition_{side}": args.dataset for side in ("predictions", "references")}
+    folders = match_folders(args.predictions, args.references, **sides)
+    pairs = [*folders.pairs.values()]
+    rules = find_rules(args.rules) if args.rules != "auto" else rules_of(mask for _, mask in pairs)
+    with progress_bar("searching") as progress:
+        fitted = fit(pairs, rules, workers=args.workers, progress=progress)
+    _print(fitted, rules)
+    write_text(args.out, fitted.steps.to_yaml(_heading(fitted, rules)))
+    print(f"{args.out}: {fitted.steps}")
+    return 0
+
+
+def _heading(fitted: "Fitted", rules: "Rules") -> str:
+    from raum_lightning.postprocess.fit import figures
+
+    dice, distance = figures(rules)
+    (before, before_mm), (after, after_mm) = fitted.before, fitted.after
+    return (
+        f"Written by `{COMMAND} fit` on {fitted.cases} cases by the rules {rules.name}:\n"
+        f"mean {dice} {before:.3f} to {after:.3f}, mean {distance} {before_mm:.1f} to {after_mm:.1f} mm."
+    )
+
+
+def _print(fitted: "Fitted", rules: "Rules") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from raum_lightning.postprocess.fit import figures
+
+    dice, distance = figures(rules)
+    title = f"gain of each step, one of {fitted.cases} cases left out"
+    table = Table("step", "best value", title=title, title_justify="left")
+    for name in (f"{dice} gain", "95 %", f"{distance} fall, mm", "taken"):
+        table.add_column(name, justify="right")
+    for step in fitted.found:
+        interval = f"{step.low:+.4f} to {step.high:+.4f}"
+        taken = "yes" if step.taken else "no"
+        table.add_row(step.name, step.value, f"{step.gain:+.4f}", interval, f"{step.gain_mm:+.2f}", taken)
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    for line in _heading(fitted, rules).splitlines()[1:]:
+        console.print(line)
+    console.print(f"rules {rules}")
+
+
+def _apply(args: argparse.Namespace) -> int:
+    from raum_lightning.cases.nifti import write_like
+    from raum_lightning.errors import ConfigError, EvaluationError, UserError
+    from raum_lightning.geometry import voxel_size
+    from raum_lightning.metrics.folders import find_masks, read_mask
+    from raum_lightning.postprocess import Postprocess, clean
+    from raum_lightning.progress import progress_bar
+
+    steps = Postprocess.read(args.postprocess)
+    masks = find_masks(args.predictions, args.dataset)
+    if unclear := [mask.path for mask in masks.values() if mask.edition is None]:
+        raise EvaluationError(f"{unclear[0]}: nothing says whose label values it holds; give --dataset")
+    targets = {case: args.out / f"{case}.nii.gz" for case in masks}
+    if there := [path for path in targets.values() if path.exists()]:
+        raise ConfigError(f"{there[0]}: exists and is not replaced; give another folder as --out")
+    problems: dict[str, Any] = {}
+    with progress_bar("cleaning") as progress:
+        for done, (case, mask) in enumerate(masks.items(), 1):
+            try:
+                labels, volume = read_mask(mask, "predictions")
+                dataset = mask.dataset
+                cleaned = clean(labels.numpy(), steps, voxel_size(volume.affine), dataset.regions)
+                write_like(targets[case], dataset.decode(cleaned), mask.path, f"raum {dataset.name}")
+            except UserError as error:
+                problems[case] = error
+            progress(done, len(masks))
+    print(f"{args.out}: {len(masks) - len(problems)} masks cleaned: {steps}")
+    for case, problem in problems.items():
+        print(f"{case} was not cleaned: {problem}")
+    return int(bool(problems))

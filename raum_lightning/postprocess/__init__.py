@@ -1,0 +1,198 @@
+"""Masks without what is not believed: holes, specks, enhancing tumour of a few voxels, cores without edema.
+
+Everything works on class indices X Y Z in three dimensions; components have 26 neighbours, holes are background that
+the 6 neighbours do not connect to the outside, volumes are in mm³. The steps, in this order, the outermost region
+first:
+
+1. `holes`: background, or a larger region's voxels, that a region encloses become part of it;
+2. `min_mm3`: components of a region smaller than this are dropped;
+3. `min_share`: so are those smaller than this share of the region;
+4. `largest`: only so many components are kept, the largest;
+5. `min_enhancing_mm3`: an innermost region that is smaller than this as a whole becomes `enhancing_to`;
+6. `core_needs_edema`: components of the outermost region that hold no voxel of its own class are dropped.
+
+A voxel that a region loses goes to the next larger region, and to background where there is none. The steps are
+repeated until nothing changes, so that a clean mask stays as it is; only `holes` adds tumour.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from raum_lightning.errors import ConfigError
+from raum_lightning.labels import BACKGROUND, REGIONS, Regions, in_classes
+
+Labels = NDArray[np.uint8]
+
+_TWENTY_SIX = np.ones((3, 3, 3), bool)
+COMMENTS = {
+    "holes": "regions whose holes are filled",
+    "min_mm3": "components of a region smaller than this are dropped, mm3",
+    "min_share": "components smaller than this share of the region are dropped",
+    "largest": "only so many components are kept, the largest",
+    "min_enhancing_mm3": "an enhancing tumour smaller than this as a whole is not believed, mm3; 0 keeps all",
+    "enhancing_to": "what it becomes then: core (NCR), or edema",
+    "core_needs_edema": "tumour without any edema is dropped",
+}
+
+
+@dataclass(frozen=True)
+class Postprocess:
+    """What is done with a mask; the default does nothing.
+
+    Args:
+        holes: Regions whose holes are filled.
+        min_mm3: For each region, the least volume of a component in mm³.
+        min_share: For each region, the least share of a component in the region, in [0, 1].
+        largest: For each region, how many components are kept.
+        min_enhancing_mm3: The least volume of the innermost region as a whole, in mm³.
+        enhancing_to: `core`, the next larger region, or `edema`, the outermost.
+        core_needs_edema: Whether components of the outermost region without a class of its own are dropped.
+
+    Raises:
+        ConfigError: A value makes no sense; the message names its key.
+    """
+
+    holes: tuple[str, ...] = ()
+    min_mm3: Mapping[str, float] = field(default_factory=dict)
+    min_share: Mapping[str, float] = field(default_factory=dict)
+    largest: Mapping[str, int] = field(default_factory=dict)
+    min_enhancing_mm3: float = 0
+    enhancing_to: str = "core"
+    core_needs_edema: bool = False
+
+    def __post_init__(self) -> None:
+        for key, lowest, highest in (("min_mm3", 0, np.inf), ("min_share", 0, 1), ("largest", 1, np.inf)):
+            given = getattr(self, key)
+            if not isinstance(given, Mapping):
+                raise ConfigError(f"postprocess.{key}={given!r} does not name regions, as in {{WT: 100}}")
+            for region, value in given.items():
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value <= highest:
+                    raise ConfigError(f"postprocess.{key}.{region}={value!r} is not from {lowest} to {highest}")
+        if self.enhancing_to not in ("core", "edema"):
+            raise ConfigError(f"postprocess.enhancing_to={self.enhancing_to!r} is neither core nor edema")
+        if not self.min_enhancing_mm3 >= 0:
+            raise ConfigError(f"postprocess.min_enhancing_mm3={self.min_enhancing_mm3!r} must be at least 0")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], source: str = "postprocess") -> Self:
+        """Return it from plain values; raise `ConfigError` for keys that there are not."""
+        known = {one.name for one in fields(cls)}
+        if unknown := set(values) - known:
+            raise ConfigError(f"{source}: {unknown.pop()!r} is no step; the steps are {', '.join(sorted(known))}")
+        tidy = dict(values)
+        if "holes" in tidy:
+            tidy["holes"] = tuple(tidy["holes"] or ())
+        return cls(**tidy)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return it from a YAML file of `raum postprocess fit`; raise `ConfigError` for other files."""
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file; `raum postprocess fit` writes one") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+        if content is not None and not isinstance(content, dict):
+            raise ConfigError(f"{path}: does not say what to do with masks; `raum postprocess fit` writes such a file")
+        return cls.of(content or {}, str(path))
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The steps that do something, in plain values, from which `of` makes the same."""
+        nothing = asdict(Postprocess())
+        found = {key: value for key, value in asdict(self).items() if value != nothing[key]}
+        return found | ({"holes": list(self.holes)} if self.holes else {})
+
+    def to_yaml(self, heading: str = "") -> str:
+        """Return the text of a file, each step with a comment."""
+        lines = [f"# {line}" if line else "#" for line in heading.splitlines()]
+        for key, value in self.plain.items():
+            text = yaml.safe_dump([value], default_flow_style=True, width=1000).strip()[1:-1]
+            lines.append(f"{key}: {text}  # {COMMENTS[key]}")
+        return "\n".join(lines or ["{}"]) + "\n"
+
+    def __str__(self) -> str:
+        return ", ".join(f"{key} {value}" for key, value in self.plain.items()) or "nothing"
+
+
+def clean(
+    labels: Labels, steps: Postprocess, spacing: tuple[float, float, float], regions: Regions = REGIONS
+) -> Labels:
+    """Return class indices X Y Z after the steps; voxels are of `spacing` mm.
+
+    Raises `ConfigError` for regions that the data set does not have.
+    """
+    named = {*steps.holes, *steps.min_mm3, *steps.min_share, *steps.largest}
+    if unknown := named - set(regions):
+        raise ConfigError(f"postprocess names {unknown.pop()!r}, which is none of the regions {', '.join(regions)}")
+    if not steps.plain or not labels.any():
+        return labels
+    voxel = float(np.prod(spacing))
+    before, after = labels, _once(labels, steps, voxel, regions)
+    while not np.array_equal(before, after):
+        before, after = after, _once(after, steps, voxel, regions)
+    return after
+
+
+def _once(labels: Labels, steps: Postprocess, voxel: float, regions: Regions) -> Labels:
+    labels = labels.copy()
+    nested = sorted(regions, key=lambda name: -len(regions[name]))
+    for name in nested:
+        if name in steps.holes:
+            mask = in_classes(labels, regions[name])
+            holes = ndimage.binary_fill_holes(mask) & ~mask
+            # a cavity that no region holds is no hole
+            fillable = (labels == BACKGROUND) | in_classes(labels, regions[nested[0]])
+            labels[holes & fillable] = _own(name, regions)
+    for name in nested:
+        lowest = steps.min_mm3.get(name, 0), steps.min_share.get(name, 0), steps.largest.get(name)
+        if any(lowest):
+            labels[_dropped(in_classes(labels, regions[name]), voxel, *lowest)] = _outside(name, regions)
+    inner, outer = nested[-1], nested[0]
+    enhancing = in_classes(labels, regions[inner])
+    if 0 < np.count_nonzero(enhancing) * voxel < steps.min_enhancing_mm3:
+        labels[enhancing] = _outside(inner, regions) if steps.enhancing_to == "core" else _own(outer, regions)
+    if steps.core_needs_edema:
+        numbers, count = ndimage.label(in_classes(labels, regions[outer]), _TWENTY_SIX)
+        has = np.zeros(count + 1, bool)
+        has[numbers[labels == _own(outer, regions)]] = True
+        labels[(numbers > 0) & ~has[numbers]] = BACKGROUND
+    return labels
+
+
+def _dropped(
+    mask: NDArray[np.bool_], voxel: float, min_mm3: float, min_share: float, largest: int | None
+) -> NDArray[np.bool_]:
+    """Return the voxels of the components that are dropped."""
+    numbers, count = ndimage.label(mask, _TWENTY_SIX)
+    sizes = np.bincount(numbers.ravel(), minlength=count + 1).astype(float)
+    sizes[0] = 0
+    keep = sizes * voxel >= min_mm3
+    # the share of what is left: a component that is kept is never dropped for what goes after it
+    keep &= sizes >= min_share * sizes[keep].sum()
+    if largest is not None:
+        order = np.argsort(-np.where(keep, sizes, 0), kind="stable")
+        keep[order[largest:]] = False
+    keep[0] = True
+    dropped: NDArray[np.bool_] = ~keep[numbers]
+    return dropped
+
+
+def _own(name: str, regions: Regions) -> int:
+    """Return the first class of a region that no smaller region has, or its first."""
+    within = {index for other in regions.values() if set(other) < set(regions[name]) for index in other}
+    return next((index for index in regions[name] if index not in within), regions[name][0])
+
+
+def _outside(name: str, regions: Regions) -> int:
+    """Return the class of what surrounds a region: that of the next larger region, or background."""
+    larger = [other for other, members in regions.items() if set(regions[name]) < set(members)]
+    return _own(min(larger, key=lambda other: len(regions[other])), regions) if larger else BACKGROUND

@@ -1,0 +1,146 @@
+"""Cleaning of masks: each step on masks built by hand, and what holds for all masks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raum_lightning.errors import ConfigError
+from raum_lightning.labels import ED, ET, NCR, RC, REGIONS, in_classes
+from raum_lightning.postprocess import Labels, Postprocess, clean
+
+ISOTROPIC = (1.0, 1.0, 1.0)
+SHAPE = (20, 16, 12)
+
+
+def empty() -> Labels:
+    return np.zeros(SHAPE, np.uint8)
+
+
+def nested() -> Labels:
+    """ED of 10^3 voxels around NCR of 6^3 around ET of 2^3."""
+    labels = empty()
+    for label, inset in ((ED, 0), (NCR, 2), (ET, 4)):
+        labels[1 + inset : 11 - inset, 1 + inset : 11 - inset, 1 + inset : 11 - inset] = label
+    return labels
+
+
+def sizes(labels: Labels) -> dict[str, int]:
+    return {name: int(in_classes(labels, members).sum()) for name, members in REGIONS.items()}
+
+
+def test_nothing_is_done_by_default() -> None:
+    assert (clean(nested(), Postprocess(), ISOTROPIC) == nested()).all()
+    assert str(Postprocess()) == "nothing" and Postprocess().to_yaml() == "{}\n"
+
+
+def test_small_components_go_to_what_surrounds_them() -> None:
+    labels = nested()
+    labels[1:4, 1, 1] = NCR  # 3 voxels of core within the edema, not touching the other core
+    labels[15:17, 5, 5] = ET  # 2 voxels by themselves
+    cleaned = clean(labels, Postprocess(min_mm3={"TC": 3}), ISOTROPIC)
+    assert (cleaned[1:4, 1, 1] == NCR).all() and (cleaned[15:17, 5, 5] == ED).all()
+    cleaned = clean(labels, Postprocess(min_mm3={"WT": 3}), ISOTROPIC)
+    assert (cleaned[15:17] == 0).all() and (cleaned[1:4, 1, 1] == NCR).all()
+    cleaned = clean(labels, Postprocess(min_mm3={"ET": 9}), ISOTROPIC)
+    assert sizes(cleaned) == {"WT": 1002, "TC": 216 + 3 + 2, "ET": 0}
+
+
+def test_sizes_are_in_mm_and_corners_touch() -> None:
+    labels = empty()
+    labels[1, 1, 1] = labels[2, 2, 2] = ED  # one component of two voxels
+    kept = Postprocess(min_mm3={"WT": 4})
+    assert sizes(clean(labels, kept, (2.0, 1.0, 1.0)))["WT"] == 2
+    assert sizes(clean(labels, kept, (1.9, 1.0, 1.0)))["WT"] == 0
+
+
+def test_share_and_number_of_components() -> None:
+    labels = nested()
+    labels[13:18, 1:5, 1:3] = ED  # 40 voxels
+    labels[14, 12, 9] = ED
+    assert sizes(clean(labels, Postprocess(min_share={"WT": 0.03}), ISOTROPIC))["WT"] == 1040
+    assert sizes(clean(labels, Postprocess(min_share={"WT": 0.05}), ISOTROPIC))["WT"] == 1000
+    assert sizes(clean(labels, Postprocess(largest={"WT": 2}), ISOTROPIC))["WT"] == 1040
+    assert sizes(clean(labels, Postprocess(largest={"WT": 1}), ISOTROPIC))["WT"] == 1000
+
+
+def test_holes_are_filled_but_cavities_are_none() -> None:
+    labels = nested()
+    labels[9, 9, 2] = 0  # a hole in the edema
+    labels[4, 4, 4] = ED  # one in the core
+    labels[3, 3, 3] = ED  # on the border of the core, and no hole
+    labels[9, 9, 9] = RC
+    filled = clean(labels, Postprocess(holes=("WT", "TC")), ISOTROPIC)
+    assert filled[9, 9, 2] == ED and filled[4, 4, 4] == NCR and filled[3, 3, 3] == ED and filled[9, 9, 9] == RC
+    assert clean(labels, Postprocess(holes=("WT",)), ISOTROPIC)[4, 4, 4] == ED
+
+
+@pytest.mark.parametrize(("target", "found"), [("core", NCR), ("edema", ED)])
+def test_too_little_enhancing_tumour_is_not_believed(target: str, found: int) -> None:
+    less = Postprocess(min_enhancing_mm3=9, enhancing_to=target)
+    assert (clean(nested(), less, ISOTROPIC)[5:7, 5:7, 5:7] == found).all()
+    assert sizes(clean(nested(), Postprocess(min_enhancing_mm3=8, enhancing_to=target), ISOTROPIC))["ET"] == 8
+
+
+def test_a_core_without_edema_is_dropped() -> None:
+    labels = nested()
+    labels[15:18, 5:8, 5:8] = NCR
+    assert sizes(clean(labels, Postprocess(core_needs_edema=True), ISOTROPIC)) == sizes(nested())
+
+
+numbers = st.dictionaries(st.sampled_from([*REGIONS]), st.integers(0, 30), max_size=3)
+steps = st.builds(
+    Postprocess,
+    holes=st.lists(st.sampled_from(["WT", "TC"]), unique=True, max_size=2).map(tuple),
+    min_mm3=numbers,
+    min_share=st.dictionaries(st.sampled_from([*REGIONS]), st.floats(0, 1), max_size=3),
+    largest=st.dictionaries(st.sampled_from([*REGIONS]), st.integers(1, 3), max_size=3),
+    min_enhancing_mm3=st.integers(0, 30),
+    enhancing_to=st.sampled_from(["core", "edema"]),
+    core_needs_edema=st.booleans(),
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), density=st.floats(0.02, 0.6), chosen=steps)
+def test_what_holds_for_all_masks(seed: int, density: float, chosen: Postprocess) -> None:
+    rng = np.random.default_rng(seed)
+    labels = (rng.integers(1, 5, (7, 6, 5)) * (rng.random((7, 6, 5)) < density)).astype(np.uint8)
+    before = labels.copy()
+    once = clean(labels, chosen, ISOTROPIC)
+    assert (labels == before).all()  # the input is left alone
+    assert (clean(once, chosen, ISOTROPIC) == once).all()  # idempotent
+    without = clean(labels, Postprocess.of(chosen.plain | {"holes": []}), ISOTROPIC)
+    assert not (in_classes(without, REGIONS["WT"]) & ~in_classes(labels, REGIONS["WT"])).any()  # adds no tumour
+    assert ((once == RC) == (labels == RC)).all()  # a cavity is in no region
+
+
+@settings(max_examples=40, derandomize=True)
+@given(chosen=steps)
+def test_a_file_says_all_of_it(chosen: Postprocess, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("steps") / "post.yaml"
+    path.write_text(chosen.to_yaml("found on 3 cases"))
+    assert Postprocess.read(path).plain == chosen.plain and path.read_text().startswith("# found on 3 cases\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("smallest: 3", "'smallest' is no step; the steps are core_needs_edema"),
+        ("min_mm3: {WT: -1}", "postprocess.min_mm3.WT=-1 is not from 0"),
+        ("min_mm3: 3", "postprocess.min_mm3=3 does not name regions"),
+        ("min_share: {WT: 2}", "postprocess.min_share.WT=2 is not from 0 to 1"),
+        ("largest: {WT: x}", "postprocess.largest.WT='x' is not from 1"),
+        ("enhancing_to: bone", "enhancing_to='bone' is neither core nor edema"),
+        ("- 3", "does not say what to do with masks"),
+        ("a: [", "cannot be read as YAML"),
+        ("min_mm3: {XY: 3}", "names 'XY', which is none of the regions WT, TC, ET"),
+    ],
+)
+def test_a_users_mistake_gets_one_sentence(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "post.yaml").write_text(text)
+    with pytest.raises(ConfigError) as failure:
+        clean(nested(), Postprocess.read(tmp_path / "post.yaml"), ISOTROPIC)
+    assert said in str(failure.value)
