@@ -7,8 +7,13 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from hypothesis import settings
 
 from tests.helpers.cases import write_brats_cases
+
+# no test depends on how fast a machine is, or on chance
+settings.register_profile("raum", deadline=None, derandomize=True)
+settings.load_profile("raum")
 
 
 @pytest.fixture

@@ -41,7 +41,6 @@ def leaning(degrees: float, size: tuple[float, float, float] = (1.0, 1.0, 1.0)) 
 
 
 @given(codes=st.sampled_from(CODES), frame=st.sampled_from(CODES), shape=st.tuples(*[st.integers(1, 6)] * 3))
-@settings(deadline=None)
 def test_turning_is_exact_and_follows_the_affine(codes: str, frame: str, shape: tuple[int, int, int]) -> None:
     data = np.random.default_rng(0).normal(size=shape)
     seen = turned(data, LPS, codes)
@@ -70,7 +69,7 @@ def test_small_differences_are_left_as_they_are(affine: np.ndarray, resamples: b
     size=st.tuples(*[st.floats(0.6, 2.0)] * 3),
     degrees=st.floats(-40, 40),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_place_in_the_head_stays_where_it_is(codes: str, size: tuple[float, float, float], degrees: float) -> None:
     # any grid around the origin sees the same blob at (4, -3, 2) mm; so must the frame, whose centre is the origin
     own = np.zeros((3, 3))
@@ -130,7 +129,6 @@ def test_codes_and_sizes() -> None:
 
 
 @given(shape=st.tuples(*[st.integers(1, 5)] * 3), seed=st.integers(0, 99), filled=st.sampled_from([0.0, 0.05, 0.5]))
-@settings(deadline=None)
 def test_brain_and_its_box_are_the_same_of_arrays_and_tensors(shape: tuple[int, ...], seed: int, filled: float) -> None:
     rng = np.random.default_rng(seed)
     image = rng.normal(size=(2, *shape)) * (rng.random((2, *shape)) < filled)
@@ -147,7 +145,6 @@ def test_brain_and_its_box_are_the_same_of_arrays_and_tensors(shape: tuple[int, 
 
 
 @given(codes=st.sampled_from(CODES), shape=st.tuples(*[st.integers(1, 5)] * 3))
-@settings(deadline=None)
 def test_arrays_and_tensors_are_reoriented_alike_and_back(codes: str, shape: tuple[int, int, int]) -> None:
     data = np.random.default_rng(0).normal(size=(2, *shape))
     reorientation = Reorientation(codes, shape, LPS)

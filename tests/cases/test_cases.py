@@ -121,7 +121,8 @@ def test_nifti_2_is_read_too(tmp_path: Path) -> None:
 
 def test_a_4d_file_is_decompressed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_msd(tmp_path, 1)
-    case, filled = find_cases(tmp_path)[0], []
+    case = find_cases(tmp_path)[0]
+    filled: list[None] = []
     fill = nifti._fill
     monkeypatch.setattr(nifti, "_fill", lambda file, header, volume: filled.append(fill(file, header, volume)))
     case.read(("t2", "flair"))

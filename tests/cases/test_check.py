@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from raum_lightning.cases import check
+from raum_lightning.cases.case import Case
 from raum_lightning.cases.check import check_cases
 from raum_lightning.cases.discovery import find_cases
+from raum_lightning.cases.measure import Facts, measure
 from raum_lightning.cases.rules import RULES, SET_RULES, Finding
 from raum_lightning.cli import main
 from raum_lightning.labels import EDITIONS
@@ -209,9 +211,14 @@ def test_a_mask_that_its_header_scales(tmp_path: Path) -> None:
 def test_what_was_measured_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(2):
         write(tmp_path / "cases", f"c{seed}", seed, swap)
-    cases, measured = find_cases(tmp_path / "cases"), []
-    measure = check.measure
-    monkeypatch.setattr(check, "measure", lambda case: measured.append(case.id) or measure(case))
+    cases = find_cases(tmp_path / "cases")
+    measured: list[str] = []
+
+    def counting(case: Case) -> Facts:
+        measured.append(case.id)
+        return measure(case)
+
+    monkeypatch.setattr(check, "measure", counting)
     first = check_cases(cases, ALL, cache=tmp_path / "cache")
     assert sorted(measured) == ["c0", "c1"] and len(first) == 2
     assert check_cases(cases, ALL, cache=tmp_path / "cache") == first and len(measured) == 2
@@ -246,7 +253,9 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from raum_lightning.cases.check import check_cases
+from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
+from raum_lightning.cases.measure import Facts, measure
 assert check_cases(find_cases(Path(sys.argv[1])), ("flair", "t1ce")) == []
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -8,6 +8,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -45,7 +46,9 @@ def said(path: Path) -> str:
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("dtype", ["u1", "i1", "<i2", ">i2", "u2", "i4", "u4", "i8", "f4", ">f4", "f8"])
 @pytest.mark.parametrize("scaling", [(1, 0), (0.5, 3), (2e-3, -1)])
-def test_values_are_those_that_nibabel_reads(tmp_path: Path, ending: str, dtype: str, scaling: tuple) -> None:
+def test_values_are_those_that_nibabel_reads(
+    tmp_path: Path, ending: str, dtype: str, scaling: tuple[float, float]
+) -> None:
     data = (DATA % 100).astype(dtype)
     header = nib.Nifti1Header(endianness=">" if dtype.startswith(">") else "<")
     header.set_data_dtype(dtype)
@@ -212,7 +215,7 @@ def test_archives_and_wrong_endings(tmp_path: Path) -> None:
         ({"scl_slope": 1, "scl_inter": np.inf}, "has a damaged header (Valid slope but invalid intercept inf)"),
     ],
 )
-def test_headers_that_make_no_sense(tmp_path: Path, fields: dict, words: str) -> None:
+def test_headers_that_make_no_sense(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
     assert words in said(save(tmp_path / "a.nii", **fields))
 
 

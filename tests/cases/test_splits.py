@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raum_lightning.cases.case import Case
@@ -46,7 +46,6 @@ def test_the_order_of_files_does_not_matter_and_the_seed_does() -> None:
 @given(
     patients=st.integers(7, 80), folds=st.integers(2, 5), share=st.sampled_from([0, 0.1, 0.34]), new=st.integers(0, 999)
 )
-@settings(deadline=None)
 def test_a_patient_more_moves_no_more_patients_than_there_are_folds(
     patients: int, folds: int, share: float, new: int
 ) -> None:

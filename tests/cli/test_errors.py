@@ -87,7 +87,7 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def test_failures_of_libraries_are_explained() -> None:
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     layer = torch.nn.Linear(2, 2)
     with pytest.raises(RuntimeError) as misfit:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from slurm import Slurm, cluster, wait
 
 from raum_lightning.cli import main
+from tests.cluster.slurm import Slurm, cluster, wait
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = str(REPOSITORY / "experiments/slurm/phantom_cpu.sbatch")

@@ -134,7 +134,7 @@ def cluster(folder: Path) -> Iterator[Slurm]:
     for name in ("state", "node1", "node2"):
         (folder / name).mkdir()
     munge = ["--foreground", "--force", *(f"--{name}={folder}/munge.{end}" for name, end in MUNGE_FILES.items())]
-    daemons = []
+    daemons: list[subprocess.Popen[bytes]] = []
     try:
         slurm = Slurm(folder)
         for command in (

@@ -40,7 +40,7 @@ def test_what_is_kept_of_a_case(brats: Path, tmp_path: Path) -> None:
         raw = images["t1ce"][inside].astype(np.float64)
         np.testing.assert_allclose(case.image[1], (raw - raw.mean()) / raw.std(), atol=4e-3)
         assert case.image.dtype == np.float16
-        assert case.spacing == (1, 1, 1)
+        assert list(case.spacing) == [1, 1, 1]
         for index in (NCR, ED, ET):
             np.testing.assert_array_equal(case.tumour_voxels(index), np.flatnonzero(case.label == index))
         assert len(case.tumour_voxels()) == np.count_nonzero(labels)
@@ -112,7 +112,7 @@ def test_every_case_is_prepared_as_if_it_lay_lps(brats: Path, tmp_path: Path, co
     inside = tuple(slice(2, n - 2) for n in SHAPE)
     np.testing.assert_array_equal(prepared.label, labels[inside])
     np.testing.assert_array_equal(prepared.image, normalise(np.stack([images[name] for name in MODALITIES]))[0])
-    assert prepared.spacing == (1, 2, 3)
+    assert list(prepared.spacing) == [1, 2, 3]
     np.testing.assert_allclose(prepared.crop_affine, AFFINE @ size @ np.array(CROP))
     on_file = np.asarray(nib.load(case.label).dataobj)
     np.testing.assert_array_equal(prepared.uncrop(np.array(prepared.label)) != 0, on_file != 0)

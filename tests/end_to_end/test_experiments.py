@@ -1,6 +1,7 @@
 """Every experiment that is shipped: it fits, tests and predicts, in a network that is small enough to do so here."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,7 +11,7 @@ from tests.helpers import EXPERIMENTS
 from tests.helpers.cases import write_brats_cases
 
 # what makes any of them small, and changes nothing that they state otherwise
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "module": {"overlap": 0, "warmup_steps": 1},
     "data": {"roi_size": [32, 32, 32], "patches_per_epoch": 4, "num_workers": 0, "batch_size": 2, "test_fraction": 0.3},
     "trainer": {"accelerator": "cpu", "precision": "32-true", "max_steps": 2, "logger": False, "callbacks": []},

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise, permutations, product
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -75,7 +76,7 @@ def test_any_orientation_is_turned_as_nibabel_turns_it(axes: tuple[int, ...], si
         assert upright.position(plane, at) == pytest.approx(world[plane.axis])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.tuples(*[st.floats(-20, 20)] * 3))
 def test_an_oblique_volume_is_taken_for_its_nearest_neighbour(angles: tuple[float, float, float]) -> None:
     affine = np.eye(4)
@@ -141,6 +142,7 @@ def test_columns_are_modalities_masks_and_each_class_by_itself() -> None:
     scan = tiny_scan()
     columns = {panel.title: panel for panel in panels(scan)}
     assert list(columns) == ["FLAIR", "T1ce", "reference", "NCR", "ED", "ET"]
+    assert scan.reference is not None
     labels = scan.upright(scan.reference)
     for name, index in (("NCR", NCR), ("ED", ED), ("ET", ET)):
         assert np.array_equal(columns[name].codes, np.where(labels == index, index, 0))
@@ -169,7 +171,7 @@ def test_the_resection_cavity_is_a_class_where_it_is_seen() -> None:
     assert [panel.title for panel in panels(tiny_scan(reference=labels))][-1] == "RC"
 
 
-def texts(figure: object) -> str:
+def texts(figure: Any) -> str:
     written = [text.get_text() for text in figure.texts]
     written += [text.get_text() for axes in figure.axes for text in axes.texts]
     return "|".join(written + [text.get_text() for legend in figure.legends for text in legend.get_texts()])
@@ -213,7 +215,7 @@ def test_view_draws_a_case_its_prediction_and_a_case_without_mask(
     mask = case / "BraTS20_Training_001_seg.nii.gz"
     prediction = tmp_path / "prediction.nii.gz"
     prediction.write_bytes(mask.read_bytes())
-    widths = []
+    widths: list[int] = []
     for words in ([], ["--prediction", str(prediction)], ["--slice", "3", "4", "5"]):
         out = tmp_path / f"new/{len(widths)}.png"
         assert main(["view", str(case), *words, "--out", str(out)]) == 0

@@ -38,6 +38,7 @@ class Handmade(nn.Conv3d):
         super().__init__(3, 4, 3, padding=1)
         x, y, z = torch.meshgrid(*[torch.arange(-1.0, 2)] * 3, indexing="ij")
         taps = (1 + (3 * x + 2 * y + z) / 7) / 27
+        assert self.bias is not None
         with torch.no_grad():
             for label, channel, slope in ((2, 0, 4.0), (3, 1, 6.0), (1, 2, 5.0)):
                 self.weight[label] = 0

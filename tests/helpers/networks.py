@@ -35,7 +35,7 @@ def perturbed(network: Network) -> Network:
     return network.double()
 
 
-def gradients(network: nn.Module, image: Tensor) -> tuple[Any, Tensor, dict[str, Any]]:
+def gradients(network: nn.Module, image: Tensor) -> tuple[Any, Any, dict[str, Any]]:
     """Logits (one tensor or several), and the gradients of image and parameters."""
     image = image.clone().requires_grad_()
     logits = network(image)

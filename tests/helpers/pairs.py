@@ -40,7 +40,7 @@ def tumour(rng: np.random.Generator, shape: tuple[int, int, int], lesions: int, 
         centre = tuple(float(rng.uniform(4, size - 4)) for size in shape)
         radius = float(rng.uniform(1, 7))
         for label, part in ((ED, 1.0), (ET, 0.75), (NCR, 0.45)):
-            labels[blob(shape, centre, radius * part)] = label  # type: ignore[arg-type]
+            labels[blob(shape, centre, radius * part)] = label
         if cavity and number % 2 == 0:
             beside = (centre[0] + radius, centre[1], centre[2])
             labels[blob(shape, beside, float(rng.uniform(1, 4)))] = RC

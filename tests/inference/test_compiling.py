@@ -30,14 +30,14 @@ class Convolution(nn.Module):
         return self.conv(image) * 2
 
 
-def fit(module: pl.LightningModule, root: Path, folder: Path, **options: Any) -> pl.Trainer:
+def fit(module: pl.LightningModule, root: Path, folder: Path, **options: Any) -> tuple[pl.Trainer, BratsDataModule]:
     cases = BratsDataModule(
         root, roi_size=(16, 16, 16), patches_per_epoch=4, num_workers=0, prepared_dir=folder / "prepared", seed=0
     )
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = pl.Trainer(default_root_dir=folder, enable_checkpointing=False, **quiet, **options)
     trainer.fit(module, datamodule=cases)
-    return trainer
+    return trainer, cases
 
 
 def module_of(**options: Any) -> SegmentationModule:
@@ -50,7 +50,7 @@ def test_a_compiled_run_learns_and_scores_as_an_eager_one(brats: Path, tmp_path:
     fit(eager, brats, tmp_path / "eager", max_epochs=2)
     torch._dynamo.reset()
     counters.clear()
-    trainer = fit(compiled, brats, tmp_path / "compiled", max_epochs=2)
+    trainer, cases = fit(compiled, brats, tmp_path / "compiled", max_epochs=2)
     # once to train and once for windows, however many windows the last batch of a volume has
     assert counters["stats"]["unique_graphs"] == 2
     assert not counters["graph_break"]
@@ -64,7 +64,7 @@ def test_a_compiled_run_learns_and_scores_as_an_eager_one(brats: Path, tmp_path:
     assert again.compiles
     image = torch.randn(1, 3, 16, 16, 16)
     torch.testing.assert_close(again.network(image), compiled.network(image))
-    (scores,) = trainer.validate(again, datamodule=trainer.datamodule, verbose=False)
+    (scores,) = trainer.validate(again, datamodule=cases, verbose=False)
     assert scores["val/dice_mean"] == pytest.approx(trainer.callback_metrics["val/dice_mean"].item())
 
 

@@ -66,7 +66,8 @@ def labels(checkpoint: Path, case: Path) -> np.ndarray:
 
 def of_regions() -> Handmade:
     network = Handmade()
-    network.weight.data, network.bias.data = network.weight.data[1:], network.bias.data[1:]
+    for parameter in network.parameters():
+        parameter.data = parameter.data[1:]
     return network
 
 

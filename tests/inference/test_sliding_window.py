@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raum_lightning.geometry import bounding_box, brain_mask
-from raum_lightning.inference import sliding_window as inference
 from raum_lightning.inference.sliding_window import (
     blend,
     count_windows,
@@ -133,7 +132,7 @@ def test_steps_in_numbers(length, roi, overlap, expected):
     assert even_steps(length, roi, overlap) == expected
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     shape=st.tuples(*[st.integers(4, 24)] * 3),
     roi=st.tuples(*[st.integers(1, 16)] * 3),
@@ -151,7 +150,7 @@ def test_identity_network_returns_the_image_and_background_elsewhere(shape, roi,
     assert ((result == fill) | (result.abs() < 1e-5) | signal).all()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(shape=st.tuples(*[st.integers(4, 20)] * 3), roi=st.tuples(*[st.integers(2, 24)] * 3), overlap=st.floats(0, 0.7))
 def test_constant_network_stays_constant_in_the_brain(shape, roi, overlap):
     image = brain(*shape, channels=1)
@@ -164,7 +163,12 @@ def test_windows_without_brain_are_skipped_and_change_nothing():
     image[..., :6, :, :] = 1
     image[..., 26:, :, :] = 2
     network, seen = Ramp(1, 2), []
-    result = sliding_window(image, lambda windows: seen.append(windows) or network(windows), roi_size=(8, 8, 8))
+
+    def watched(windows: torch.Tensor) -> torch.Tensor:
+        seen.append(windows)
+        return network(windows)
+
+    result = sliding_window(image, watched, roi_size=(8, 8, 8))
     every = [(start, 0, 0) for start in even_steps(32, 8, 0.5)]
     whole = blend(image[0], network, every, roi_size=(8, 8, 8))
     assert len(seen) == count_windows(image, roi_size=(8, 8, 8)) == 4 < len(every)
@@ -213,7 +217,7 @@ def test_a_device_short_of_memory_hands_the_sums_to_the_cpu(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return zeros(*size, **options)
 
-    monkeypatch.setattr(inference.torch, "zeros", short)
+    monkeypatch.setattr(torch, "zeros", short)
     with pytest.warns(RuntimeWarning, match="short of memory"):
         result = sliding_window(image, network, roi_size=(8, 8, 8))
     assert refused

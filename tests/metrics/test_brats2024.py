@@ -133,8 +133,8 @@ def literal_scores(guesses: Numbers, truths: Numbers, tissue: str) -> dict[str, 
     return found | {"lesion_tp": tp, "lesion_fp": fp, "lesion_fn": fn}
 
 
-METRICS = ("dice", "hd95", "nsd_05", "nsd_10", "lesion_dice", "lesion_hd95", "lesion_nsd_05", "lesion_nsd_10")
-METRICS += ("lesion_tp", "lesion_fp", "lesion_fn")
+VOLUME = ("dice", "hd95", "nsd_05", "nsd_10")
+METRICS = (*VOLUME, *(f"lesion_{name}" for name in (*VOLUME, "tp", "fp", "fn")))
 
 
 def box(labels: Labels, value: int, corner: tuple[int, int, int], size: tuple[int, int, int]) -> None:

@@ -119,7 +119,7 @@ def boxes(draw: st.DrawFn) -> Mask:
     return mask
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prediction=boxes(), target=boxes())
 def test_equals_a_plain_reading_of_the_rules(prediction: Mask, target: Mask) -> None:
     assert by_lesion(prediction, target) == pytest.approx(plain_reading(prediction, target))

@@ -1,11 +1,12 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from raum_lightning.errors import ConfigError
 from raum_lightning.labels import REGIONS, in_classes
@@ -67,8 +68,8 @@ def test_distances_are_those_of_the_whole_masks() -> None:
     prediction, target, spacing = volume(0), volume(2), (0.5, 1.0, 2.0)
     scores = score(prediction, target, metrics=("hd95",), spacing=spacing)
     for name, classes in REGIONS.items():
-        masks = [in_classes(labels.numpy(), classes) for labels in (prediction, target)]
-        assert scores[f"hd95_{name.lower()}"] == hd95(*masks, spacing) > 0
+        one, other = (in_classes(labels.numpy(), classes) for labels in (prediction, target))
+        assert scores[f"hd95_{name.lower()}"] == hd95(one, other, spacing) > 0
 
 
 def test_no_tumour_anywhere_and_a_missed_one() -> None:
@@ -138,7 +139,8 @@ def on_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     # three cases on two ranks, of which the sampler repeats the first; then all on one rank; then more on the other
-    metric, results = SegmentationMetrics(("dice", "hd95")), []
+    metric = SegmentationMetrics(("dice", "hd95"))
+    results: list[tuple[Any, ...]] = []
     for shares in (((1, 3), (2, 1)), ((1, 2, 3), ()), ((), (1,))):
         updated(metric, *shares[rank])
         results.append((metric.compute(), metric.per_case(), len(metric.lines)))
@@ -152,7 +154,7 @@ def on_rank(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_see_what_one_would(tmp_path: Path) -> None:
-    mp.spawn(on_rank, (str(tmp_path),), nprocs=2)
+    spawn(on_rank, (str(tmp_path),), nprocs=2)
     whole, single = (updated(SegmentationMetrics(("dice", "hd95")), *cases) for cases in ((1, 2, 3), (1,)))
     for rank, lengths in enumerate(((2, 3, 0), (2, 0, 1))):
         *rounds, continued = torch.load(tmp_path / f"{rank}.pt")

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from raum_lightning.models import cpu
 from raum_lightning.models.cpu import Upsampled, Upsampling, accelerate
@@ -16,7 +17,6 @@ from tests.helpers.networks import gradients, perturbed, small
 
 
 @pytest.mark.parametrize("width", [1, 3, 5])
-@settings(deadline=None)
 @given(channels=st.tuples(*[st.integers(1, 4)] * 3), size=st.tuples(*[st.integers(1, 4)] * 3), biased=st.booleans())
 def test_upsampling_and_convolving_at_once_is_one_after_the_other(
     width: int, channels: tuple[int, int, int], size: tuple[int, int, int], biased: bool
@@ -135,6 +135,6 @@ def test_attention_is_written_out_where_that_is_faster(
 ) -> None:
     used: list[Tensor] = []
     monkeypatch.setattr(cpu, "by_products", lambda q, k, v, dropout_p: used.append(q))
-    monkeypatch.setattr(cpu.F, "scaled_dot_product_attention", lambda q, k, v, dropout_p: None)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, dropout_p: None)
     cpu.Attention.attend(*[torch.empty(1, 1, tokens, 8, dtype=getattr(torch, dtype))] * 3, dropout_p=0.0)
     assert bool(used) == products

@@ -76,7 +76,7 @@ def test_gradients_are_the_differences_quotients(changes: dict[str, Any]) -> Non
         return (torch.func.functional_call(network, moved, (image,)) * weights).mean()
 
     grads = torch.autograd.grad(loss(0.0), list(network.parameters()), allow_unused=True)
-    slope = sum((g * d).sum() for g, d in zip(grads, direction, strict=True) if g is not None)
+    slope = torch.stack([(g * d).sum() for g, d in zip(grads, direction, strict=True) if g is not None]).sum()
     step = 1e-6
     assert slope.item() == pytest.approx(((loss(step) - loss(-step)) / (2 * step)).item(), rel=1e-4)
 
@@ -112,7 +112,12 @@ def test_checkpointing_changes_memory_and_no_number(changes: dict[str, Any]) -> 
         network = modern(**changes | {"drop_path": 0.2}, checkpointing=checkpointing)
         kept: list[int] = []
         torch.manual_seed(1)
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.nbytes) or t, lambda t: t):
+
+        def keep(tensor: Tensor, kept: list[int] = kept) -> Tensor:
+            kept.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             network(image_for(network))
         held[checkpointing] = sum(kept)
         torch.manual_seed(1)
@@ -193,7 +198,8 @@ def test_swiglu_is_its_formula() -> None:
     (gate, value), bias = mlp.gate_and_value.weight.split(5), mlp.gate_and_value.bias
     hidden = F.silu(x @ gate.T + bias[:5]) * (x @ value.T + bias[5:])
     torch.testing.assert_close(mlp(x), hidden @ mlp.out.weight.T + mlp.out.bias)
-    assert modern(mlp="swiglu").vit.blocks[0].mlp.out.in_features == 64  # 24 x 8/3
+    block: Any = modern(mlp="swiglu").vit.blocks[0]
+    assert block.mlp.out.in_features == 64  # 24 x 8/3
 
 
 def test_layer_scale_of_zero_is_the_identity() -> None:
@@ -220,12 +226,13 @@ def test_drop_path_keeps_the_expectation() -> None:
     assert torch.equal(dropped[..., 0], dropped[..., 1]), "a case is dropped as a whole"
     assert dropped.mean().item() == pytest.approx(1, abs=0.01)
     assert torch.equal(drop.eval()(tokens), tokens)
-    chances = [block.drop_path.chance for block in modern(drop_path=0.3).vit.blocks]
+    blocks: Any = modern(drop_path=0.3).vit.blocks
+    chances = [block.drop_path.chance for block in blocks]
     assert chances == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
 def test_skips_of_the_stem_start_near_nothing() -> None:
-    network = modern(**MODERN).eval()
+    network: Any = modern(**MODERN).eval()
     image = image_for(network)
     resolutions = network.encode(image)[4:]
     assert [tuple(one.shape[1:]) for one in resolutions] == [(4, 16, 16, 16), (4, 8, 8, 8), (8, 4, 4, 4), (16, 2, 2, 2)]
@@ -263,9 +270,7 @@ def test_programs_say_the_same(tmp_path: Path) -> None:
 @pytest.fixture
 def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
     """One process that shares its weights with itself."""
-    distributed.init_process_group(
-        "gloo", store=distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
-    )
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     distributed.destroy_process_group()
 

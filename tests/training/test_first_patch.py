@@ -31,12 +31,14 @@ def test_networks_of_ours_and_others_pass_without_values_or_random_numbers() -> 
         img_size=16, patch_size=4, embed_dim=8, depth=2, num_heads=2, mlp_dim=16, out_indices=(1, 2), feature_size=2
     )
     swin = SwinUNETR(in_channels=3, out_channels=4, feature_size=12)
-    normed = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.Dropout3d(0.5))
+    norm = nn.BatchNorm3d(4)
+    normed = nn.Sequential(nn.Conv3d(3, 4, 1), norm, nn.Dropout3d(0.5))
     state = torch.get_rng_state()
     for network, size in ((unetr, 16), (swin, 64), (normed, 7)):
         assert output_channels(network, 3, {"module.roi_size": (size,) * 3}, {"data.roi_size": (size,) * 3}) == 4
     assert torch.equal(torch.get_rng_state(), state)
-    assert normed[1].running_mean.tolist() == [0] * 4 and int(normed[1].num_batches_tracked) == 0
+    assert norm.running_mean is not None and norm.running_mean.tolist() == [0] * 4
+    assert norm.num_batches_tracked is not None and int(norm.num_batches_tracked) == 0
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_one_sampling_is_torchios_three() -> None:
     assert_samples(matrix, displacement_of(field), transform, tolerance=0.02, share=0.05)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(*[st.integers(1, 20)] * 3),
     out_shape=st.tuples(*[st.integers(1, 20)] * 3),
@@ -121,7 +121,7 @@ def test_linear_sampling_is_torchs(
     torch.testing.assert_close(kernels.sample_linear(image, points).double(), want, atol=5e-4, rtol=0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     filled=st.tuples(*[st.tuples(st.integers(0, 40), st.integers(1, 10))] * 3),
     shift=st.tuples(*[st.floats(-60, 60)] * 3),
@@ -221,7 +221,6 @@ def test_blur_is_torchios() -> None:
 
 
 @pytest.mark.parametrize("onednn", [True, False])
-@settings(deadline=None)
 @given(shape=st.tuples(*[st.integers(1, 70)] * 3), std=st.tuples(*[st.floats(0, 9)] * 3), contiguous=st.booleans())
 def test_blur_is_scipys(onednn: bool, shape: Size, std: tuple[float, float, float], contiguous: bool) -> None:
     image = torch.randn(2, *shape) if contiguous else torch.randn(2, *shape[::-1]).transpose(1, 3)

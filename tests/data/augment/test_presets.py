@@ -103,12 +103,13 @@ def test_dropout_sets_channels_to_0_as_often_as_asked_and_never_all() -> None:
 
 
 def test_augmentation_by_name_is_what_the_name_stands_for() -> None:
-    ours = build_transform(True, {}, ["flair"])
+    ours: Any = build_transform(True, {}, ["flair"])
     assert [type(part) for part in ours.transforms] == [type(part) for part in default_augmentation().transforms]
-    named, listed = build_transform("default", {}, ["flair"]), build_transform([RandomSpatial()], {}, ["flair"])
+    named: Any = build_transform("default", {}, ["flair"])
+    listed: Any = build_transform([RandomSpatial()], {}, ["flair"])
     assert len(named.transforms) == 4 and len(listed.transforms) == 1
     assert build_transform(False, {}, ["flair"]) is None
-    dropped = build_transform("light", {"flair": 0.2}, ["t1ce", "flair"])
+    dropped: Any = build_transform("light", {"flair": 0.2}, ["t1ce", "flair"])
     assert dropped.transforms[-1].probabilities == (0.0, 0.2)
 
 

@@ -27,7 +27,7 @@ class Stub(WandbLogger):
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         self.logged[key] = {"images": images, "step": step, **kwargs}
 
-    def log_table(self, key: str, columns: Any = None, data: Any = None, **kwargs: Any) -> None:
+    def log_table(self, key: str, columns: Any = None, data: Any = None, *unused: Any, **also_unused: Any) -> None:
         self.logged[key] = (columns, data)
 
 

@@ -71,7 +71,7 @@ def fit(clock: Clock, *, patch: float, step: float) -> dict[str, float]:
     )  # fmt: skip
     patches: Any = Patches(clock, patch)
     loader = PatchLoader(patches, PatchSampler(STEPS * BATCH), batch_size=BATCH)
-    trainer.fit(Network(clock, step), loader, DataLoader([0.0]))  # type: ignore[arg-type]
+    trainer.fit(Network(clock, step), loader, DataLoader([0.0]))
     return {name: float(value) for name, value in trainer.logged_metrics.items()}
 
 
