@@ -34,6 +34,7 @@ from raum_lightning.labels import REGIONS, Regions, classify, to_regions
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
 from raum_lightning.models.cpu import accelerate
+from raum_lightning.postprocess import Postprocess, clean
 from raum_lightning.runs.checkpoints import MODEL_CARD, read
 from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 from raum_lightning.training.first_patch import check_loss, output_channels
@@ -64,6 +65,8 @@ class SegmentationModule(pl.LightningModule):
         flips: Test-time augmentation: mirrored images whose outputs are averaged at test and prediction: 1, 2, 4 or 8.
         metrics: What is computed per case; see `raum_lightning.metrics`.
         rules: By which it is computed: brats2020 (to 2022, the default), brats2023, brats2024 or brats2026 (2025 on).
+        postprocess: YAML file of `raum postprocess fit`: predicted masks are cleaned by it, and test prints the scores
+            of both; kept in the model card, so that `raum segment` does the same.
         monitor: The score of validation by which the best checkpoint is chosen: a metric and a part, such as dice_mean
             or hd95_et, or loss.
         lr: Learning rate of AdamW after the warm-up.
@@ -87,6 +90,7 @@ class SegmentationModule(pl.LightningModule):
         flips: int = 1,
         metrics: Sequence[str] = ("dice", "precision", "recall"),
         rules: str = "default",
+        postprocess: str | None = None,
         monitor: str = "dice_mean",
         lr: float = 1e-4,
         weight_decay: float = 1e-5,
@@ -117,6 +121,7 @@ class SegmentationModule(pl.LightningModule):
         self.case_scores: dict[str, dict[str, float]] = {}
         self.val_scores: dict[str, float] = {}
         self.rules = find_rules(rules)
+        self.steps = Postprocess.read(Path(postprocess)) if postprocess else Postprocess()
         self.val_metrics = SegmentationMetrics(metrics, rules=self.rules)
         self.test_metrics = SegmentationMetrics(metrics, rules=self.rules)
         _check_monitor(monitor, self.val_metrics.metrics)
@@ -266,7 +271,9 @@ class SegmentationModule(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores one whole volume, with `flips`."""
-        self._update(self.test_metrics, self.predict_step(batch, batch_idx), batch)
+        raw = self._segment(batch)
+        cleaned = self._clean(raw, batch) if self.steps.plain else None
+        self._update(self.test_metrics, raw, batch, cleaned=cleaned)
 
     def on_test_epoch_end(self) -> None:
         """Means over the cases of all ranks."""
@@ -274,10 +281,20 @@ class SegmentationModule(pl.LightningModule):
         self._log_metrics("test", self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Class indices B X Y Z, uint8, of whole volumes."""
+        """Return class indices B X Y Z, uint8, of whole volumes, cleaned by `postprocess`."""
+        return self._clean(self._segment(batch), batch)
+
+    def _segment(self, batch: Batch) -> torch.Tensor:
         return segment(
             batch["image"], self._window_network, mode=self.mode, regions=self.regions, flips=self.flips, **self.windows
         )
+
+    def _clean(self, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
+        if not self.steps.plain:
+            return labels
+        cases = zip(labels.cpu().numpy(), batch["spacing"].tolist(), strict=True)
+        cleaned = [torch.from_numpy(clean(one, self.steps, tuple(size), self.regions)) for one, size in cases]
+        return torch.stack(cleaned).to(labels.device)
 
     def on_predict_epoch_end(self) -> None:
         """Each rank holds its shard of the network again."""
@@ -334,10 +351,21 @@ class SegmentationModule(pl.LightningModule):
     def _indices(self, labels: torch.Tensor) -> torch.Tensor:
         return labels if isinstance(self.loss, DiceCELoss) else labels.long()
 
-    def _update(self, metrics: SegmentationMetrics, prediction: torch.Tensor, batch: Batch, **more: float) -> None:
+    def _update(
+        self,
+        metrics: SegmentationMetrics,
+        prediction: torch.Tensor,
+        batch: Batch,
+        *,
+        cleaned: torch.Tensor | None = None,
+        **more: float,
+    ) -> None:
         rows = zip(batch["case"], batch["spacing"].tolist(), prediction, batch["label"], strict=True)
-        for case, spacing, labels, target in rows:
-            metrics.update(labels, target, case=case, spacing=tuple(spacing), **more)
+        for number, (case, spacing, labels, target) in enumerate(rows):
+            size = tuple(spacing)
+            beside = {} if cleaned is None else metrics.score(cleaned[number], target, spacing=size)
+            named = {f"cleaned/{name}": value for name, value in beside.items()}
+            metrics.update(labels, target, case=case, spacing=size, **named, **more)
 
     def _log_metrics(self, stage: str, metrics: SegmentationMetrics) -> None:
         means = {f"{stage}/{name}": value for name, value in metrics.compute().items()}

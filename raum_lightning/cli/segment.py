@@ -35,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
     add("--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto", help="auto is bf16 on a GPU")
     add("--compile", action="store_true", help="run the network under torch.compile")
+    add("--postprocess", metavar="YAML", help="clean the mask as this file says, or none (default: the checkpoint's)")
     add(
         *("--dataset", "--edition"),
         dest="dataset",
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     _check_outputs(args, case)
     start = time.perf_counter()
     settings = {key: getattr(args, key) for key in ("dataset", "device", "precision", "flips", "overlap", "compile")}
+    settings["postprocess"] = args.postprocess
     segmenter = load(args.checkpoint, **trust(args), **settings)
     with progress_bar("segmenting") as progress:
         result = segmenter.segment(case, progress=progress)
@@ -63,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         result.save_probabilities(args.probabilities)
     seconds = time.perf_counter() - start
     volumes = ", ".join(f"{region} {volume:.1f} ml" for region, volume in result.volumes.items())
+    if segmenter.steps.plain:
+        print(f"cleaned: {segmenter.steps} (--postprocess none leaves the mask as the network made it)")
     print(f"{args.out}: {volumes}; labels of {result.data_set.name}; {seconds:.1f} s on {segmenter.device}")
     if args.figure:
         _draw(result, args.figure)

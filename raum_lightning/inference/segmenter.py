@@ -22,7 +22,7 @@ from raum_lightning.cases.discovery import find_case, find_cases, recognise
 from raum_lightning.cases.nifti import stem, write_like
 from raum_lightning.datasets import DataSet
 from raum_lightning.errors import CaseError, CheckpointError, ConfigError
-from raum_lightning.geometry import Frame
+from raum_lightning.geometry import Frame, voxel_size
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.compiling import compile_network, in_batches_of
 from raum_lightning.inference.framed import Grid, Prediction, read_framed
@@ -30,6 +30,7 @@ from raum_lightning.inference.loading import TrainedNetwork, open_network
 from raum_lightning.inference.sliding_window import Network, Visit, average, plan
 from raum_lightning.labels import in_classes
 from raum_lightning.models.cpu import accelerate
+from raum_lightning.postprocess import Postprocess, clean
 
 # of files that do not say what data set they are of: it has no label for any class
 UNRECOGNISED = DataSet("unknown", {}, (), {})
@@ -91,6 +92,8 @@ class Segmenter:
         flips: Mirrored copies that test-time augmentation averages, 1, 2, 4 or 8; as the card says where not given.
         overlap: Shared fraction of adjacent windows, in [0, 1); as the card says where not given.
         compile: Run the networks under `torch.compile`: worth its minutes for many cases.
+        postprocess: YAML file of `raum postprocess fit` by which masks are cleaned, or none; as the card says where not
+            given. Probabilities stay as they are.
 
     Raises:
         ConfigError: A setting cannot be used; the message names it.
@@ -107,7 +110,9 @@ class Segmenter:
         flips: int | None = None,
         overlap: float | None = None,
         compile: bool = False,
+        postprocess: Path | str | None = None,
     ) -> None:
+        self.steps = _steps(postprocess, card)
         self.card = replace(
             card,
             flips=card.flips if flips is None else flips,
@@ -138,7 +143,8 @@ class Segmenter:
         del visit
         prediction = Prediction(grid, values, box, self.card.mode, self.card.region_indices)
         data_set = self.card.labelling(case.edition, self.dataset)
-        return Segmentation(case, prediction.labels(), data_set, self.card, prediction)
+        labels = clean(prediction.labels(), self.steps, voxel_size(grid.affine), self.card.region_indices)
+        return Segmentation(case, labels, data_set, self.card, prediction)
 
     def _read(self, case: Case) -> tuple[Grid, Visit]:
         card = self.card
@@ -227,6 +233,12 @@ def find(source: Source, dataset: str | None = None) -> Case:
         if path.resolve() in {image.resolve() for image in case.images.values()}:
             return case
     raise CaseError(f"{path}: is not an image that a dataset.json above it lists; give its folder or its modalities")
+
+
+def _steps(given: Path | str | None, card: ModelCard) -> Postprocess:
+    if given is None:
+        return Postprocess.of(card.postprocess or {}, "the model card's postprocess")
+    return Postprocess() if str(given) == "none" else Postprocess.read(Path(given).expanduser())
 
 
 # what members of an ensemble may differ in

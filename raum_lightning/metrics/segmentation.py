@@ -109,11 +109,15 @@ class SegmentationMetrics(Metric):
         **more: float,
     ) -> None:
         """Score one case: class indices X Y Z, with voxels of `spacing` mm; `more` are values to average beside."""
-        chosen: dict[str, Any] = {"metrics": self.metrics, "classes": self.classes, "rules": self.rules}
-        scores = score(prediction, target, spacing=spacing, regions=self.regions, **chosen) | more
+        scores = self.score(prediction, target, spacing=spacing) | more
         line = bytearray(json.dumps([case, scores]) + "\n", "ascii")
         assert isinstance(self.lines, list)
         self.lines.append(torch.frombuffer(line, dtype=torch.uint8).to(self.device))
+
+    def score(self, prediction: torch.Tensor, target: torch.Tensor, *, spacing: Sequence[float]) -> dict[str, float]:
+        """Return the scores of one case, which is not counted."""
+        chosen: dict[str, Any] = {"metrics": self.metrics, "classes": self.classes, "rules": self.rules}
+        return score(prediction, target, spacing=spacing, regions=self.regions, **chosen)
 
     def compute(self) -> dict[str, float]:
         """Return means over the cases of all ranks, named as in `score`; nothing where there was no case."""

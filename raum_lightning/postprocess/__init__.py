@@ -86,7 +86,9 @@ class Postprocess:
         known = {one.name for one in fields(cls)}
         if unknown := set(values) - known:
             raise ConfigError(f"{source}: {unknown.pop()!r} is no step; the steps are {', '.join(sorted(known))}")
-        tidy = dict(values)
+        tidy: dict[str, Any] = {
+            key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
+        }
         if "holes" in tidy:
             tidy["holes"] = tuple(tidy["holes"] or ())
         return cls(**tidy)

@@ -31,4 +31,5 @@ def describe(module: Any, data: Any) -> ModelCard:
         training_cases=hashlib.sha256("\n".join(sorted(case.folder.name for case in trained)).encode()).hexdigest(),
         scores=module.val_scores,
         versions=versions(),
+        postprocess=module.steps.plain or None,
     )

@@ -48,6 +48,8 @@ class PredictionWriter(pl.Callback):
         module: Any = pl_module
         windows = {key: module.windows[key] for key in ("roi_size", "overlap")}
         settings = [hash_weights(checkpoint["state_dict"]), module.mode, module.flips, windows, str(trainer.precision)]
+        if module.steps.plain:
+            settings.append(module.steps.plain)
         for name in data.predict_cases:
             key = json.dumps([*settings, data.prepared[name].folder.name])
             self.fingerprints[name] = hashlib.sha256(key.encode()).hexdigest()[:16]
