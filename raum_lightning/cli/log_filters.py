@@ -1,4 +1,4 @@
-"""What the libraries say of a run that a user can do nothing about, or that is said better elsewhere."""
+"""Warnings and messages of libraries that a user can do nothing about, or that are said better elsewhere."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ WARNINGS = (
     r"The number of training batches \(\d+\) is smaller than the logging interval",
     # a run too short to be validated has no best checkpoint; `RunSummary` says so
     r"`ModelCheckpoint\(monitor='val/\w+'\)` could not find the monitored key",
-    # a run that goes on writes where it wrote before
+    # a resumed run writes where it wrote before
     r"Checkpoint directory .* exists and is not empty",
     # every case is segmented already; `PredictionWriter` says so
     r"Total length of `DataLoader` across ranks is zero",
@@ -21,14 +21,14 @@ WARNINGS = (
     # of Lightning itself: https://github.com/Lightning-AI/pytorch-lightning/issues/21340
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
-# advertisements of other products, devices that are not used, and what `RunSummary` says of the ranks
-UNSAID = re.compile(r".*Tip:|(GPU|TPU|HPU) available: |-{20}", re.DOTALL)
+# advertisements, devices that are not used, what `RunSummary` says of the ranks, and Ctrl-C, which we say ourselves
+UNSAID = re.compile(r".*Tip:|\nDetected KeyboardInterrupt|(GPU|TPU|HPU) available: |-{20}", re.DOTALL)
 # what they say, every rank would say
 TALKATIVE = ("fabric.utilities.seed", "fabric.utilities.distributed", "pytorch.trainer.connectors.signal_connector")
 
 
 def quieten() -> None:
-    """Leaves it unsaid, in this process."""
+    """Filter these warnings and messages out, in this process."""
     for pattern in WARNINGS:
         warnings.filterwarnings("ignore", pattern)
     if "SLURM_JOB_ID" not in os.environ:  # a login node, or a workstation with SLURM's tools

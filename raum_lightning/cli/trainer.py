@@ -1,13 +1,11 @@
 """The verbs `fit`, `validate`, `test` and `predict`: LightningCLI with folders, loggers and callbacks decided."""
 
-import os
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
@@ -20,15 +18,15 @@ from raum_lightning.cli.command_line import CommandLine, read_command_line
 from raum_lightning.cli.errors import refusals
 from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.log_filters import quieten
+from raum_lightning.cli.plan import apply_plan, as_list, make_plan, without_run
 from raum_lightning.data.datamodule import BratsDataModule
-from raum_lightning.errors import ConfigError, RunError
+from raum_lightning.errors import ConfigError
 from raum_lightning.inference.trusted import INSTANTIATOR
 from raum_lightning.loggers import finish_wandb
 from raum_lightning.module import SegmentationModule
-from raum_lightning.runs.checkpoints import newest_sound, structure
-from raum_lightning.runs.folder import RunFolder, find_checkpoint
+from raum_lightning.runs.folder import RunFolder
 from raum_lightning.runs.lock import locked
-from raum_lightning.runs.naming import RunOptions, new_id, restarted, restarts
+from raum_lightning.runs.naming import RunOptions, new_id
 from raum_lightning.runs.resume_checks import check_agreement, flat
 from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.callbacks.best import BestCheckpoint
@@ -52,8 +50,6 @@ TRAINER_DEFAULTS = {
     # `RunSummary` says what matters of it
     "enable_model_summary": False,
 }
-
-
 CKPT_PATH = (
     "a file; for fit also auto: resume this run from what it has saved, if it has; for the other verbs also best or "
     "last of the experiment's newest run, or of --run.id (default: best)"
@@ -121,86 +117,18 @@ class RaumCLI(LightningCLI):
             raise ConfigError(explain_configuration(self._parser(verb), self.given, str(error))) from error
 
     def before_instantiate_classes(self) -> None:
-        """Decides the run's folder and the checkpoint, and tells them to trainer and loggers."""
-        config = self.config[self.subcommand]
-        files = self.given.files.files
-        experiment = config.run.experiment or (files[-1].stem if files else "unnamed")
-        folder = Path(config.run.root) / experiment
-        if self.subcommand == "fit":
-            self._find_run(config, folder)
-        else:
-            run = RunFolder.of_file(files[-1]) if files else None
-            self._find_trained(config, folder, run.path if run else None)
-        if self.start and not self.start.is_file():
-            raise RunError(f"{self.start}: no such checkpoint; --ckpt_path names a file")
-        if config.trainer.overfit_batches:
-            raise ConfigError(
-                f"trainer.overfit_batches={config.trainer.overfit_batches}: patches are cut anew in each epoch, so "
-                "there are no batches to repeat; give --data.patches_per_epoch with few patches and no augmentation, "
-                "or data.splits with a few training cases"
-            )
-        config.config = None  # what is saved and logged is the whole configuration, not the text that it came from
+        """Decide the run's folder and checkpoint, and tell them to trainer and loggers."""
+        verb, config, given = str(self.subcommand), self.config[self.subcommand], self.given
+        root_is_given = any(option.key == ("run", "root") for option in given.options)
+        plan = make_plan(verb, config, given.files.files, root_is_given=root_is_given)
+        for line in plan.said:
+            rank_zero_info(line)
+        self.start = plan.start
+        self.run_dir = plan.run.path if plan.run else plan.experiment / new_id(plan.experiment)
         config.run.experiment = self.run_dir.parent.name
-        if config.trainer.precision == "bf16-mixed" and lacks_bf16(config.trainer.accelerator):
-            rank_zero_info("precision: this GPU has no bf16, 32-true takes its place")
-            config.trainer.precision = "32-true"
-        self.save_config_kwargs = {"text": self._anew(config)}
-        config.run.id = self.run_dir.name
-        config.trainer.default_root_dir = str(self.run_dir)
-        for logger in _as_list(config.trainer.logger):
-            self._place(logger)
-
-    def _find_run(self, config: Any, folder: Path) -> None:
-        """Where to train and what to go on from: a file, "auto" (what this run has saved, if it has) or nothing."""
-        if config.ckpt_path is None and restarts():
-            config.ckpt_path = "auto"
-        given = Path(config.ckpt_path) if config.ckpt_path not in (None, "auto") else None
-        self.run_dir = self._run_dir(config, folder, given) or folder / new_id(folder)
-        own = newest_sound(self.run) if config.ckpt_path == "auto" or restarted() else None
-        self.start = own or given
-        if self.start and self.start == given:
-            _check_end(self.start, config.trainer.max_steps)
-        if config.ckpt_path is None and self.run.saved:
-            raise RunError(
-                f"{self.run_dir} holds a trained run; continue it with --ckpt_path auto or give another --run.id"
-            )
-
-    def _find_trained(self, config: Any, folder: Path, run: Path | None) -> None:
-        """What to score or predict with, and where; `run` is the one whose own configuration was given, if it was."""
-        if config.ckpt_path in (None, "best", "last"):
-            named = folder / config.run.id if config.run.id else run
-            config.ckpt_path = str(find_checkpoint(folder, config.ckpt_path, named))
-            rank_zero_info(f"checkpoint: {config.ckpt_path}")
-        self.start = Path(config.ckpt_path)
-        self.run_dir = self._run_dir(config, folder, self.start) or folder / self.start.stem
-
-    def _run_dir(self, config: Any, folder: Path, checkpoint: Path | None) -> Path | None:
-        """The run that is named, or else the one that a checkpoint lies in."""
-        if config.run.id:
-            return folder / str(config.run.id)
-        run = RunFolder.of_file(checkpoint) if checkpoint else None
-        return run.path if run else None
-
-    def _anew(self, config: Any) -> str:
-        """The configuration without what names this run, so that given to `fit` it is trained again as another."""
-        plain = config.clone()
-        plain.run.id = plain.ckpt_path = None
-        for logger in _as_list(plain.trainer.logger):
-            if "id" in logger.init_args:
-                logger.init_args.id = None
-        text: str = self._parser(self.subcommand).dump(plain, skip_unset=False)
-        return text
-
-    def _place(self, logger: Any) -> None:
-        name, init = logger.class_path.rsplit(".", 1)[-1], logger.init_args
-        if name == "CSVLogger":
-            init.save_dir = str(self.run.of(str(self.subcommand)).path)
-        elif name == "WandbLogger":
-            init.save_dir = str(self.run_dir)
-            init.group = init.group or self.run_dir.parent.name
-            init.name = init.name or f"{self.run_dir.parent.name}/{self.run_dir.name}"
-            # a sweep's agent has chosen the id
-            init.id = init.id or os.environ.get("WANDB_RUN_ID") or f"{self.run_dir.parent.name}-{self.run_dir.name}"
+        config.trainer.precision = plan.precision
+        self.save_config_kwargs = {"text": self._parser(verb).dump(without_run(config), skip_unset=False)}
+        apply_plan(plan, config, self.run, verb)
 
     @property
     def run(self) -> RunFolder:
@@ -239,7 +167,7 @@ class RaumCLI(LightningCLI):
         saves = config.get("enable_checkpointing") is not False
         # for the other verbs too: they restore its state with the checkpoint
         best = self._best(self.settings["run"]["keep"]) if saves else None
-        own_bar = any(isinstance(callback, LightningBar) for callback in _as_list(config.get("callbacks")))
+        own_bar = any(isinstance(callback, LightningBar) for callback in as_list(config.get("callbacks")))
         shows = not own_bar and config.get("enable_progress_bar") is not False
         ours: list[Callback] = [
             # before the table, which it would else write over
@@ -259,7 +187,7 @@ class RaumCLI(LightningCLI):
                 ours.append(LastCheckpoint(self.run))
             if config.get("logger"):
                 ours += [LearningRateMonitor("step"), Throughput()]
-        config["plugins"] = [*_as_list(config.get("plugins")), VerifiedCheckpointIO()]
+        config["plugins"] = [*as_list(config.get("plugins")), VerifiedCheckpointIO()]
         with refusals("trainer", config):
             return super()._instantiate_trainer(config, [*ours, *callbacks])
 
@@ -293,22 +221,6 @@ class RaumCLI(LightningCLI):
         return kwargs
 
 
-def _check_end(checkpoint: Path, max_steps: int) -> None:
-    """Refuse a run that would end before its first step."""
-    done = structure(checkpoint).get("global_step", 0) if checkpoint.is_file() else 0
-    if 0 < max_steps <= done:
-        raise RunError(
-            f"{checkpoint} was saved at step {done} and trainer.max_steps is {max_steps}: nothing is left to train; "
-            f"give --trainer.max_steps above {done}, steps of both together"
-        )
-
-
-def lacks_bf16(accelerator: str) -> bool:
-    """Whether the run takes a GPU on which bf16 is emulated or absent."""
-    takes_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return takes_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
-
-
 class SaveConfig(SaveConfigCallback):
     """Writes the run's `config.yaml` and `splits.json` when it trains, and tells the loggers the configuration."""
 
@@ -325,9 +237,3 @@ class SaveConfig(SaveConfigCallback):
         data_of(trainer).split.save(run.splits)
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.text))
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value in (None, True, False):
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]

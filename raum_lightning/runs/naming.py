@@ -58,21 +58,25 @@ def new_id(experiment: Path) -> str:
     Lightning's own launcher find their parent's choice in RAUM_RUN_ID. Raises `RunError` under a torchrun that has no
     name of its own.
     """
-    if "LOCAL_RANK" in os.environ and "RAUM_RUN_ID" in os.environ:
-        return os.environ["RAUM_RUN_ID"]
-    if "WANDB_SWEEP_ID" in os.environ:  # before the job, in which an agent starts one run after the other
-        chosen = f"sweep-{os.environ['WANDB_RUN_ID']}"
-    elif job := os.environ.get("SLURM_JOB_ID"):
-        step = _step() or "0"  # begins at 0 again when the job is requeued
-        chosen = f"slurm-{job}" if step == "0" else f"slurm-{job}-{step}"
-    elif rendezvous := os.environ.get("TORCHELASTIC_RUN_ID"):
-        if rendezvous == "none":  # torchrun's default, the same for all
-            raise RunError("torchrun gives its workers no name by which to find their run again: give --run.id")
-        chosen = f"torchrun-{rendezvous}"
-    else:
+    if (chosen := given_id()) is None:
         chosen = _reserve(experiment, time.strftime("%Y%m%d-%H%M%S"))
     os.environ["RAUM_RUN_ID"] = chosen
     return chosen
+
+
+def given_id() -> str | None:
+    """Return the name that the environment gives a run that starts now; None where the time is to name it."""
+    if "LOCAL_RANK" in os.environ and "RAUM_RUN_ID" in os.environ:
+        return os.environ["RAUM_RUN_ID"]
+    if "WANDB_SWEEP_ID" in os.environ:  # before the job, in which an agent starts one run after the other
+        return f"sweep-{os.environ['WANDB_RUN_ID']}"
+    if job := os.environ.get("SLURM_JOB_ID"):
+        step = _step() or "0"  # begins at 0 again when the job is requeued
+        return f"slurm-{job}" if step == "0" else f"slurm-{job}-{step}"
+    rendezvous = os.environ.get("TORCHELASTIC_RUN_ID")
+    if rendezvous == "none":  # torchrun's default, the same for all
+        raise RunError("torchrun gives its workers no name by which to find their run again: give --run.id")
+    return f"torchrun-{rendezvous}" if rendezvous else None
 
 
 def _step() -> str | None:
