@@ -109,5 +109,6 @@ def _draw(result: Any, path: Path) -> None:
     case = result.case
     names = list(case.images)
     image, affine = case.read(names)
-    save(draw(Scan(case.id, dict(zip(names, image, strict=True)), affine, prediction=result.labels)), path)
+    images = dict(zip(names, image, strict=True))
+    save(draw(Scan(case.id, images, affine, prediction=result.labels, dataset=result.case.dataset)), path)
     print(f"{path}: {case.id}")

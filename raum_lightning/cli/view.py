@@ -22,6 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--id", help="which case, where the folder holds several")
     add_dataset(parser)
+    parser.add_argument("--width", type=int, default=1600, help="pixels at most (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="picture to write: .png, .pdf or .svg")
 
 
@@ -41,6 +42,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         case = find_case(args.case, args.dataset)
     scan = Scan.read(case, args.prediction)
-    save(draw(scan, point=args.slice), args.out)
+    save(draw(scan, point=args.slice), args.out, width=args.width)
     print(f"{args.out}: {case.id}")
     return 0

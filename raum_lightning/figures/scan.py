@@ -1,7 +1,7 @@
 """What is drawn of a case: its arrays, reoriented upright, as columns of grey values and colours."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -10,44 +10,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raum_lightning.cases.case import Case, read_remark
-from raum_lightning.figures.paint import AGREED, CLASS_COLOURS, ERROR_COLOURS, errors, grey, overlay
+from raum_lightning.datasets import BACKGROUND, IGNORED, DataSet, load
+from raum_lightning.datasets import names as data_sets
+from raum_lightning.errors import CaseError
+from raum_lightning.figures.paint import AGREED, ERROR_COLOURS, HATCHED, class_colours, errors, grey, overlay
 from raum_lightning.figures.planes import Plane, Point, Upright, centre, most
 from raum_lightning.geometry import brain_mask
-from raum_lightning.labels import BACKGROUND, CLASSES, ED, EDITIONS, ET, MODALITIES, NCR, REGIONS, in_classes
+from raum_lightning.labels import in_classes
 
 Labels = NDArray[np.uint8]
 
 TITLES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
-# what a class is best judged on
-BEST_ON = {ED: "flair", ET: "t1ce", NCR: "t1ce"}
+# where oedema, and with it all of a tumour, is seen best, and where any other class is
+FOR_OEDEMA, FOR_OTHERS = "flair", "t1ce"
+OEDEMA = ("ED", "SNFH", "EDEMA")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What is drawn: modalities X Y Z by name, their affine (voxels to mm), and masks of class indices X Y Z."""
+    """What is drawn: modalities X Y Z by name, their affine (voxels to mm), and masks of class indices X Y Z.
+
+    The data set says what the classes are called, which colours they have, and what the regions are.
+    """
 
     id: str
     images: Mapping[str, NDArray[np.float32]]
     affine: NDArray[np.float64]
     reference: Labels | None = None
     prediction: Labels | None = None
+    dataset: DataSet = field(default_factory=lambda: load("brats2024"))
 
     @classmethod
-    def read(cls, case: Case, prediction: Path | None = None, modalities: Sequence[str] = MODALITIES) -> "Scan":
-        """A case with those of `modalities` it has, and a prediction.
+    def read(cls, case: Case, prediction: Path | None = None, modalities: Sequence[str] | None = None) -> "Scan":
+        """Return a case with those of `modalities`, all where not given, that it has, and a prediction.
 
-        Its label values are those of the edition that its header notes, else those of the case. Raises `CaseError` for
-        files that cannot be read or do not lie on one grid.
+        The prediction's label values are those of the data set that its header notes, else those of the case.
+
+        Raises:
+            CaseError: A file cannot be read, does not lie on the grid of the others, or has other classes.
         """
-        names = [modality for modality in modalities if modality in case.images]
+        names = [modality for modality in modalities or case.images if modality in case.images]
         image, reference, affine = case.read_labelled(names)
         predicted = None
         if prediction:
-            noted = (read_remark(prediction) or (case.edition.name,))[0]
+            noted = (read_remark(prediction) or (case.dataset.name,))[0]
             # what dataset.json of MSD Task01 says of its values holds for predictions too
-            edition = case.edition if noted == case.edition.name else EDITIONS[noted]
-            predicted = replace(case, label=prediction, edition=edition).read_labelled(names[:1])[1]
-        return cls(case.id, dict(zip(names, image, strict=True)), affine, reference, predicted)
+            known = case.dataset if noted == case.dataset.name or noted not in data_sets() else load(noted)
+            shared = min(known.num_classes, case.dataset.num_classes)
+            if known.classes[:shared] != case.dataset.classes[:shared]:
+                raise CaseError(
+                    f"{prediction}: has the classes of {known.name} ({', '.join(known.classes[1:])}), the case those "
+                    f"of {case.dataset.name} ({', '.join(case.dataset.classes[1:])}); give the case's as --dataset"
+                )
+            predicted = replace(case, label=prediction, edition=known).read_labelled(names[:1])[1]
+        return cls(case.id, dict(zip(names, image, strict=True)), affine, reference, predicted, case.dataset)
 
     @cached_property
     def upright(self) -> Upright:
@@ -72,15 +88,16 @@ class Scan:
         The centre of the brain where neither has any.
         """
         for mask in self.masks.values():
-            if (tumour := in_classes(mask, REGIONS["WT"])).any():
+            if (tumour := in_classes(mask, self.dataset.tumour)).any():
                 return most(tumour)
         return centre(self.brain)
 
     @property
     def classes(self) -> list[int]:
-        """NCR, ED and ET, and the resection cavity where a mask has it."""
+        """Those that belong to a region, and others, such as a resection cavity, where a mask has them."""
         seen = {int(index) for mask in self.masks.values() for index in np.unique(mask)}
-        return sorted({NCR, ED, ET} | seen - {BACKGROUND})
+        scored = {index for members in self.dataset.regions.values() for index in members}
+        return sorted(scored | seen - {BACKGROUND, IGNORED})
 
     def millilitres(self, mask: NDArray[np.bool_]) -> float:
         """The volume of a mask X Y Z."""
@@ -88,40 +105,49 @@ class Scan:
 
 
 class Panel(NamedTuple):
-    """A column of the figure: a reoriented grey volume, and codes upon it in `colours`."""
+    """A column of the figure: a reoriented grey volume, codes upon it in `colours`, and the modality that is grey."""
 
     title: str
     background: NDArray[np.uint8]
     codes: Labels
     colours: Mapping[int, str]
+    modality: str = ""
+    hatched: int | None = None
 
     def paint(self, plane: Plane, index: int) -> NDArray[np.uint8]:
-        """One slice as RGB."""
-        return overlay(plane.cut(self.background, index), plane.cut(self.codes, index), self.colours)
+        """Return one slice as RGB."""
+        grey_values, codes = plane.cut(self.background, index), plane.cut(self.codes, index)
+        return overlay(grey_values, codes, self.colours, hatched=self.hatched)
 
 
 def panels(scan: Scan, *, isolate: bool = True) -> Iterator[Panel]:
-    """The columns: each modality, each mask, where they disagree, and with `isolate` each class by itself.
+    """Yield the columns: each modality, each mask, where they disagree, and with `isolate` each class by itself.
 
     With both masks a class is shown in its colour where they agree on it, and in the colours of errors where not.
     """
     greys = {modality: grey(scan.upright(image)) for modality, image in scan.images.items()}
-    masks = {name: scan.upright(mask) for name, mask in scan.masks.items()}
+    masks = {name: np.where(mask == IGNORED, 0, mask) for name, mask in scan.masks.items()}
+    masks = {name: scan.upright(mask) for name, mask in masks.items()}
     nothing = np.zeros(scan.upright.shape, np.uint8)
+    colours, classes = class_colours(scan.dataset), scan.dataset.classes
     for modality, background in greys.items():
-        yield Panel(TITLES.get(modality, modality), background, nothing, CLASS_COLOURS)
+        yield Panel(TITLES.get(modality, modality), background, nothing, colours)
 
-    def on(index: int) -> NDArray[np.uint8]:
-        return greys.get(BEST_ON.get(index, "t1ce"), next(iter(greys.values())))
+    def on(name: str) -> tuple[NDArray[np.uint8], str]:
+        wanted = FOR_OEDEMA if name.upper() in OEDEMA else FOR_OTHERS
+        modality = wanted if wanted in greys else next(iter(greys))
+        return greys[modality], TITLES.get(modality, modality)
 
+    whole, beneath = on(OEDEMA[0])
     for name, mask in masks.items():
-        yield Panel(name, on(ED), mask, CLASS_COLOURS)
+        yield Panel(name, whole, mask, colours, beneath)
     if len(masks) == 2:
-        yield Panel("disagreement", on(ED) // 2, errors(*masks.values()), ERROR_COLOURS)
+        yield Panel("disagreement", whole // 2, errors(*masks.values()), ERROR_COLOURS, beneath, HATCHED)
     for index in scan.classes if isolate and masks else ():
         alone = [np.where(mask == index, mask, 0) for mask in masks.values()]
+        background, beneath = on(classes[index])
         if len(alone) == 1:
-            yield Panel(CLASSES[index], on(index), alone[0], CLASS_COLOURS)
+            yield Panel(classes[index], background, alone[0], colours, beneath)
         else:
-            colours = ERROR_COLOURS | {AGREED: CLASS_COLOURS[index]}
-            yield Panel(CLASSES[index], on(index), errors(alone[0], alone[1]), colours)
+            shown = ERROR_COLOURS | {AGREED: colours[index]}
+            yield Panel(classes[index], background, errors(alone[0], alone[1]), shown, beneath, HATCHED)

@@ -9,14 +9,17 @@ import torch
 
 from raum_lightning.atomic import atomic
 from raum_lightning.errors import FigureError
-from raum_lightning.figures.paint import CLASS_COLOURS, ERROR_COLOURS, ERROR_NAMES, errors
+from raum_lightning.figures.paint import ERROR_COLOURS, ERROR_NAMES, HATCHED, class_colours, errors
 from raum_lightning.figures.planes import PLANES, Plane, Point, Upright, box_around
 from raum_lightning.figures.scan import Panel, Scan, panels
-from raum_lightning.labels import CLASSES, REGIONS, in_classes
+from raum_lightning.labels import in_classes
 from raum_lightning.metrics import score
 
 MARGIN = 10.0  # mm of black around the head, for the letters
 INK, SOFT = "#e8eaed", "#b8bcc2"
+MISSED = ERROR_COLOURS[HATCHED]
+# pixels at most, and per inch
+WIDTH, DOTS = 1600, 150.0
 # inches
 COLUMN, LEFT, TOP, GAP, LINE = 1.9, 0.95, 0.82, 0.1, 0.27
 
@@ -45,12 +48,15 @@ def draw(scan: Scan, *, point: Sequence[int] | None = None, isolate: bool = True
         for number, panel in enumerate(columns):
             left = LEFT + number * COLUMN + (COLUMN - wide) / 2
             axes = figure.add_axes((left / width, top / height, wide / width, tall / height))
-            _show(axes, panel, plane, at, box, spans)
+            _show(axes, panel, plane, at, box, spans, lettered=number == 0)
         _write(figure, 0.1, top + tall / 2, _where(scan.upright, plane, at), va="center")
         top -= GAP
     for number, panel in enumerate(columns):
         middle = LEFT + number * COLUMN + COLUMN / 2
-        _write(figure, middle, height - TOP + 0.06, panel.title, ha="center", size=10, weight="bold")
+        title = height - TOP + (0.17 if panel.modality else 0.06)
+        _write(figure, middle, title, panel.title, ha="center", size=10, weight="bold")
+        if panel.modality:
+            _write(figure, middle, height - TOP + 0.04, f"on {panel.modality}", ha="center", size=7, color=SOFT)
     _write(figure, 0.1, height - 0.1, scan.id, va="top", size=12, weight="bold")
     _write(figure, 0.1, height - 0.33, summary(scan), va="top", size=9, color=SOFT)
     _legend(figure, scan)
@@ -62,21 +68,27 @@ def summary(scan: Scan) -> str:
     """The Dice of the regions where there are two masks, else the tumour's volume."""
     if scan.reference is not None and scan.prediction is not None:
         masks = (torch.from_numpy(mask) for mask in (scan.prediction, scan.reference))
-        dice = score(*masks, metrics=["dice"], spacing=scan.upright.spacing)
-        return "Dice   " + "   ".join(f"{region} {dice[f'dice_{region.lower()}']:.3f}" for region in REGIONS)
+        regions = scan.dataset.regions
+        dice = score(*masks, metrics=["dice"], spacing=scan.upright.spacing, regions=regions)
+        return "Dice   " + "   ".join(f"{region} {dice[f'dice_{region.lower()}']:.3f}" for region in regions)
     if not scan.masks:
         return "no mask"
     name, mask = next(iter(scan.masks.items()))
-    return f"{name}: tumour {scan.millilitres(in_classes(mask, REGIONS['WT'])):.1f} ml"
+    return f"{name}: tumour {scan.millilitres(in_classes(mask, scan.dataset.tumour)):.1f} ml"
 
 
-def save(figure: Any, path: Path) -> None:
-    """Writes a figure in the format that the ending of `path` names; see `check_ending`."""
+def save(figure: Any, path: Path, *, width: int = WIDTH) -> None:
+    """Write a figure in the format that the ending of `path` names, at most `width` pixels wide; see `check_ending`."""
     check_ending(path)
     with atomic(path) as partial:
         # by this a command knows its own pictures from others, which it does not replace
         key = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}.get(path.suffix)
-        figure.savefig(partial, dpi=150, metadata={key: "raum view"} if key else None)
+        figure.savefig(partial, dpi=dots(figure, width), metadata={key: "raum view"} if key else None)
+
+
+def dots(figure: Any, width: int = WIDTH) -> float:
+    """Return how many dots per inch make a figure at most `width` pixels wide."""
+    return min(DOTS, width / float(figure.get_figwidth()))
 
 
 def check_ending(path: Path) -> None:
@@ -100,12 +112,23 @@ def _where(upright: Upright, plane: Plane, at: Point) -> str:
     return f"{plane.name}\n{'xyz'[plane.axis]} = {upright.position(plane, at):.4g} mm\n{axis} = {index}"
 
 
-def _show(axes: Any, panel: Panel, plane: Plane, at: Point, box: Sequence[slice], spans: Sequence[float]) -> None:
+def _show(
+    axes: Any,
+    panel: Panel,
+    plane: Plane,
+    at: Point,
+    box: Sequence[slice],
+    spans: Sequence[float],
+    *,
+    lettered: bool,
+) -> None:
     column, row = plane.across
     wide, tall = spans[column], spans[row]
     image = panel.paint(plane, at[plane.axis])[box[row], box[column]]
     axes.imshow(image, extent=(0, wide, tall, 0), interpolation="antialiased")
     axes.axis("off")
+    if not lettered:
+        return  # the letters of two panels side by side would run together
     style = {"color": SOFT, "size": 7, "transform": axes.transAxes}
     for letter, x, y, ha, va in (
         (plane.left, 0.01, 0.5, "left", "center"),
@@ -123,7 +146,8 @@ def _write(figure: Any, x: float, y: float, text: str, *, color: str = INK, size
 
 
 def _legend(figure: Any, scan: Scan) -> None:
-    classes = {CLASSES[index]: CLASS_COLOURS[index] for index in scan.classes}
+    colours = class_colours(scan.dataset)
+    classes = {scan.dataset.classes[index]: colours[index] for index in scan.classes}
     volumes = [
         ", predicted ".join(f"{scan.millilitres(mask == index):.1f} ml" for mask in scan.masks.values())
         for index in scan.classes
@@ -142,7 +166,12 @@ def _patches(figure: Any, line: int, colours: Mapping[str, str], volumes: Sequen
 
     labels = [f"{name}  {volume}" for name, volume in zip(colours, volumes, strict=True)]
     figure.legend(
-        handles=[Patch(color=colour, label=label) for colour, label in zip(colours.values(), labels, strict=True)],
+        handles=[
+            Patch(
+                facecolor=colour, label=label, hatch="////" if colour == ERROR_COLOURS[HATCHED] else None, edgecolor=INK
+            )
+            for colour, label in zip(colours.values(), labels, strict=True)
+        ],
         loc="lower left",
         bbox_to_anchor=(0, line * LINE / figure.get_figheight()),
         ncols=len(labels),

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from raum_lightning.errors import CaseError
-from raum_lightning.figures import Scan, draw
+from raum_lightning.figures import Scan, dots, draw
 from raum_lightning.figures.curves import chart
 from raum_lightning.labels import REGIONS
 from raum_lightning.metrics import DEFAULT, explain
@@ -135,7 +135,8 @@ def _picture(run: Run, name: str) -> str:
     case = run.case(name)
     modalities = [modality for modality in SHOWN if modality in case.images] or list(case.images)
     file = io.BytesIO()
-    draw(Scan.read(case, run.prediction(name), modalities), isolate=False).savefig(file, format="png", dpi=150)
+    figure = draw(Scan.read(case, run.prediction(name), modalities), isolate=False)
+    figure.savefig(file, format="png", dpi=dots(figure))
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="Slices of {escape(name)}, reference and prediction" src="data:image/png;base64,{data}">'
 

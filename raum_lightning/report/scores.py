@@ -122,6 +122,7 @@ def _picture(name: str, case: Case | None, pair: tuple[MaskFile, MaskFile]) -> s
     except CaseError as error:
         return f'<p class="missing">{escape(str(error))}</p>'
     file = io.BytesIO()
-    draw(Scan(name, images, affine, **masks), isolate=False).savefig(file, format="png", dpi=110)
+    scan = Scan(name, images, affine, masks["reference"], masks["prediction"], pair[1].dataset)
+    draw(scan, isolate=False).savefig(file, format="png", dpi=110)
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="Slices of {escape(name)}, reference and prediction" src="data:image/png;base64,{data}">'

@@ -12,10 +12,7 @@ from raum_lightning.data.store import Prepared
 from raum_lightning.errors import ConfigError
 from raum_lightning.figures.paint import grey
 from raum_lightning.figures.planes import PLANES, Upright, centre, most
-from raum_lightning.labels import CLASSES
 from raum_lightning.training.callbacks.attributes import data_of, scores_of
-
-LABELS = dict(enumerate(CLASSES))
 
 
 class Overlays(pl.Callback):
@@ -62,7 +59,7 @@ class Overlays(pl.Callback):
             batch["case"], batch["image"], batch["label"], outputs, strict=True
         ):
             arrays = (tensor.cpu().numpy() for tensor in (image[channel], reference, prediction))
-            for plane, picture in slices(data.prepared[name], *arrays).items():
+            for plane, picture in slices(data.prepared[name], *arrays, classes=data.dataset.classes).items():
                 logger.log_image(f"overlays/{name}/{plane}", step=trainer.global_step, **picture)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -79,7 +76,12 @@ class Overlays(pl.Callback):
 
 
 def slices(
-    case: Prepared, image: NDArray[np.float32], reference: NDArray[np.uint8], prediction: NDArray[np.uint8]
+    case: Prepared,
+    image: NDArray[np.float32],
+    reference: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    *,
+    classes: Sequence[str],
 ) -> dict[str, dict[str, list[Any]]]:
     """The upright slice of each plane, from a case's crop, X Y Z, as arguments of `WandbLogger.log_image`."""
     upright = Upright(case.crop_affine, image.shape)
@@ -90,7 +92,7 @@ def slices(
         spacing = [upright.spacing[axis] for axis in plane.across]
         shown, *layers = (square(plane.cut(volume, at[plane.axis]), spacing) for volume in (background, *masks))
         named = {
-            name: {"mask_data": layer, "class_labels": LABELS}
+            name: {"mask_data": layer, "class_labels": dict(enumerate(classes))}
             for name, layer in zip(("reference", "prediction"), layers, strict=True)
         }
         where = f"{'xyz'[plane.axis]} = {upright.position(plane, at):.4g} mm"

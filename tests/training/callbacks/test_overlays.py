@@ -73,7 +73,7 @@ def test_slices_are_upright_and_lie_where_the_tumour_is(prepared: dict[str, Prep
     case = next(iter(prepared.values()))
     reference = np.zeros_like(case.label)
     reference[5, 6, 7] = NCR
-    pictures = slices(case, np.array(case.image[0], np.float32), reference, np.array(case.label))
+    pictures = slices(case, np.array(case.image[0], np.float32), reference, np.array(case.label), classes=CLASSES)
     x, y, z = (start + voxel for start, voxel in zip(case.start, (5, 6, 7), strict=True))
     captions = {plane: picture["caption"] for plane, picture in pictures.items()}
     assert captions == {"axial": [f"z = {z} mm"], "coronal": [f"y = {239 - y} mm"], "sagittal": [f"x = {-x} mm"]}
