@@ -23,6 +23,7 @@ from raum_lightning.errors import CaseError, CheckpointError, ConfigError, Geome
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.segmenter import Segmenter
 from raum_lightning.labels import EDITIONS, REGIONS, in_classes
+from raum_lightning.postprocess import Postprocess
 from raum_lightning.training.model_card import describe
 from tests.helpers.cases import AFFINE, write_brats, write_msd
 from tests.helpers.handmade import CARD, DEBUG, MODALITIES, TRUST, Handmade, fit_handmade
@@ -339,7 +340,8 @@ def test_the_frame_is_that_of_the_training_cases(brats: Path, tmp_path: Path) ->
     data.prepare_data()
     data.setup("fit")
     windows = {"roi_size": (8, 8, 8), "overlap": 0, "batch_size": 1}
-    card = describe(SimpleNamespace(mode="labels", flips=1, val_scores={"val/dice": 0.5}, windows=windows), data)
+    module = SimpleNamespace(mode="labels", flips=1, val_scores={"val/dice": 0.5}, windows=windows, steps=Postprocess())
+    card = describe(module, data)
     assert card.spacing == pytest.approx([1.05] * 3)
     assert (card.orientation, card.dataset, card.scores) == ("LPS", "brats2020", {"val/dice": 0.5})
 
