@@ -195,6 +195,10 @@ def _reason(said: str) -> tuple[str, str]:
         key, _, rest = said.removeprefix('Parser key "').partition('"')
     if wrong := re.fullmatch(r"\s*Expected an? (.+)\. Got value: (.*)\s*", rest.lstrip(":")):
         return key, f"{wrong[2]} is no {_plain(wrong[1])}"
+    # of a union, what the type that nearly fits has to say
+    told = rest.partition("Errors:\n")[2].partition("Given value")[0].splitlines()
+    if reasons := [line.strip(" -") for line in told if line.strip(" -") and "Expected a" not in line]:
+        return key, _plain(first_line(": ".join(dict.fromkeys(reasons))))
     lines = [line.strip(" -") for line in rest.lstrip(":").splitlines() if line.strip(" -:")]
     types = [line.removeprefix("Expected a ") for line in lines if line.startswith("Expected a <class")]
     values = [line.removeprefix("Given value: ") for line in lines if line.startswith("Given value: ")]

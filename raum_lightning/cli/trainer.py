@@ -19,6 +19,7 @@ from raum_lightning.cli.errors import refusals
 from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.log_filters import quieten
 from raum_lightning.cli.plan import apply_plan, as_list, make_plan, without_run
+from raum_lightning.data.augment.one_of import INSTANTIATORS
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import ConfigError
 from raum_lightning.inference.trusted import INSTANTIATOR
@@ -143,11 +144,11 @@ class RaumCLI(LightningCLI):
     def _instantiate(self) -> None:
         try:
             with refusals("configuration", {}):
-                self.config_init = self.parser.instantiate(self.config)
+                self.config_init = self.parser.instantiate(self.config, instantiators=INSTANTIATORS)
         except ConfigError as error:
             if error.__cause__ is None:  # a sentence of our own
                 raise
-            explained = explain_configuration(self._parser(self.subcommand), self.given, str(error))
+            explained = explain_configuration(self._parser(self.subcommand), self.given, str(error.__cause__))
             raise ConfigError(explained) from error
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "module")

@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
 from raum_lightning.cli import main
 from raum_lightning.cli.command_line import read_command_line
 from raum_lightning.cli.config_inheritance import merge, read_files
 from raum_lightning.cli.yaml_files import MAX_BYTES, parse_value, read_yaml
+from raum_lightning.data.augment.one_of import INSTANTIATORS
+from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import ConfigError, RunError
 from tests.helpers import EXPERIMENTS
 
@@ -250,3 +253,23 @@ def test_words_that_name_no_file(tmp_path: Path) -> None:
     for words in (["--base", "a.yaml"], ["--base=a.yaml"]):
         with pytest.raises(RunError, match="`base` is a key of YAML files"):
             read_command_line(words)
+
+
+def test_one_of_with_weights_by_yaml(tmp_path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(BratsDataModule, "data", fail_untyped=False)
+
+    def augmentation(transforms: Any) -> Any:
+        spec = {"class_path": "torchio.OneOf", "init_args": {"transforms": transforms}}
+        config = parser.parse_object({"data": {"root": str(tmp_path), "augmentation": [spec]}})
+        return parser.instantiate(config, instantiators=INSTANTIATORS).data
+
+    weights = (
+        augmentation({"torchio.RandomAffine": 3, "torchio.RandomNoise": 1}).transform.transforms[0].transforms_dict
+    )
+    assert {type(transform).__name__: weight for transform, weight in weights.items()} == {
+        "RandomAffine": 0.75,
+        "RandomNoise": 0.25,
+    }
+    with pytest.raises(ValueError, match=r"torchio\.OneOf: torch\.nn\.ReLU is no transform"):
+        augmentation({"torch.nn.ReLU": 1})
