@@ -121,7 +121,9 @@ def read_channels(
             if volume is not None:
                 yield wanted[index], Volume(path, volume, header.affine)
         if file.read(1):
-            raise CaseError(f"{path}: holds more than the {header.nbytes} bytes of voxels that its header claims")
+            raise CaseError(
+                f"{path}: holds more than the {header.nbytes} bytes of voxels that its header claims; copy it again"
+            )
 
 
 def _parse(file: BinaryIO, path: Path) -> Header:
@@ -150,7 +152,7 @@ def _fill(file: BinaryIO, header: Header, volume: NDArray[np.float32] | None) ->
         count = min(BLOCK, header.voxels - start)
         content = file.read(count * header.dtype.itemsize)
         if len(content) < count * header.dtype.itemsize:
-            raise EOFError("it ends before its voxels do")
+            raise EOFError
         if flat is not None:
             with np.errstate(all="ignore"):  # what becomes infinite is reported by the case
                 values = np.frombuffer(content, header.dtype)
@@ -184,8 +186,10 @@ def _open(path: Path) -> Iterator[BinaryIO]:
         raise CaseError(f"{path}: no such file") from None
     except MemoryError:
         raise CaseError(f"{path}: its voxels do not fit into the memory that is free") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise CaseError(f"{path}: cannot be read as NIfTI ({error or type(error).__name__})") from None
+    except EOFError:
+        raise CaseError(f"{path}: cannot be read as NIfTI: it ends before its voxels do; copy it again") from None
+    except (OSError, zlib.error) as error:
+        raise CaseError(f"{path}: cannot be read as NIfTI ({error or type(error).__name__}); copy it again") from None
 
 
 def _is_packed(path: Path) -> bool:
