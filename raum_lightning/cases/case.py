@@ -152,9 +152,11 @@ def cleaned(volume: Volume) -> Volume:
     that interpolation left around 0 is set to 0, and counted; noise around a head with skull is left alone.
     """
     data, path = volume.data, volume.path
-    if bad := data.size - np.count_nonzero(np.isfinite(data)):
+    lowest, highest = data.min(), data.max()
+    if not np.isfinite([lowest, highest]).all():
+        bad = data.size - np.count_nonzero(np.isfinite(data))
         raise CaseError(f"{path}: {bad} voxels are NaN or infinite; repair or leave out the file")
-    if data.min() == data.max():
+    if lowest == highest:
         raise CaseError(f"{path}: every voxel is {data.flat[0]:g}; the image is empty")
     clear = clear_background(data)
     if clear is not data:

@@ -13,12 +13,11 @@ from raum_lightning.cases.case import Case, edges, sample_of
 from raum_lightning.cases.nifti import Volume, read_header, read_nifti
 from raum_lightning.datasets import BACKGROUND, IGNORED
 from raum_lightning.errors import CaseError, LabelError
-from raum_lightning.geometry import voxel_size
 
 # voxels that are converted at a time
-BLOCK = 2**21
+BLOCK = 2**20
 # voxels from which correlations, percentiles and the tumour's contrast are taken
-SAMPLE = 2**21
+SAMPLE = 2**20
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,11 @@ def measure(case: Case) -> Facts:
             facts.unreadable.append((str(case.label), str(error)))
     brains: list[NDArray[np.uint8]] = []
     samples: dict[str, NDArray[np.float32]] = {}
+    buffer = np.empty(reference.data.shape, np.float32, order="F") if reference else None
     for path in dict.fromkeys(case.images.values()):
         names = [modality for modality in case.images if case.images[modality] == path]
         try:
-            for modality, volume in case.volumes(names):
+            for modality, volume in case.volumes(names, {} if buffer is None else dict.fromkeys(names, buffer)):
                 if reference:
                     volume.check_grid(reference)
                 samples[modality] = sample_of(volume.data, SAMPLE).copy()
@@ -171,11 +171,11 @@ def _image(
     """Measure one modality; its brain is appended to `brains`, a bit for each voxel."""
     header = read_header(volume.path)
     flat = volume.data.reshape(-1, order="F")
-    brains.append(np.packbits(flat != 0))
+    brains.append(_packed(flat))
     count, mean, std = _moments(flat)
     signal = sample[sample != 0]
     typical = signal[signal <= np.percentile(signal, 99.9)] if signal.size else signal
-    spacing = voxel_size(volume.affine)
+    spacing = header.spacing
     union = _bits(brains[0] | brains[-1])
     tumour = None
     if labels is not None and std > 0 and (inside := _is_tumour(sample_of(labels, SAMPLE))).any():
@@ -215,7 +215,7 @@ def _moments(flat: NDArray[np.float32]) -> tuple[int, float, float]:
 
 def _mask(path: Path, labels: NDArray[np.uint8], brains: list[NDArray[np.uint8]]) -> Mask:
     flat = labels.reshape(-1, order="F")
-    tumour, brain = np.packbits(_is_tumour(flat)), np.bitwise_or.reduce(brains)
+    tumour, brain = _packed(_is_tumour(flat)), np.bitwise_or.reduce(brains)
     voxels, inside = _bits(tumour), _bits(tumour & brain)
     digest = hashlib.blake2b(flat.data, digest_size=16).hexdigest()
     return Mask(str(path), digest, voxels, 1 - inside / max(voxels, 1), inside / max(_bits(brain), 1))
@@ -224,6 +224,12 @@ def _mask(path: Path, labels: NDArray[np.uint8], brains: list[NDArray[np.uint8]]
 def _is_tumour(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     tumour: NDArray[np.bool_] = (labels != BACKGROUND) & (labels != IGNORED)
     return tumour
+
+
+def _packed(flat: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a bit for each value that is not 0, made block by block."""
+    blocks = (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
+    return np.concatenate([np.packbits(block != 0) for block in blocks])
 
 
 def _bits(packed: NDArray[np.uint8]) -> int:

@@ -116,7 +116,8 @@ def read_channels(
                 volume = out.get(wanted[index])
                 volume = np.empty(header.shape[:3], np.float32, order="F") if volume is None else volume
                 if volume.shape != header.shape[:3]:
-                    raise CaseError(f"{path}: shape {header.shape[:3]} differs from {volume.shape}")
+                    shapes = f"{header.shape[:3]} differs from {volume.shape}"
+                    raise CaseError(f"{path}: shape {shapes} of the first file; give images on one grid")
             _fill(file, header, volume)
             if volume is not None:
                 yield wanted[index], Volume(path, volume, header.affine)

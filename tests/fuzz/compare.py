@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import nibabel as nib
@@ -29,7 +30,7 @@ SECONDS = 60
 Files = dict[str, Path]
 
 
-def header(path: Path, **fields: object) -> None:
+def header(path: Path, **fields: object) -> Path:
     """Set fields of the header of a .nii.gz."""
     content = bytearray(gzip.decompress(path.read_bytes()))
     changed = nib.Nifti1Header(bytes(content[:348]), check=False)
@@ -37,6 +38,7 @@ def header(path: Path, **fields: object) -> None:
         changed[name] = value
     content[:348] = changed.binaryblock
     path.write_bytes(gzip.compress(bytes(content)))
+    return path
 
 
 def voxels(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -135,8 +137,7 @@ def monai(root: Path, files: Files) -> str:
 
 def nnunet(root: Path, files: Files) -> str:
     """What nnU-Net's verify_dataset_integrity does with the same cases in its own layout and label values."""
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-
+    verify = import_module("nnunetv2.experiment_planning.verify_dataset_integrity").verify_dataset_integrity
     folder = root.with_name("Dataset001_X")
     for path in sorted(root.glob("*/*.nii.gz")):
         case, role = path.parent.name, path.name.removesuffix(".nii.gz").rpartition("_")[2]
@@ -146,11 +147,9 @@ def nnunet(root: Path, files: Files) -> str:
     labels = {"background": 0, "NCR": 1, "ED": 2, "other": 3, "ET": 4}
     about = {"channel_names": {str(i): role for i, role in enumerate(ROLES[:4])}, "labels": labels}
     (folder / "dataset.json").write_text(json.dumps(about | {"numTraining": 3, "file_ending": ".nii.gz"}))
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        verify_dataset_integrity(str(folder), 1)
-    lines = [line for line in said.getvalue().splitlines() if "rror" in line or "arning" in line]
-    return f"passes, printing: {lines[0][:120]}" if lines else "passes"
+    with contextlib.redirect_stdout(io.StringIO()):
+        verify(str(folder), 1)
+    return "passes"  # what its processes print beside that stands above the row
 
 
 def main() -> int:
