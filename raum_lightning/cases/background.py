@@ -19,7 +19,9 @@ def clear_background(image: NDArray[np.float32]) -> NDArray[np.float32]:
     voxels on the faces of the volume are not 0 but smaller than `NOISE` times the 99.5th percentile, and fewer are
     larger, as where the brain is cut off. An image whose background is 0 is returned as it is.
     """
-    faces = np.abs(np.concatenate([np.take(image, side, axis).ravel() for axis, side in product(range(3), (0, -1))]))
+    faces = np.abs(
+        np.concatenate([np.moveaxis(image, axis, 0)[side].ravel() for axis, side in product(range(3), (0, -1))])
+    )
     if np.count_nonzero(faces) <= SHARE * faces.size:
         return image
     bound = NOISE * np.percentile(np.abs(image), 99.5)
