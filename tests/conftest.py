@@ -15,6 +15,18 @@ from tests.helpers.cases import write_brats_cases
 settings.register_profile("raum", deadline=None, derandomize=True)
 settings.load_profile("raum")
 
+# fixtures that train a network
+TRAINING = {"trained", "checkpoint", "whole", "work"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts processes that train together, and what stands on a network trained for it."""
+    for item in items:
+        if "distributed" in item.path.parts:
+            item.add_marker("distributed")
+        if TRAINING.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
 
 @pytest.fixture
 def brats(tmp_path: Path) -> Path:

@@ -268,6 +268,7 @@ def test_regions_are_those_of_the_data_set() -> None:
     assert loss((members.view(1, 4, 4, 1, 1) - 0.5) * 200, labels).item() == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize(("mode", "channels"), [("labels", 4), ("regions", 3)])
 def test_compiles(mode: losses.Mode, channels: int) -> None:
     logits, labels = random_case(2, channels, 4, 3, 2)
@@ -341,6 +342,7 @@ def scale_by_channel() -> torch.nn.Conv3d:
     return torch.nn.Conv3d(4, 4, 1, bias=False, dtype=torch.float64)
 
 
+@pytest.mark.distributed
 def test_batch_is_the_ranks_own_or_everybodys(tmp_path: Path) -> None:
     spawn(train_one_rank, (tmp_path,), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]

@@ -47,6 +47,7 @@ def data(root: Path, folder: Path, **options: Any) -> BratsDataModule:
     return BratsDataModule(root, **tiny | options)
 
 
+@pytest.mark.slow
 def test_overfits_one_case(brats: Path, tmp_path: Path) -> None:
     pl.seed_everything(0)
     (tmp_path / "splits.json").write_text('{"train": ["%s"], "val": ["%s"]}' % (("BraTS20_Training_001",) * 2))
@@ -58,6 +59,7 @@ def test_overfits_one_case(brats: Path, tmp_path: Path) -> None:
     assert scores["val/dice_mean"] > 0.9
 
 
+@pytest.mark.slow
 def test_the_learning_rate_steps_with_the_optimiser(brats: Path, tmp_path: Path) -> None:
     rates = []
 
@@ -71,6 +73,7 @@ def test_the_learning_rate_steps_with_the_optimiser(brats: Path, tmp_path: Path)
     assert rates == [1e-2 * warmup_cosine(step, warmup_steps=2, total_steps=6) for step in range(6)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["labels", "regions"])
 def test_scores_are_those_of_the_written_masks(
     brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
@@ -93,6 +96,7 @@ def test_scores_are_those_of_the_written_masks(
             assert float(row[f"dice_{region.lower()}"]) == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
+@pytest.mark.slow
 def test_a_network_of_another_library_trains_from_yaml_alone(
     brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +114,7 @@ def test_a_network_of_another_library_trains_from_yaml_alone(
     assert main(["test", *words]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "works"), [(4, False), (5, True)])
 def test_the_resection_cavity_is_a_class_of_its_own(tmp_path: Path, channels: int, works: bool) -> None:
     for number in range(3):
@@ -124,6 +129,7 @@ def test_the_resection_cavity_is_a_class_of_its_own(tmp_path: Path, channels: in
             fit.fit(module, datamodule=cases)
 
 
+@pytest.mark.slow
 def test_msd_cases_train_and_come_back_on_their_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_msd(tmp_path / "Task01", 4)
     monkeypatch.chdir(tmp_path)
@@ -204,6 +210,7 @@ def test_a_warm_up_longer_than_the_run_is_refused(brats: Path, tmp_path: Path) -
         trainer(tmp_path, max_steps=1).fit(module, datamodule=data(brats, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_loss_of_torch_trains(brats: Path, tmp_path: Path) -> None:
     cases = data(brats, tmp_path)
     ours = SegmentationModule(tiny_unetr())

@@ -261,6 +261,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_large_case(tmp_path: Path) -> None:
     """256 x 256 x 200 voxels take an eighth of what 512 x 512 x 400 do; the rest is Python's, NumPy's and torch's."""
     shape = (256, 256, 200)

@@ -43,6 +43,7 @@ def test_ids_that_are(case_id: str) -> None:
     assert check_id(case_id) == case_id
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_what_is_printed_holds_no_control_character(text: str) -> None:
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in printable(text))

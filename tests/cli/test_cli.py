@@ -45,6 +45,7 @@ def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no verb 'train'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [["-m", "raum_lightning"], ["raum"], ["lightning"]])
 def test_three_ways_to_start_the_same_program(program: list[str]) -> None:
     command = [sys.executable, *program] if program[0] == "-m" else [str(Path(sys.executable).parent / program[0])]

@@ -129,6 +129,7 @@ def test_what_killed_preparations_left_is_removed(brats: Path, tmp_path: Path) -
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_several_at_once_do_not_disturb_each_other(brats: Path, tmp_path: Path) -> None:
     cases, folder = find_cases(brats), tmp_path / "prepared"
     errors: list[BaseException] = []

@@ -16,6 +16,8 @@ from raum_lightning.data.sampling import PatchPlaces
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.data.transport import PLACES
 
+pytestmark = pytest.mark.slow
+
 MODALITIES = ("flair", "t1ce", "t2")
 LENGTH = 400  # patches in an epoch, of two to a batch
 MB = 2**20

@@ -61,6 +61,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_batches_are_those_of_torch_and_memory_is_used_again(context: str, places: list[Any]) -> None:
     for index, batch in enumerate(loader(multiprocessing_context=context)):

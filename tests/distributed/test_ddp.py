@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from tests.helpers import EXPERIMENTS
+from tests.helpers.processes import output
 from tests.helpers.ranks import rows, run, splits, state
 
 STEPS = 4
@@ -34,8 +35,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run(here, [*words, "--run.id", "one", "--data.batch_size", "2", "--trainer.logger", CSV]) == [0]
     ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
     command = [sys.executable, "-m", "raum_lightning", *words, *ranks, "--run.id", "ranks", "--data.batch_size", "1"]
-    with (here / "output.txt").open("w") as output:
-        subprocess.run(command, cwd=here, stdout=output, stderr=subprocess.STDOUT, check=True, timeout=240)
+    pipe, same = subprocess.PIPE, subprocess.STDOUT
+    process = subprocess.Popen(command, cwd=here, stdout=pipe, stderr=same, text=True, start_new_session=True)
+    (here / "output.txt").write_text(output(process))
+    assert process.returncode == 0
     return here
 
 

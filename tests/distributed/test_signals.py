@@ -15,6 +15,7 @@ import yaml
 from raum_lightning.labels import EDITIONS
 from tests.helpers import DEBUG, ROOT
 from tests.helpers.cases import write_brats
+from tests.helpers.processes import output
 from tests.helpers.ranks import splits, state
 
 # the steps of a run that is to be stopped are held up here until the signal has come
@@ -80,7 +81,7 @@ def test_a_signal_to_all_processes_saves_and_the_command_shown_resumes(work: Pat
         text=True,
     ) if signum == signal.SIGTERM else None  # fmt: skip
     os.killpg(process.pid, signum)
-    said = process.communicate(timeout=240)[0]
+    said = output(process)
     assert process.returncode == 128 + signum, said
     if second:
         assert second.returncode == 2 and f"process {process.pid} on " in second.stderr, second.stderr
@@ -98,7 +99,7 @@ def test_a_signal_to_predict_keeps_what_is_finished(work: Path) -> None:
     subprocess.run([sys.executable, "-m", "raum_lightning", *train], cwd=work, env=environment, check=True)
     process = start(work, words("predict", "trained"))
     os.killpg(process.pid, signal.SIGTERM)
-    said = process.communicate(timeout=240)[0]
+    said = output(process)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert "SIGTERM: stopped; what was finished is kept" in said and "Traceback" not in said
     folder = work / "runs/debug/trained/predictions"

@@ -15,6 +15,7 @@ import pytest
 
 from raum_lightning.cli import main
 from raum_lightning.loggers import WandbLogger, finish_wandb, sending
+from tests.helpers.processes import exit_codes
 from tests.helpers.ranks import PROCESSES
 
 RUN = {"id": "x", "name": "abc", "displayName": "n", "project": {"name": "raum", "entity": {"name": "me"}}}
@@ -79,12 +80,14 @@ def test_a_server_that_goes_away(tmp_path: Path, server: ThreadingHTTPServer) ->
     began, go_on = PROCESSES.Event(), PROCESSES.Event()
     process = PROCESSES.Process(target=_log, args=(tmp_path, server.server_port, 60, began, go_on))
     process.start()
-    assert began.wait(90)
-    server.shutdown()
-    server.server_close()
-    go_on.set()
-    process.join(90)
-    assert process.exitcode == 0
+    try:
+        assert began.wait(90)
+        server.shutdown()
+        server.server_close()
+        go_on.set()
+    finally:
+        codes = exit_codes(process)
+    assert codes == [0]
     assert kept(tmp_path, "run") == list(range(20))
     command = sending(tmp_path).split("`")[1] + " --dry-run"
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -138,8 +141,7 @@ def test_no_server_at_all(tmp_path: Path) -> None:
     event.set()
     process = PROCESSES.Process(target=_log, args=(tmp_path, 9, 1, event, event))
     process.start()
-    process.join(90)
-    assert process.exitcode == 0
+    assert exit_codes(process) == [0]
     assert "W&B cannot be reached: the run stays on disk, `wandb sync" in (tmp_path / "output.txt").read_text()
     assert kept(tmp_path, "offline-run") == list(range(20))
 

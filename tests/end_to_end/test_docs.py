@@ -1,11 +1,22 @@
-"""The pages of docs/ quote the code as it is."""
+"""The pages of docs/ quote the code as it is, and their commands are ones that the programs take.
 
+README's commands are run, by test_readme.py.
+"""
+
+import argparse
 import re
+import shlex
+from importlib import import_module
 
 import pytest
 
+from raum_lightning.cli import TRAINER_VERBS, main
 from tests.helpers import ROOT
+from tests.helpers.markdown import commands
 
+README, *DOCS = PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# `...` stands for what the reader fills in
+COMMANDS = sorted({line for page in DOCS for line in commands(page) if "..." not in line})
 QUOTATION = re.compile(r"```python\n# (raum_lightning/\S+\.py)\n(.*?)```", re.DOTALL)
 QUOTATIONS = [
     (page.name, file, line.strip())
@@ -29,3 +40,29 @@ def test_both_languages_quote_the_same() -> None:
         for page in ("network.md", "network.ko.md")
     }
     assert pages["network.md"] == pages["network.ko.md"] != []
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith(("raum ", "lightning "))])
+def test_a_command_is_one_that_the_program_takes(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    verb, *words = shlex.split(line)[1:]
+    if verb in TRAINER_VERBS:
+        with pytest.raises(SystemExit, match="0"):
+            main([verb, *words, "--print_config"])
+    else:
+        parser = argparse.ArgumentParser()
+        import_module(f"raum_lightning.cli.{verb}").configure(parser)
+        parser.parse_args(words)
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    lines = [line for page in PAGES for line in commands(page) if line.startswith("make ")]
+    shown = {target for line in lines for target in line.split()[1:] if "=" not in target}
+    assert shown and shown <= targets
+
+
+def test_files_that_the_pages_link_to_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

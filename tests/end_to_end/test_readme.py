@@ -1,51 +1,128 @@
-"""Every command that the documentation shows is one that the program takes."""
+"""README's commands, run one after the other as a reader would: on synthetic cases, with networks that are small."""
 
-import argparse
 import re
 import shlex
-from importlib import import_module
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from shutil import copytree
 
 import pytest
+import yaml
 
-from raum_lightning.cli import TRAINER_VERBS, main
-from tests.helpers import ROOT
+from raum_lightning.cli import TOOL_VERBS, TRAINER_VERBS, main
+from tests.helpers import EXPERIMENTS, ROOT
+from tests.helpers.cases import write_brats_cases
+from tests.helpers.markdown import blocks, commands
+from tests.helpers.small import shrink
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def commands(program: str) -> list[str]:
-    found = []
-    for page in PAGES:
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text().replace("\\\n", " "), re.DOTALL):
-            lines = (line.split("#")[0].strip() for line in block.splitlines())
-            found += [line for line in lines if line.startswith(f"{program} ")]
-    return sorted(set(found))
-
-
-@pytest.mark.parametrize("line", commands("lightning"))
-def test_trainer_commands(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(ROOT)
-    words = shlex.split(line)[1:]
-    assert words[0] in TRAINER_VERBS
-    with pytest.raises(SystemExit, match="0"):
-        main([*words, "--print_config"])
+README = ROOT / "README.md"
+# what a test cannot run: exactly those of README, so that no other goes unrun
+NOT_RUN = {"make test", "pip install -e ."}
+# what README writes otherwise than the folder in which the commands run has it
+SUBSTITUTIONS = {r"/data/": "data/"}
+# what is added to a verb's arguments, so that it takes seconds; the last of two equal options counts
+ADDED = {"fit": "--trainer.max_steps 2 --trainer.devices 1", "phantom": "--cases 6 --shape 48 48 40"}
+# what a verb must have written into a run, besides the file that --out names
+PRODUCED = {
+    "fit": ["config.yaml", "splits.json", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"],
+    "validate": ["validate/cases.csv"],
+    "test": ["test/cases.csv"],
+    "predict": ["predictions/*.nii.gz"],
+}
 
 
-@pytest.mark.parametrize("line", commands("raum"))
-def test_tool_commands(line: str) -> None:
+def shown() -> Iterator[str]:
+    """README's commands in order; of `make fit`, those that it runs."""
+    for line in commands(README):
+        yield from recipe(line.removeprefix("make ")) if line == "make fit" else [line]
+
+
+def recipe(target: str) -> list[str]:
+    makefile = (ROOT / "Makefile").read_text()
+    (lines,) = re.findall(rf"^{target}:.*##.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    variables = dict(re.findall(r"^(\w+) :?= (.*)$", makefile, re.MULTILINE)) | {"BIN": ""}
+    filled = re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], lines)
+    return [line.strip().removeprefix("/") for line in filled.splitlines()]
+
+
+def is_ours(line: str) -> bool:
+    return line.split()[0] in ("raum", "lightning")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with all that README takes as given."""
+    monkeypatch.chdir(tmp_path)
+    copytree(EXPERIMENTS, "experiments")
+    for name in sorted(set(re.findall(r"/data/(\w+)", README.read_text())) | {"BraTS2020"}):
+        write_brats_cases(Path("data", name), 6)
+    validation = Path("data/BraTS2020_Validation")
+    for number, case in enumerate(sorted(validation.glob("*/"))[:2] if validation.exists() else (), 1):
+        (case / f"{case.name}_seg.nii.gz").unlink()
+        moved = case.rename(validation / f"BraTS20_Validation_{number:03d}")
+        for file in moved.iterdir():
+            file.rename(moved / file.name.replace(case.name, moved.name))
+        Path(moved.name).symlink_to(moved)
+    case = Path("data/BraTS2020/BraTS20_Training_001")
+    for name, target in {case.name: case, "CASE": case, "best.ckpt": first_run() / "checkpoints/best.ckpt"}.items():
+        Path(name).symlink_to(target)
+    for name, modality in {"a": "flair", "b": "t1ce", "c": "t2"}.items():
+        Path(f"{name}.nii.gz").symlink_to(case / f"{case.name}_{modality}.nii.gz")
+    Path("predictions").mkdir()
+    for mask in Path("data/BraTS2020").glob("*/*_seg.nii.gz"):
+        Path("predictions", mask.name.replace("_seg", "")).symlink_to(mask.resolve())
+    return tmp_path
+
+
+def first_run() -> Path:
+    """The run that README calls by its name."""
+    return Path(re.findall(r"runs/\w+/\d{8}-\d{6}", README.read_text())[0])
+
+
+def words_of(line: str) -> list[str]:
+    """The arguments of `line`, made small."""
+    for pattern, replacement in SUBSTITUTIONS.items():
+        line = re.sub(pattern, replacement, line)
     verb, *words = shlex.split(line)[1:]
-    parser = argparse.ArgumentParser()
-    import_module(f"raum_lightning.cli.{verb}").configure(parser)
-    parser.parse_args(words)
+    if verb in TRAINER_VERBS and "-c" in words:
+        place = words.index("-c")
+        words[place : place + 2] = shrink(Path(words[place + 1]), Path())
+    return [verb, *words, *ADDED.get(verb, "").split()]
 
 
-def test_make_targets() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    shown = {target for line in commands("make") for target in line.split()[1:]}
-    assert shown and shown <= targets
+def run(words: Sequence[str]) -> None:
+    began = time.time_ns()
+    assert main(words) == 0
+    expected = [f"runs/*/*/{pattern}" for pattern in PRODUCED.get(words[0], [])]
+    expected += [words[words.index("--out") + 1]] if "--out" in words else []
+    for pattern in expected:
+        assert any(path.stat().st_mtime_ns >= began for path in Path().glob(pattern)), f"{words} wrote no {pattern}"
 
 
-def test_files_that_the_pages_link_to_exist() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+@pytest.mark.slow
+def test_the_commands_do_what_they_say(here: Path) -> None:
+    named = {str(first_run().parent): first_run().name}  # the first `fit` of an experiment is the run that is named
+    for line in filter(is_ours, shown()):
+        words = words_of(line)
+        if words[0] == "fit" and "--run.id" not in words and (experiment := named.pop(f"runs/{_stem(words)}", "")):
+            words += ["--run.id", experiment]
+        run(words)
+    for place in re.findall(r"^ {6}(\S+)  ", README.read_text(), re.MULTILINE):
+        assert place == "wandb/" or (first_run() / place).exists(), f"{place} is not in the run's folder"
+    for number, text in enumerate(blocks(README, "yaml")):
+        file = Path(f"experiments/readme-{number}.yaml")
+        file.write_text(text)
+        if "base" in yaml.safe_load(text):
+            run(words_of(f"lightning fit -c {file} --data.root /data/BraTS2020"))
+    for text in blocks(README, "python"):
+        exec(compile(text, str(README), "exec"), {})
+
+
+def _stem(words: Sequence[str]) -> str:
+    return Path(words[words.index("-c") + 1]).stem
+
+
+def test_nothing_else_goes_unrun() -> None:
+    assert {line for line in shown() if not is_ours(line)} == NOT_RUN
+    assert {line.split()[1] for line in shown() if is_ours(line)} <= {*TRAINER_VERBS, *TOOL_VERBS}

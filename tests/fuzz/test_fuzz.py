@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.fuzz import fuzz_geometry, fuzz_headers
+
+pytestmark = pytest.mark.slow
 
 
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:

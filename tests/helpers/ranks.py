@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from raum_lightning.losses import DiceCELoss
+from tests.helpers.processes import exit_codes
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["raum_lightning.cli.trainer"])
@@ -83,9 +84,7 @@ def run(folder: Path, words: Sequence[str], ranks: int = 1, last: Sequence[str] 
         )
         for rank in range(ranks)
     ]
-    for process in processes:
-        process.join(120)
-    return [process.exitcode for process in processes]
+    return exit_codes(*processes)
 
 
 def _run(folder: Path, words: list[str], environment: dict[str, str]) -> None:

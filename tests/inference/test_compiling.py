@@ -16,6 +16,8 @@ from raum_lightning.inference.compiling import compile_network, in_batches_of
 from raum_lightning.inference.segmenter import Segmenter
 from tests.helpers.handmade import CARD
 
+pytestmark = pytest.mark.compile
+
 
 class Convolution(nn.Module):
     """As little as there is to compile, so that a C++ compiler is busy for seconds only."""

@@ -30,6 +30,8 @@ from tests.helpers import DEBUG, ROOT
 from tests.helpers.cases import write_brats
 from tests.helpers.handmade import CARD
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"img_size": [16, 8, 8], "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 16}
 SPEC = {
     "class_path": "raum_lightning.models.UNETR",

@@ -153,6 +153,7 @@ def on_rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.distributed
 def test_two_ranks_see_what_one_would(tmp_path: Path) -> None:
     spawn(on_rank, (str(tmp_path),), nprocs=2)
     whole, single = (updated(SegmentationMetrics(("dice", "hd95")), *cases) for cases in ((1, 2, 3), (1,)))

@@ -95,6 +95,7 @@ def test_copies_and_pickles_stay_accelerated() -> None:
     torch.testing.assert_close(plain(image), expected)
 
 
+@pytest.mark.compile
 def test_accelerated_networks_compile_to_one_graph() -> None:
     torch._dynamo.reset()
     network = small(patch_size=4, depth=2, out_indices=(1, 2))

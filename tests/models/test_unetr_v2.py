@@ -247,6 +247,7 @@ def test_deep_logits_are_for_training_only() -> None:
     assert len(modern(deep_supervision=True, patch_size=4, out_indices=(2, 4))(torch.randn(1, 3, 16, 16, 16))) == 2
 
 
+@pytest.mark.slow
 def test_programs_say_the_same(tmp_path: Path) -> None:
     """As ONNX and by `torch.export`, with the number of images free."""
     network = modern(**MODERN | {"img_size": 8, "patch_size": 2, "depth": 1, "out_indices": (1,)}).eval()
@@ -291,6 +292,7 @@ def test_shards_compute_the_same(mesh: DeviceMesh, fast: bool) -> None:
         torch.testing.assert_close(grad.full_tensor(), expected_grads[name], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.compile
 def test_it_is_one_graph() -> None:
     torch._dynamo.reset()
     network = modern(**MODERN | {"patch_size": 4, "depth": 2, "out_indices": (1, 2)})

@@ -17,6 +17,7 @@ from raum_lightning.errors import CheckpointError
 from raum_lightning.runs.checkpoints import newest_sound, verify
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
+from tests.helpers.processes import exit_codes
 
 SIZE = 300_000  # 1.2 MB
 
@@ -129,7 +130,7 @@ def test_without_room_the_one_before_stays_and_the_reason_is_said(tmp_path: Path
     assert here.recv() == (
         f"{path}: could not be written (File too large; folder {tmp_path}); the one before it is intact"
     )
-    process.join()
+    assert exit_codes(process) == [0]
     assert load(path) == 1 and list(tmp_path.iterdir()) == [path]
 
 
@@ -148,8 +149,7 @@ def test_killed_at_any_moment_leaves_a_checkpoint(tmp_path: Path) -> None:
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.03))
         process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        assert exit_codes(process) == [-signal.SIGKILL]
         found = newest_sound(RunFolder(tmp_path))
         assert found is not None
         newest = load(found)

@@ -10,6 +10,8 @@ import raum_lightning
 from raum_lightning.cli import main
 from tests.helpers import DEBUG
 
+pytestmark = pytest.mark.slow
+
 
 def test_checkpoints_with_taps_load_and_resume(brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

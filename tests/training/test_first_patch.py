@@ -26,6 +26,7 @@ class Looks(nn.Conv3d):
         return super().forward(input) if input.sum().item() > 0 else input
 
 
+@pytest.mark.slow
 def test_networks_of_ours_and_others_pass_without_values_or_random_numbers() -> None:
     unetr = UNETR(
         img_size=16, patch_size=4, embed_dim=8, depth=2, num_heads=2, mlp_dim=16, out_indices=(1, 2), feature_size=2

@@ -1,0 +1,50 @@
+"""What makes any experiment small enough to run in a test, and changes nothing that it states otherwise."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raum_lightning.cli.config_inheritance import read_files
+
+SMALL: dict[str, dict[str, Any]] = {
+    "module": {"overlap": 0, "warmup_steps": 1},
+    "data": {"roi_size": [32, 32, 32], "patches_per_epoch": 4, "num_workers": 0, "batch_size": 2, "test_fraction": 0.3},
+    "trainer": {
+        "accelerator": "cpu",
+        "precision": "32-true",
+        "max_steps": 2,
+        "check_val_every_n_epoch": 1,
+        "enable_progress_bar": False,
+        "logger": {"class_path": "raum_lightning.loggers.CSVLogger"},
+        "callbacks": [],
+    },
+}
+_UNETR = {
+    "img_size": [32, 32, 32],
+    "embed_dim": 24,
+    "depth": 4,
+    "num_heads": 2,
+    "mlp_dim": 48,
+    "out_indices": [1, 2, 3, 4],
+    "feature_size": 4,
+}
+# by class path; any other network runs at the size that its experiment states
+NETWORKS: dict[str, dict[str, Any]] = {
+    "raum_lightning.models.UNETR": _UNETR,
+    "raum_lightning.models.UNETRV2": _UNETR | {"out_indices": [1, 2, 4]},
+    "monai.networks.nets.SegResNet": {"init_filters": 8},
+}
+
+
+def shrink(experiment: Path, folder: Path) -> list[str]:
+    """Return the arguments that train `experiment` in two steps; the file that they add is written below `folder`.
+
+    It has the experiment's name, after which the run's folder is called.
+    """
+    network = read_files([experiment]).tree["module"]["network"]["class_path"]
+    sizes = {"network": {"init_args": NETWORKS.get(network, {})}}
+    file = folder / "small" / experiment.name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(yaml.safe_dump(SMALL | {"module": SMALL["module"] | sizes}))
+    return ["-c", str(experiment), "-c", str(file)]
