@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 
+from raum_lightning.cli.derived import METRICS, RUN_FOLDER
 from raum_lightning.errors import ConfigError, RunError
 from raum_lightning.runs.checkpoints import newest_sound, structure
 from raum_lightning.runs.folder import RunFolder, find_checkpoint
@@ -48,8 +50,10 @@ def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: b
 
     Raises:
         RunError: The run or the checkpoint is not there, has been trained already, or has no step left.
-        ConfigError: `trainer.overfit_batches` is given.
+        ConfigError: `trainer.overfit_batches` is given, or `out` for fit.
     """
+    if verb == "fit" and config.out:
+        raise ConfigError("--out is for validate, test and predict; fit writes to --run.root/experiment/id")
     if config.trainer.overfit_batches:
         raise ConfigError(
             f"trainer.overfit_batches={config.trainer.overfit_batches}: patches are cut anew in each epoch, so "
@@ -126,15 +130,26 @@ def apply_plan(plan: Plan, config: Any, run: RunFolder, verb: str) -> None:
     """Tell the configuration the run's name, folder and precision, and its loggers where to write."""
     config.run.experiment, config.run.id = run.path.parent.name, run.path.name
     config.trainer.precision = plan.precision
-    config.trainer.default_root_dir = str(run.path)
+    config.trainer.default_root_dir = str(config.out or run.path)
+    if config.trainer.logger is not False:
+        config.trainer.logger = _with_metrics(as_list(config.trainer.logger))
     for logger in as_list(config.trainer.logger):
-        _place(logger.class_path.rsplit(".", 1)[-1], logger.init_args, run, verb)
+        name, init = logger.class_path.rsplit(".", 1)[-1], logger.get("init_args", {})
+        if str(init.get("save_dir")) == RUN_FOLDER:
+            init.save_dir = str(config.out or (run.of(verb) if name == "CSVLogger" else run).path)
+        _name(name, init, run)
 
 
-def _place(name: str, init: Any, run: RunFolder, verb: str) -> None:
-    """Give a logger that has no folder of its own the run's, and W&B's the run's name."""
-    if "save_dir" in init and str(init.save_dir) in (".", "None"):
-        init.save_dir = str((run.of(verb) if name == "CSVLogger" else run).path)
+def _with_metrics(loggers: list[Any]) -> list[Any]:
+    """Add the logger of metrics.csv, which reports read, where it is not among them."""
+    if any(logger.class_path == METRICS for logger in loggers):
+        return loggers
+    added: Any = Namespace({"class_path": METRICS, "init_args": Namespace({"save_dir": RUN_FOLDER})})  # type: ignore[no-untyped-call]
+    return [*loggers, added]
+
+
+def _name(name: str, init: Any, run: RunFolder) -> None:
+    """Give W&B's logger the run's name."""
     if name == "WandbLogger":
         experiment, number = run.path.parent.name, run.path.name
         init.group = init.group or experiment
@@ -147,7 +162,7 @@ def without_run(config: Any) -> Any:
     """Return the configuration without what names this run, so that `fit` trains it again as another."""
     plain = config.clone()
     # the whole configuration, not the text that it was read from
-    plain.config = plain.run.id = plain.ckpt_path = None
+    plain.config = plain.run.id = plain.ckpt_path = plain.out = None
     for logger in as_list(plain.trainer.logger):
         if "id" in logger.init_args:
             logger.init_args.id = None

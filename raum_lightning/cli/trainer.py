@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning.atomic import write_text
 from raum_lightning.cli.command_line import CommandLine, read_command_line
+from raum_lightning.cli.derived import derive, take_sizes
 from raum_lightning.cli.errors import refusals
 from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.log_filters import quieten
@@ -43,7 +44,7 @@ from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 from raum_lightning.training.schedule import check_length
 
 TRAINER_DEFAULTS = {
-    "logger": {"class_path": "raum_lightning.loggers.CSVLogger"},
+    "logger": {"class_path": METRICS},
     "log_every_n_steps": 10,
     "num_sanity_val_steps": 0,
     # `no_grad` instead: in inference mode autocast casts the weights again for each window
@@ -54,6 +55,10 @@ TRAINER_DEFAULTS = {
 CKPT_PATH = (
     "a file; for fit also auto: resume this run from what it has saved, if it has; for the other verbs also best or "
     "last of the experiment's newest run, or of --run.id (default: best)"
+)
+OUT = (
+    "folder for what validate, test and predict write; where not given that of the checkpoint's run, or one below "
+    "--run.root where that is given and the run lies elsewhere"
 )
 
 
@@ -86,7 +91,12 @@ class RaumCLI(LightningCLI):
     """LightningCLI whose network and loss stand under `module`, with one folder per run."""
 
     given: CommandLine
+    derived: list[str]
+    """The network's arguments that follow from the data or, where not fitting, from the checkpoint."""
     run_dir: Path
+    results: RunFolder
+    """Where this verb writes its numbers."""
+    predictions: Path
     start: Path | None
     """The checkpoint to go on from."""
 
@@ -101,6 +111,7 @@ class RaumCLI(LightningCLI):
         parser.add_lightning_class_args(BratsDataModule, "data")
         parser.add_class_arguments(RunOptions, "run")
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH)
+        parser.add_argument("--out", type=Path | None, default=None, help=OUT)
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
 
@@ -111,9 +122,11 @@ class RaumCLI(LightningCLI):
         """Parse the verb and its words; the files among them are merged before the parser sees them."""
         verb, *words = args
         self.given = read_command_line(words)
-        text = yaml.safe_dump(self.given.files.tree, sort_keys=False)
+        derived = derive(self.given)
+        self.derived = list(derived.network)
+        text = yaml.safe_dump(derived.tree, sort_keys=False)
         try:
-            self.config = parser.parse_args([verb, f"--config={text}", *self.given.words])
+            self.config = parser.parse_args([verb, f"--config={text}", *derived.words])
         except ArgumentError as error:
             raise ConfigError(explain_configuration(self._parser(verb), self.given, str(error))) from error
 
@@ -126,6 +139,10 @@ class RaumCLI(LightningCLI):
             rank_zero_info(line)
         self.start = plan.start
         self.run_dir = plan.run.path if plan.run else plan.experiment / new_id(plan.experiment)
+        if plan.start and verb != "fit":
+            take_sizes(config.module.network, self.derived, plan.start)
+        self.results = RunFolder(config.out) if config.out else self.run.of(verb)
+        self.predictions = config.out or self.run.predictions
         config.run.experiment = self.run_dir.parent.name
         config.trainer.precision = plan.precision
         self.save_config_kwargs = {"text": self._parser(verb).dump(without_run(config), skip_unset=False)}
@@ -174,9 +191,9 @@ class RaumCLI(LightningCLI):
             # before the table, which it would else write over
             *([ProgressBar()] if shows else []),
             RunSummary(self.run_dir, best),
-            CaseTable(self.run.of(str(self.subcommand)).cases),
+            CaseTable(self.results.cases),
             TrainedCases(),
-            PredictionWriter(self.run.predictions),
+            PredictionWriter(self.predictions),
             RandomState(),
             *([LeaveOnSignal()] if self.subcommand != "fit" else []),
             *([best] if best else []),

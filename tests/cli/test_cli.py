@@ -260,9 +260,15 @@ def test_without_a_checkpoint_the_newest_run_of_the_experiment_is_taken(
     ("words", "said"),
     [
         (["--data.root", "nowhere"], "nowhere: no such folder"),
-        (["--data.modalities", "[flair]"], "in_channels=3 but data.modalities are 1: flair"),
+        (
+            ["--data.modalities", "[flair]", "--module.network.in_channels", "3"],
+            "in_channels=3 but data.modalities are 1: flair",
+        ),
         (["--data.modalities", "[flair, pet, t2]"], "must be some of flair, t1, t1ce, t2, each once"),
-        (["--data.roi_size", "[64, 64, 64]"], "img_size=[32, 32, 32] but data.roi_size=[64, 64, 64]"),
+        (
+            ["--data.roi_size", "[64, 64, 64]", "--module.network.img_size", "[32, 32, 32]"],
+            "img_size=[32, 32, 32] but data.roi_size=[64, 64, 64]",
+        ),
         (["--module.network.init_args.embed_dim", "25"], "embed_dim=25 is not divisible by num_heads=4"),
         (["--module.network.init_args.out_channels", "5"], "out_channels=5 but the labels of brats2020 need 4"),
         (["--module.metrics", "[dise]"], "metric 'dise' does not exist; choose from dice"),

@@ -1,0 +1,154 @@
+"""What a configuration need not say: the network's channels and size, which follow from the data, and loggers' folders.
+
+After jsonargparse a default looks like a typed value. Here the plain tree of files and options is looked at, before.
+"""
+
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from raum_lightning.cli.command_line import CommandLine
+from raum_lightning.cli.config_inheritance import CLASS, Tree
+from raum_lightning.data.datamodule import BratsDataModule
+from raum_lightning.datasets import DataSet
+from raum_lightning.labels import EDITIONS
+from raum_lightning.losses import DiceCELoss
+from raum_lightning.runs.checkpoints import structure
+
+SIZES = ("in_channels", "out_channels", "img_size")
+NETWORK = "module.network.init_args"
+LOGGER = ("trainer", "logger")
+METRICS = "raum_lightning.loggers.CSVLogger"
+# a logger's `save_dir` that means the folder of the run
+RUN_FOLDER = "."
+
+
+@dataclass
+class Derived:
+    """Files' tree and options with what was derived.
+
+    Args:
+        tree: Of the files.
+        words: The options.
+        network: The arguments of the network that were derived.
+    """
+
+    tree: Tree
+    words: list[str]
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+def derive(given: CommandLine) -> Derived:
+    """Add the arguments of network and loggers that are not given."""
+    together, _ = given.together()
+    network = _network(together)
+    derived = Derived(deepcopy(given.files.tree), given.words, network)
+    if (loggers := _loggers(together)) is not None:
+        _descend(derived.tree, LOGGER[0]).pop(LOGGER[1], None)
+        others = [option for option in given.options if option.key[:2] != LOGGER]
+        derived.words = [word for option in others for word in option.words]
+        derived.words.append(f"--{'.'.join(LOGGER)}={json.dumps(loggers)}")
+    derived.words += [f"--{NETWORK}.{name}={json.dumps(value)}" for name, value in network.items()]
+    return derived
+
+
+def take_sizes(network: Any, names: Iterable[str], checkpoint: Path) -> None:
+    """Give a network, class_path and init_args, the arguments in `names` as a checkpoint of its class has them."""
+    trained = structure(checkpoint).get("hyper_parameters", {}).get("network") or {}
+    if trained.get("class_path") == network.class_path:
+        arguments = trained.get("init_args", {})
+        for name in set(names) & arguments.keys():
+            network.init_args[name] = arguments[name]
+
+
+def _network(tree: Tree) -> dict[str, Any]:
+    """Return in_channels, out_channels and img_size, those that the network's class takes and that are not given."""
+    module, data = _descend(tree, "module"), _descend(tree, "data")
+    class_path, arguments = _spec(module.get("network"))
+    taken = _parameters(class_path, nn.Module)
+    missing = [name for name in SIZES if name in taken and arguments.get(name) is None]
+    if not missing:
+        return {}
+    modalities, dataset = _data(data)
+    outputs = dataset.regions if _mode(module) == "regions" else dataset.classes
+    size = data.get("roi_size") or inspect.signature(BratsDataModule).parameters["roi_size"].default
+    values = dict(zip(SIZES, (len(modalities), len(outputs), size), strict=True))
+    return {name: values[name] for name in missing}
+
+
+def _data(data: Tree) -> tuple[Sequence[str], DataSet]:
+    """Return modalities and data set, of BraTS 2020 where it cannot be told what they are."""
+    known: dict[str, Any] = {key: data[key] for key in ("modalities", "exclude") if data.get(key)}
+    try:
+        found = BratsDataModule(
+            data.get("root") or "", dataset=data.get("edition") or data.get("dataset") or "auto", **known
+        )
+        return found.modalities, found.dataset
+    except Exception:  # any value may be of any kind yet; what is wrong with it is said later, in the usual order
+        fallback = EDITIONS["brats2020"]
+        given = known.get("modalities")
+        return given if isinstance(given, list) else fallback.modalities, fallback
+
+
+def _mode(module: Tree) -> str | None:
+    loss, arguments = _spec(module.get("loss"))
+    said = arguments.get("mode") if loss is None or _resolve(loss, nn.Module) is DiceCELoss else None
+    return module.get("mode") or said
+
+
+def _loggers(tree: Tree) -> list[Any] | None:
+    """Return all loggers, where one of them has no folder and a default other than the run's; else None."""
+    given = _descend(tree, LOGGER[0]).get(LOGGER[1])
+    if not given or given is True:
+        return None
+    loggers, changed = deepcopy(given if isinstance(given, list) else [given]), False
+    for number, logger in enumerate(loggers):
+        class_path, arguments = _spec(logger)
+        parameter = _parameters(class_path, Logger).get("save_dir")
+        if parameter and arguments.get("save_dir") is None and parameter.default != RUN_FOLDER:
+            spec = logger if isinstance(logger, dict) else {}
+            loggers[number] = spec | {CLASS: class_path, "init_args": arguments | {"save_dir": RUN_FOLDER}}
+            changed = True
+    return loggers if changed else None
+
+
+def _descend(tree: Tree, key: str) -> Tree:
+    below = tree.get(key)
+    return below if isinstance(below, dict) else {}
+
+
+def _spec(value: Any) -> tuple[str | None, Tree]:
+    """Return class path and arguments of either form of a class in YAML."""
+    if isinstance(value, str):
+        return value, {}
+    tree = value if isinstance(value, dict) else {}
+    return tree.get(CLASS), _descend(tree, "init_args")
+
+
+def _parameters(class_path: str | None, kind: type) -> Mapping[str, inspect.Parameter]:
+    found = _resolve(class_path, kind) if class_path else None
+    return inspect.signature(found).parameters if isinstance(found, type) else {}
+
+
+def _resolve(class_path: str, kind: type) -> Any:
+    """Return the class of a path, or of the name alone of one that is imported; None where there is none."""
+    if "." not in class_path:
+        return next((found for found in _subclasses(kind) if found.__name__ == class_path), None)
+    try:
+        return resolve_name(class_path)
+    except Exception:  # whatever a module raises on import, it is said when the class is needed
+        return None
+
+
+def _subclasses(kind: Any) -> Iterator[Any]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _subclasses(below)
