@@ -57,7 +57,7 @@ trainer:
     )
     config = printed(capsys, "-c", file)
     network = config["module"]["network"]["init_args"]
-    assert (network["norm"], network["init_filters"], network["out_channels"]) == (["GROUP", {"num_groups": 8}], 8, 2)
+    assert (network["norm"], network["init_filters"], network["out_channels"]) == (["GROUP", {"num_groups": 8}], 8, 4)
     assert "patch_size" not in network and "mode" not in config["module"]["loss"]["init_args"]
     for transform, defaults in zip(config["data"]["augmentation"], (AFFINE, ELASTIC, BIAS, {"p": 1.0}), strict=True):
         assert {key: transform["init_args"][key] for key in defaults} == defaults, transform["class_path"]
