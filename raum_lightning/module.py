@@ -230,8 +230,6 @@ class SegmentationModule(pl.LightningModule):
     def configure_model(self) -> None:
         """Shards the network where the strategy, `ModelParallelStrategy`, has a mesh of devices."""
         if self.device_mesh is not None:
-            strategy: Any = self.trainer.strategy
-            strategy._save_distributed_checkpoint = False  # one file, as with all others, not one for each rank
             shard(self.network, self.device_mesh)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:

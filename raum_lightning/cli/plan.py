@@ -131,6 +131,9 @@ def apply_plan(plan: Plan, config: Any, run: RunFolder, verb: str) -> None:
     config.run.experiment, config.run.id = run.path.parent.name, run.path.name
     config.trainer.precision = plan.precision
     config.trainer.default_root_dir = str(config.out or run.path)
+    if getattr(config.trainer.strategy, "class_path", "").endswith(".ModelParallelStrategy"):
+        # one file, as with all other strategies, not one for each rank
+        config.trainer.strategy.init_args.save_distributed_checkpoint = False
     if config.trainer.logger is not False:
         config.trainer.logger = _with_metrics(as_list(config.trainer.logger))
     for logger in as_list(config.trainer.logger):

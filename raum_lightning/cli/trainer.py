@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning.atomic import write_text
 from raum_lightning.cli.command_line import CommandLine, read_command_line
-from raum_lightning.cli.derived import derive, take_sizes
+from raum_lightning.cli.derived import METRICS, derive, take_sizes
 from raum_lightning.cli.errors import refusals
 from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.log_filters import quieten

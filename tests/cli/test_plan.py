@@ -31,8 +31,9 @@ def config(ckpt_path: str | None = None, *, loggers: list[Any] | None = None, **
     return Namespace(
         ckpt_path=ckpt_path,
         config=None,
+        out=None,
         run=Namespace(root="runs", experiment=None, id=None, keep=1),
-        trainer=Namespace(logger=loggers, default_root_dir=None, **given),
+        trainer=Namespace(logger=loggers, strategy="auto", default_root_dir=None, **given),
     )
 
 
