@@ -21,7 +21,6 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 _UNETR = {
-    "img_size": [32, 32, 32],
     "embed_dim": 24,
     "depth": 4,
     "num_heads": 2,
