@@ -1,4 +1,4 @@
-"""Memory that is freed is used again, instead of being cleared anew by the system."""
+"""Memory that is freed is used again, instead of being cleared again by the system."""
 
 import subprocess
 import sys

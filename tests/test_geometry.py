@@ -34,7 +34,7 @@ def turned(data: np.ndarray, affine: np.ndarray, codes: str) -> nib.Nifti1Image:
     return image.as_reoriented(ornt_transform(io_orientation(affine), axcodes2ornt(codes)))
 
 
-def leaning(degrees: float, size: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarray:
+def oblique(degrees: float, size: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarray:
     affine = LPS.copy()
     affine[:3, :3] = Rotation.from_euler("z", degrees, degrees=True).as_matrix() @ affine[:3, :3] * size
     return affine
@@ -54,10 +54,10 @@ def test_turning_is_exact_and_follows_the_affine(codes: str, frame: str, shape: 
 @pytest.mark.parametrize(
     ("affine", "resamples"),
     [
-        (leaning(0, (1.009, 1.0, 0.995)), False),
-        (leaning(0, (1.02, 1.0, 1.0)), True),
-        (leaning(2.5), False),
-        (leaning(-4), True),
+        (oblique(0, (1.009, 1.0, 0.995)), False),
+        (oblique(0, (1.02, 1.0, 1.0)), True),
+        (oblique(2.5), False),
+        (oblique(-4), True),
     ],
 )
 def test_small_differences_are_left_as_they_are(affine: np.ndarray, resamples: bool) -> None:
@@ -124,8 +124,8 @@ def test_a_brain_gets_no_dark_rim() -> None:
 
 
 def test_codes_and_sizes() -> None:
-    assert axis_codes(LPS) == "LPS" and axis_codes(leaning(40)) == "LPS"
-    assert voxel_size(leaning(25, (0.5, 1.0, 3.0))) == pytest.approx((0.5, 1.0, 3.0))
+    assert axis_codes(LPS) == "LPS" and axis_codes(oblique(40)) == "LPS"
+    assert voxel_size(oblique(25, (0.5, 1.0, 3.0))) == pytest.approx((0.5, 1.0, 3.0))
 
 
 @given(shape=st.tuples(*[st.integers(1, 5)] * 3), seed=st.integers(0, 99), filled=st.sampled_from([0.0, 0.05, 0.5]))

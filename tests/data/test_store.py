@@ -58,7 +58,7 @@ def test_a_mask_beyond_the_brain_is_kept_whole(brats: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(prepared.uncrop(np.array(prepared.label)) == ED, mask == 2)
 
 
-def test_prepared_once_and_anew_when_source_or_settings_change(brats: Path, tmp_path: Path) -> None:
+def test_prepared_once_and_again_when_source_or_settings_change(brats: Path, tmp_path: Path) -> None:
     folder = tmp_path / "prepared"
     cases = find_cases(brats)
     done: list[tuple[int, int]] = []

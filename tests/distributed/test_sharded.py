@@ -28,7 +28,7 @@ def scores(row: dict[str, str]) -> list[float]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs on two ranks in double precision: `ddp`, and `sharded`, which a signal stops after step 3; it goes on.
+    """Two runs on two ranks in double precision: `ddp`, and `sharded`, stopped by a signal after step 3 and resumed.
 
     Three validation cases: an odd number, so that the ranks do not have as many windows. The second epoch trains the
     weights that the first one's validation held whole.

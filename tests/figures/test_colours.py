@@ -77,7 +77,7 @@ def test_a_data_set_may_choose_its_colours() -> None:
     assert class_colours(parse(about, "x")) == {1: CYCLE[0], 2: "#123456", 3: CYCLE[1]}
 
 
-def test_more_classes_than_colours_begin_anew() -> None:
+def test_more_classes_than_colours_begin_again() -> None:
     about = {"name": "x", "images": {"a": "{case}"}, "labels": {n: f"c{n}" for n in range(1, 11)}}
     assert class_colours(parse(about, "x"))[9] == CYCLE[0]
 

@@ -1,4 +1,4 @@
-"""Damage the headers of whole cases: each case is segmented and prepared, or refused in a sentence; others go on.
+"""Damage the headers of whole cases: each case is segmented and prepared, or refused in one sentence by itself.
 
 python -m tests.fuzz.fuzz_geometry --count 3000
 """

@@ -40,7 +40,7 @@ NETWORK = [
 ]
 
 
-def leaning(degrees: float) -> np.ndarray:
+def oblique(degrees: float) -> np.ndarray:
     """Of axes that run LPS but for a turn around z."""
     affine = np.diag([-1.0, -1.0, 1.0, 1.0])
     affine[:3, :3] = Rotation.from_euler("z", degrees, degrees=True).as_matrix() @ affine[:3, :3]
@@ -125,7 +125,7 @@ def test_the_command_says_what_predict_says(
     [
         (np.diag([-1.0, -1.0, 1.2, 1.0]), "has voxels of 1 x 1 x 1.2 mm, the checkpoint's cases of 1 x 1 x 1 mm"),
         (np.diag([1.0, 1.2, 1.0, 1.0]), "has voxels of 1 x 1.2 x 1 mm"),
-        (leaning(5), "is oblique by 5.0 degrees"),
+        (oblique(5), "is oblique by 5.0 degrees"),
     ],
 )
 def test_predict_leaves_to_segment_what_must_be_resampled(
@@ -170,13 +170,13 @@ def write_balls(folder: Path, shape: tuple[int, int, int], affine: np.ndarray) -
         nib.save(nib.Nifti1Image(volume.astype(np.float32), affine), folder / f"head_{modality}.nii.gz")
 
 
-def test_a_leaning_thick_and_turned_copy_gets_its_mask(checkpoint: Path, tmp_path: Path) -> None:
-    straight, leaning = np.diag([-1.0, -1.0, 1.0, 1.0]), np.eye(4)
-    # axes anterior, inferior, left, 2 mm apart along the last, leaning by more than 20 degrees
+def test_an_oblique_thick_and_reoriented_copy_gets_its_mask(checkpoint: Path, tmp_path: Path) -> None:
+    straight, oblique_affine = np.diag([-1.0, -1.0, 1.0, 1.0]), np.eye(4)
+    # axes anterior, inferior, left, 2 mm apart along the last, oblique by more than 20 degrees
     rotation = Rotation.from_euler("xyz", [20, -10, 6], degrees=True).as_matrix()
-    leaning[:3, :3] = rotation @ np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]]) * [1, 1, 2]
+    oblique_affine[:3, :3] = rotation @ np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]]) * [1, 1, 2]
     found = {}
-    for name, affine, shape in (("straight", straight, (60, 62, 58)), ("leaning", leaning, (62, 60, 31))):
+    for name, affine, shape in (("straight", straight, (60, 62, 58)), ("oblique", oblique_affine, (62, 60, 31))):
         affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
         write_balls(tmp_path / name, shape, affine)
         assert segment(checkpoint, "--case", tmp_path / name, "--out", tmp_path / f"{name}.nii.gz") == 0
@@ -184,8 +184,8 @@ def test_a_leaning_thick_and_turned_copy_gets_its_mask(checkpoint: Path, tmp_pat
         assert mask.shape == shape
         np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
         found[name] = EDITIONS["brats2020"].encode(np.asarray(mask.dataobj))
-    back = np.linalg.inv(leaning) @ straight
-    copied = ndimage.affine_transform(found["leaning"], back[:3, :3], back[:3, 3], found["straight"].shape, order=0)
+    back = np.linalg.inv(oblique_affine) @ straight
+    copied = ndimage.affine_transform(found["oblique"], back[:3, :3], back[:3, 3], found["straight"].shape, order=0)
     for name, classes in REGIONS.items():
         one, other = in_classes(copied, classes), in_classes(found["straight"], classes)
         assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.9, name

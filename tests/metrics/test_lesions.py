@@ -1,4 +1,4 @@
-"""Lesion-wise scores on cases built by hand, each with its arithmetic, and against a plain reading of the rules."""
+"""Lesion-wise scores on cases built by hand, each with its arithmetic, and against the rules written out plainly."""
 
 import numpy as np
 import pytest
@@ -88,7 +88,7 @@ def test_distance_is_in_mm() -> None:
     assert by_lesion(draw(CUBE), draw(CUBE, SIX_APART), (2.0, 1.0, 1.0))[1] == pytest.approx(20)
 
 
-def plain_reading(prediction: Mask, target: Mask) -> tuple[float, float]:
+def plain_formula(prediction: Mask, target: Mask) -> tuple[float, float]:
     """The rules as they are told, on the whole grid, one lesion after the other."""
     around, any_neighbour = ndimage.generate_binary_structure(3, 2), np.ones((3, 3, 3))
     components, found = ndimage.label(prediction, any_neighbour)
@@ -121,8 +121,8 @@ def boxes(draw: st.DrawFn) -> Mask:
 
 @settings(max_examples=60)
 @given(prediction=boxes(), target=boxes())
-def test_equals_a_plain_reading_of_the_rules(prediction: Mask, target: Mask) -> None:
-    assert by_lesion(prediction, target) == pytest.approx(plain_reading(prediction, target))
+def test_equals_a_plain_formula_of_the_rules(prediction: Mask, target: Mask) -> None:
+    assert by_lesion(prediction, target) == pytest.approx(plain_formula(prediction, target))
 
 
 ACROSS = ((6, 12), (4, 8), (4, 8))  # 96 voxels, 32 of the cube and 32 of NEAR

@@ -1,4 +1,4 @@
-"""`lightning predict` goes on where it was killed."""
+"""`lightning predict` resumes where it was killed."""
 
 import os
 import signal
@@ -101,12 +101,12 @@ def test_what_other_weights_settings_or_images_made_is_replaced(
     torch.save(content, other)
     copied = checkpoint.with_name("copied.ckpt")
     copied.write_bytes(other.read_bytes())
-    for command, anew in ((flipped, CASES), (words(other), CASES), (words(copied), []), (words(copied), [])):
+    for command, again in ((flipped, CASES), (words(other), CASES), (words(copied), []), (words(copied), [])):
         segmented.clear()
         capsys.readouterr()
         assert main(command) == 0
-        assert segmented == anew
-        assert ("5 in" in capsys.readouterr().out) == bool(anew)
+        assert segmented == again
+        assert ("5 in" in capsys.readouterr().out) == bool(again)
     image = Path("runs/phantom-cases") / CASES[2] / f"{CASES[2]}_t2.nii.gz"
     os.utime(image, ns=(0, 0))
     assert main(words(copied)) == 0
