@@ -113,7 +113,7 @@ def _fields(block: bytes, name: object) -> Any:
     try:
         fields = kind(block[: kind.sizeof_hdr], endianness="<" if order == "little" else ">", check=False)
         fields.check_fix(logger=_SILENT)
-    except (HeaderDataError, WrapStructError) as error:
+    except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
         raise CaseError(f"{name}: cannot be read as NIfTI ({error})") from None
     magic = fields["magic"].item()
     if magic[:2] == b"ni":
