@@ -7,7 +7,7 @@ PIP := pip install --disable-pip-version-check
 # of the tests: `make test ARGS=tests/test_losses.py`, `make test ARGS='-k resume'`
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help setup fit test test-fast test-minimum cluster-test lint format bench clean
+.PHONY: help setup fit test test-fast test-minimum cluster-test fuzz audit lint format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,12 +16,13 @@ setup: $(VENV)/ready ## install everything into .venv, in the versions of constr
 
 # Torch's default wheel on Linux brings several GB of CUDA packages: without an NVIDIA GPU the CPU build is asked for
 # first. Where its index cannot be reached, the default wheel is installed by the next line.
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml constraints.txt tests/metrics/organisers.txt
 	$(PYTHON) -m venv $(VENV)
 	@nvidia-smi -L >/dev/null 2>&1 || { echo 'no NVIDIA GPU: asking for the CPU build of torch'; \
 	  $(BIN)/$(PIP) --no-deps --retries 0 --timeout 10 --constraint constraints.txt \
 	    --index-url https://download.pytorch.org/whl/cpu torch || true; }
 	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/$(PIP) --no-deps --requirement tests/metrics/organisers.txt
 	@touch $@
 	@echo "installed; activate it with: source $(VENV)/bin/activate"
 
@@ -42,10 +43,20 @@ test-fast: $(VENV)/ready ## run the tests that take no seconds: under a minute
 test-minimum: ## run the tests on the lowest versions that pyproject.toml promises, in a .venv-minimum of its own
 	$(PYTHON) -m venv .venv-minimum
 	.venv-minimum/bin/$(PIP) --quiet --constraint constraints-minimum.txt --editable '.[dev]'
+	.venv-minimum/bin/$(PIP) --quiet --no-deps --requirement tests/metrics/organisers.txt
 	.venv-minimum/bin/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 cluster-test: $(VENV)/ready ## train, preempt and resume on a real SLURM, set up on this machine (as root; minutes)
 	tests/cluster/run.sh
+
+fuzz: $(VENV)/ready ## try 10,000 damaged files and 3,000 damaged headers of a case (an hour)
+	$(BIN)/python tests/fuzz/fuzz_headers.py
+	$(BIN)/python tests/fuzz/fuzz_geometry.py
+
+audit: $(VENV)/ready ## look for known holes in the pinned versions and for risky calls (docs/reliability.md)
+	$(BIN)/$(PIP) --quiet bandit pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(BIN)/bandit --quiet --recursive raum_lightning -ll
 
 lint: $(VENV)/ready ## check style and types
 	$(BIN)/ruff check .
