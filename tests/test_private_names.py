@@ -10,12 +10,16 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
 from raum_lightning.loggers import WandbLogger as OurWandbLogger
 
 PACKAGE = Path(__file__).parents[1] / "raum_lightning"
-FILES = [PACKAGE / "module.py", PACKAGE / "loggers.py", *sorted((PACKAGE / "training").rglob("*.py"))]
+FILES = [
+    *(PACKAGE / name for name in ("module.py", "loggers.py", "cli/trainer.py")),
+    *sorted((PACKAGE / "training").rglob("*.py")),
+]
 TRAINER = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
 LOOP = TRAINER.fit_loop
 
@@ -31,6 +35,15 @@ TABLE = {
     "_get_train_description": (RichProgressBar, "the bar of a run that counts steps counts epochs otherwise"),
     "_wandb_init": (WandbLogger(offline=True), "to turn a run offline whose server is not reached"),
     "_experiment": (WandbLogger(offline=True), "whether the run has begun, where `experiment` begins it"),
+    "_parse_ckpt_path": (LightningCLI, "overridden: the YAML counts more than the checkpoint's hyperparameters"),
+    "_instantiate_trainer": (
+        LightningCLI,
+        "overridden: callbacks and plugins of ours, which no YAML can drop by accident",
+    ),
+    "_run_subcommand": (LightningCLI, "overridden: the run's lock, and refusals as one sentence"),
+    "_prepare_subcommand_kwargs": (LightningCLI, "overridden: the checkpoint to start from"),
+    "_parser": (LightningCLI, "the parser of a verb, for its keys and for writing the configuration"),
+    "_get": (LightningCLI, "module and data module out of the configuration"),
     # without an underscore, and in no documentation
     "restarted_on_epoch_end": (LOOP, "a checkpoint of an epoch's end is continued with the next epoch"),
     "reset_restart_stage": (LOOP, "as above"),
