@@ -11,6 +11,7 @@ import torch
 
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
+from raum_lightning.datasets import load
 from raum_lightning.labels import CLASSES, NCR
 from raum_lightning.loggers import WandbLogger, finish_wandb
 from raum_lightning.training.callbacks.overlays import Overlays, slices, square
@@ -39,7 +40,7 @@ def prepared(brats: Path, tmp_path: Path) -> dict[str, Prepared]:
 
 
 def trainer(prepared: dict[str, Prepared], logger: Any, **changes: Any) -> Any:
-    data = SimpleNamespace(modalities=MODALITIES, prepared=prepared)
+    data = SimpleNamespace(modalities=MODALITIES, prepared=prepared, dataset=load("brats2020"))
     state = {"loggers": [logger], "is_global_zero": True, "sanity_checking": False, "global_step": 7}
     return SimpleNamespace(**state | changes, datamodule=data)
 
