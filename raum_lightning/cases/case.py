@@ -15,15 +15,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raum_lightning.cases.background import clear_background
+from raum_lightning.cases.background import clear_background, cut_out
 from raum_lightning.cases.ids import check_id
 from raum_lightning.cases.nifti import Volume, read_channels, read_header, read_nifti, write_like
 from raum_lightning.cases.patients import patient_of
-from raum_lightning.datasets import ALIASES, DataSet, names
+from raum_lightning.datasets import DataSet
 from raum_lightning.errors import CaseError, LabelError
 
 # begins the description in the header of the masks that this project writes
 SIGNATURE = "raum"
+# what follows it in files of ours that are no masks
+NOT_MASKS = ("phantom", "probabilities:")
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -33,7 +35,8 @@ class Case:
     """One examination: the files of its modalities, and its mask where it has one.
 
     `channels` says where a modality lies along the fourth axis when one file holds several (MSD). `problems` holds what
-    was already seen to be wrong while looking for the files.
+    was already seen to be wrong while looking for the files. `brain` is its brain mask, where the data set says that
+    there is one for the background.
     """
 
     id: str
@@ -42,6 +45,7 @@ class Case:
     label: Path | None = None
     channels: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    brain: Path | None = None
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -69,7 +73,8 @@ class Case:
                 have = ", ".join(self.images) or "no modality"
                 raise CaseError(f"case {self.id}: {modality} is missing (found {have} in {self.folder})")
         paths = [self.images[modality] for modality in modalities]
-        return list(dict.fromkeys(paths + ([self.label] if self.label else [])))
+        more = [path for path in (self.label, self.brain) if path]
+        return list(dict.fromkeys(paths + more))
 
     @property
     def folder(self) -> Path:
@@ -103,9 +108,15 @@ class Case:
             if other := names.get(channel):
                 raise CaseError(f"{self.images[modality]}: is given as both {other} and {modality}; give each its own")
             names[channel] = modality
+        background, brain = self.dataset.background, None
+        if isinstance(background, str) and background != "none":
+            if self.brain is None:
+                raise CaseError(f"case {self.id}: no brain mask ({background}) in {self.folder}")
+            brain = read_nifti(self.brain).data
         for path, names in by_file.items():
             targets = {channel: out[modality] for channel, modality in names.items() if modality in out}
             for channel, volume in read_channels(path, names, targets):
+                cut_out(volume.data, background, brain)
                 yield names[channel], cleaned(volume)
 
     def read_labelled(
@@ -197,7 +208,7 @@ def write_mask(path: Path, labels: NDArray[np.uint8], case: Case, modality: str,
 def read_remark(path: Path) -> tuple[str, str] | None:
     """Return the data set and the remark that `write_mask` noted in a file; None for others' and where it has none."""
     words = _description(path)
-    if len(words) < 2 or words[0] != SIGNATURE or words[1] not in (*names(), *ALIASES):
+    if len(words) < 2 or words[0] != SIGNATURE or words[1] in NOT_MASKS:
         return None
     return words[1], " ".join(words[2:])
 

@@ -13,6 +13,8 @@ from raum_lightning.errors import CaseError
 __all__ = ["files_below", "find_case", "find_cases", "is_image", "recognise"]
 
 Named = str | Path | DataSet
+# folders above a case's own that patterns may name, such as a hospital's
+DEPTH = 4
 
 
 def find_cases(
@@ -51,11 +53,30 @@ def find_cases(
 
 
 def find_case(folder: Path | str, dataset: Named = "auto", *, prefer: DataSet | None = None) -> Case:
-    """Return the one case in `folder`; raises `CaseError` when there are several."""
-    cases = find_cases(folder, dataset, prefer=prefer)
+    """Return the one case in `folder`, whose folders above may be part of its data set's patterns.
+
+    Raises:
+        CaseError: There is none or there are several.
+    """
+    folder = Path(folder).expanduser()
+    known = prefer if dataset == "auto" else dataset if isinstance(dataset, DataSet) else load(dataset)
+    try:
+        cases = find_cases(folder, dataset, prefer=prefer)
+    except CaseError:
+        cases = _with_folders_above(folder, known) if known and folder.is_dir() else []
+        if not cases:
+            raise
     if len(cases) > 1:
         raise CaseError(f"{folder}: holds {len(cases)} cases ({cases[0].id}, {cases[1].id}, ...); name one of them")
     return cases[0]
+
+
+def _with_folders_above(folder: Path, known: DataSet) -> list[Case]:
+    for base in list(folder.resolve().parents)[:DEPTH]:
+        listing = Listing.of(folder.resolve(), base)
+        if ids := listing.cases(known):
+            return [case_of(listing, known, case) for case in sorted(ids)]
+    return []
 
 
 def is_image(name: str) -> bool:

@@ -49,8 +49,8 @@ class Listing:
     _found: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, root: Path) -> "Listing":
-        """Return the listing of a folder.
+    def of(cls, root: Path, base: Path | None = None) -> "Listing":
+        """Return the listing of a folder; paths are those below `base`, a folder above it, where given.
 
         A folder that is called like a file, as Kaggle unpacks BraTS 2021 (`case_flair.nii/00000057_brain_flair.nii`),
         stands for the file in it, whatever that is called.
@@ -62,7 +62,7 @@ class Listing:
             named = path.parent if path.parent != root and stem(path.parent) else path
             name = stem(named)
             assert name is not None
-            files.append((named.with_name(name).relative_to(root).as_posix(), named.name[len(name) :], path))
+            files.append((named.with_name(name).relative_to(base or root).as_posix(), named.name[len(name) :], path))
         return cls(root, tuple(files))
 
     def matches(self, pattern: str) -> Mapping[str, Sequence[Path]]:
@@ -104,5 +104,15 @@ def case_of(listing: Listing, dataset: DataSet, case: str) -> Case:
         if paths[1:]:
             problems.append(f"two files for {role}: {', '.join(map(str, paths))}")
     label = roles.pop("mask")
+    pattern = dataset.background
+    brain = listing.first([pattern], case) if isinstance(pattern, str) and pattern != "none" else ()
     images = {modality: paths[0] for modality, paths in roles.items() if paths}
-    return Case(case, dataset, images, label[0] if label else None, dataset.channels, tuple(dict.fromkeys(problems)))
+    return Case(
+        case,
+        dataset,
+        images,
+        label[0] if label else None,
+        dataset.channels,
+        tuple(dict.fromkeys(problems)),
+        brain[0] if brain else None,
+    )

@@ -219,6 +219,8 @@ def write_like(path: Path, array: NDArray[Any], reference: Path, description: st
     image.set_qform(qform, 0 if qform is None else code)
     image.header["xyzt_units"] = source["xyzt_units"]
     image.header["descrip"] = description
+    if array.dtype.kind == "u":
+        image.header.set_intent("label")  # which viewers colour without interpolating
     with atomic(path) as partial:
         nib.save(image, partial)
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raum_lightning.cli.dataset_option import add_dataset
 from raum_lightning.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="brats2020 (to 2022), brats2023, brats2024, brats2026 (2025 on); auto: data set's",
     )
     add("--lesion-wise", action="store_true", help="add Dice and HD95 by lesion")
-    add("--dataset", help="whose label values both hold: a name, such as brats2024, or a YAML file")
+    add_dataset(parser, text="whose label values both hold: auto, a name, such as brats2024, or a YAML file")
     for side in ("predictions", "references"):
-        add(f"--edition-{side}", default="auto", help=f"the same for the {side} alone")
+        add_dataset(parser, side, default=None, text=f"the same for the {side} alone")
     add("--out", type=Path, metavar="JSON", help="write everything here, and the cases beside it as CSV")
     add("--html", type=Path, metavar="HTML", help="write a page that sorts, with pictures of the worst ten cases")
 
@@ -42,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
     _check_outputs(args)
     metrics = [*args.metrics, *(["lesion_dice", "lesion_hd95"] if args.lesion_wise else [])]
-    sides = {key: getattr(args, key) for key in ("edition_predictions", "edition_references")}
-    if args.dataset:
-        sides = {key: args.dataset if value == "auto" else value for key, value in sides.items()}
+    sides = {
+        f"edition_{side}": getattr(args, f"dataset_{side}") or args.dataset for side in ("predictions", "references")
+    }
     with progress_bar("scoring cases") as progress:
         chosen = {"metrics": metrics, "classes": args.classes, "rules": args.rules}
         evaluation = evaluate(args.predictions, args.references, **chosen, **sides, progress=progress)

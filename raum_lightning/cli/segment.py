@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--case", type=Path, help="folder of the case, or a 4-D image that the dataset.json of MSD Task01 lists")
     for modality in MODALITIES:
         add(f"--{modality}", type=Path, metavar="NIFTI", help=f"{modality} of the case, instead of --case")
+    add("--image", nargs=2, action="append", metavar=("MODALITY", "NIFTI"), help="a modality of any name; repeat it")
     add("--out", type=Path, required=True, metavar="NIFTI", help="mask to write, on the grid of the case")
     add("--probabilities", type=Path, metavar="NIFTI", help="write these too: X Y Z K, of each class or region")
     add("--figure", type=Path, help="draw a picture too: .png, .pdf or .svg")
@@ -52,12 +53,14 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.inference.segmenter import find, load
     from raum_lightning.progress import progress_bar
 
-    case = find(_source(args), args.dataset)
-    _check_outputs(args, case)
+    source = _source(args)
+    _check_figure(args)
     start = time.perf_counter()
     settings = {key: getattr(args, key) for key in ("dataset", "device", "precision", "flips", "overlap", "compile")}
     settings["postprocess"] = args.postprocess
     segmenter = load(args.checkpoint, **trust(args), **settings)
+    case = find(source, args.dataset, segmenter.card.trained_on)
+    _check_outputs(args, case)
     with progress_bar("segmenting") as progress:
         result = segmenter.segment(case, progress=progress)
     result.save(args.out)
@@ -75,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _source(args: argparse.Namespace) -> Any:
     files = {modality: path for modality in MODALITIES if (path := getattr(args, modality))}
+    files |= {modality: Path(path) for modality, path in args.image or ()}
     if bool(files) == bool(args.case):
         raise ConfigError("give either the case's folder as --case or its files as --flair, --t1, --t1ce and --t2")
     return args.case or files
@@ -96,8 +100,12 @@ def _check_outputs(args: argparse.Namespace, case: "Case") -> None:
             raise ConfigError(f"{path}: is {other}, which it would overwrite; give another name")
         taken[path.resolve()] = "what --out names"
         check_output(path, "raum segment", ours=is_ours)
+
+
+def _check_figure(args: argparse.Namespace) -> None:
     if args.figure:
         from raum_lightning.figures import check_ending
+        from raum_lightning.runs.outputs import check_output
 
         check_ending(args.figure)
         check_output(args.figure, "raum view")

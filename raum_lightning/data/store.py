@@ -164,7 +164,8 @@ def prepared_folder(case: Case, folder: Path, modalities: Sequence[str]) -> Path
     """Return where `case` lies once it is prepared; raise `CaseError` when a modality is missing."""
     sources = [(str(path.resolve()), *_stat(path)) for path in case.files(modalities)]
     channels = [case.channels.get(modality) for modality in modalities]
-    edition = (case.edition.name, sorted(case.edition.indices.items()))
+    known = case.dataset
+    edition = (known.name, sorted(known.indices.items()), *([known.background] if known.background else []))
     key = json.dumps([LAYOUT, list(modalities), edition, channels, sources])
     return folder / f"{case.id}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 

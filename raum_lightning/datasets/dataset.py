@@ -97,13 +97,13 @@ class DataSet:
         return next((n for n, ids in enumerate(self.ids) if re.fullmatch(ids, case, re.IGNORECASE)), None)
 
     def file_name(self, case: str, role: str) -> str:
-        """Return the path below a root of a case's modality, or of its "mask", by the first pattern; a `*` is left out.
+        """Return the path below a root of a case's modality, or of its "mask", by the first pattern; `*` becomes x.
 
         A modality of a 4-D file has the file's name.
         """
         pattern = (self.mask if role == "mask" else self.images[role])[0]
         name = re.sub(r"\{case(:[^{}]*)?\}", lambda _: case, pattern)
-        name = re.sub(r"\[([^\]])[^\]]*\]", r"\1", name.replace("**/", f"{case}/").replace("*", ""))
+        name = re.sub(r"\[([^\]])[^\]]*\]", r"\1", name.replace("**/", f"{case}/").replace("*", "x").replace("?", "x"))
         return name if name.endswith((".nii", ".nii.gz")) else f"{name}.nii.gz"
 
     def encode(self, mask: NDArray[Any]) -> NDArray[np.uint8]:

@@ -141,7 +141,7 @@ def parse(content: Mapping[str, Any], where: str) -> DataSet:
 
 def listed(value: Any) -> list[Any]:
     """Return a list as it is, nothing as an empty one, and anything else as the only item of one."""
-    return value if isinstance(value, list) else [] if value is None else [value]
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
 
 
 class _Reader:
@@ -178,6 +178,8 @@ class _Reader:
         if not found or not all(isinstance(pattern, str) and "{case" in pattern for pattern in found):
             raise self.error(key, f'is {value!r}; give a pattern with {{case}} in it, such as "{{case}}/*_seg.nii.gz"')
         for pattern in found:
+            if pattern.startswith("/") or ".." in pattern.split("/"):
+                raise self.error(key, f"has the pattern {pattern!r}; patterns begin below the root")
             try:
                 compiled(pattern)
             except re.error as error:

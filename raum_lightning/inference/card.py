@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from raum_lightning.datasets import DataSet, load
+from raum_lightning.datasets import DataSet, load, parse
 from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.runs.checkpoints import MODEL_CARD
 
@@ -51,6 +51,7 @@ class ModelCard:
         scores: What it scored on the validation cases when it was saved, such as `val/dice_mean`.
         versions: Of the package, Python and the libraries that trained it.
         postprocess: What is done with its masks, and with which thresholds.
+        description: The whole description of the data set, with which cases like those of the training are found.
 
     Raises:
         ConfigError: A value makes no sense; the message names it.
@@ -72,6 +73,7 @@ class ModelCard:
     scores: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     postprocess: Mapping[str, Any] | None = None
+    description: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rules = {
@@ -139,7 +141,9 @@ class ModelCard:
 
     @property
     def trained_on(self) -> DataSet:
-        """The data set of the training cases, as far as masks go."""
+        """The data set of the training cases; only as far as masks go in cards of older versions."""
+        if self.description:
+            return parse(self.description, "the model card's description of its data set")
         labels = dict(zip(self.label_values[1:], self.classes[1:], strict=True))
         return DataSet(self.dataset, {}, (), labels, self.region_indices)
 
@@ -199,6 +203,7 @@ def describe(data_set: DataSet) -> dict[str, Any]:
         "dataset": data_set.name,
         "label_values": tuple(values[index] for index in range(data_set.num_classes)),
         "classes": data_set.classes,
+        "description": data_set.describe(),
         "regions": {name: tuple(data_set.classes[i] for i in members) for name, members in data_set.regions.items()},
     }
 

@@ -137,7 +137,7 @@ class Segmenter:
         `source` is a case's folder, a 4-D file listed in the dataset.json of MSD Task01, or a file for each modality.
         Raises `CaseError` where a modality is missing, cannot be read, or lies on another grid than the first.
         """
-        case = find(source, self.dataset)
+        case = find(source, self.dataset, self.card.trained_on)
         grid, visit = self._read(case)
         values, box = self._infer(visit, progress), visit.box
         del visit
@@ -209,21 +209,23 @@ def load(
     return Segmenter([member.network for member in members], members[0].card, **settings)
 
 
-def find(source: Source, dataset: str | None = None) -> Case:
+def find(source: Source, dataset: str | None = None, trained: DataSet | None = None) -> Case:
     """Return the case that `source` names; raise `CaseError` where there is none.
 
-    `dataset` says how its files are called where their names do not say it themselves.
+    `dataset`, or else the data set that a network was `trained` on, says how its files are called where their names do
+    not say it themselves.
     """
+    prefer = trained if trained and trained.images else None
     if isinstance(source, Case):
         return source
     if isinstance(source, Mapping):
         images = {modality: Path(path) for modality, path in source.items()}
         name = stem(next(iter(images.values()))) or "case"
-        return Case(name, (recognise(name) if dataset is None else None) or UNRECOGNISED, images)
+        return Case(name, (recognise(name) if dataset is None else None) or prefer or UNRECOGNISED, images)
     path = Path(source).expanduser()
     if not path.is_file():
         try:
-            return find_case(path)
+            return find_case(path, prefer=prefer)
         except CaseError:
             if dataset is None:
                 raise
@@ -242,7 +244,17 @@ def _steps(given: Path | str | None, card: ModelCard) -> Postprocess:
 
 
 # what members of an ensemble may differ in
-_FREE = {"dataset", "overlap", "sw_batch_size", "flips", "training_cases", "scores", "versions", "postprocess"}
+_FREE = {
+    "dataset",
+    "description",
+    "overlap",
+    "sw_batch_size",
+    "flips",
+    "training_cases",
+    "scores",
+    "versions",
+    "postprocess",
+}
 
 
 def _check_alike(first: Path, ours: ModelCard, path: Path, theirs: ModelCard) -> None:

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from raum_lightning.cases.case import Case, read_remark
 from raum_lightning.cases.discovery import files_below, find_cases, is_image, recognise
 from raum_lightning.cases.nifti import Volume, read_nifti, stem
-from raum_lightning.datasets import load, names
-from raum_lightning.errors import EvaluationError, LabelError
-from raum_lightning.labels import EDITIONS, Edition
+from raum_lightning.datasets import DataSet, load, names
+from raum_lightning.errors import CaseError, EvaluationError, LabelError
+from raum_lightning.labels import EDITIONS
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class MaskFile:
     """A file with a mask; whose label values it holds, where that is known, and how."""
 
     path: Path
-    edition: Edition | None = None
+    edition: DataSet | None = None
     known_by: str = ""
 
     def __str__(self) -> str:
         return f"{self.edition.name if self.edition else 'unknown'}, by {self.known_by}"
 
     @property
-    def dataset(self) -> Edition:
+    def dataset(self) -> DataSet:
         """Whose label values it holds, where that is known for certain."""
         assert self.edition is not None
         return self.edition
@@ -98,8 +98,8 @@ def find_references(root: Path, edition: str = "auto") -> dict[str, MaskFile]:
     Raises `EvaluationError` where nothing says whose label values they hold.
     """
     declared = _declared(edition)
-    if (root / "dataset.json").is_file() or any(_is_image(path) for path in _files(root)):
-        masks = {case.id: _of_case(case, declared) for case in find_cases(root) if case.label}
+    if (cases := _cases(root, declared)) is not None:
+        masks = {case.id: _of_case(case, declared) for case in cases if case.label}
         if not masks:
             raise EvaluationError(f"{root}: its cases have no masks; references are cases with one")
     else:
@@ -146,7 +146,7 @@ def read_mask(mask: MaskFile, side: str) -> tuple[torch.Tensor, Volume]:
     try:
         return torch.from_numpy(mask.dataset.encode(volume.data)), volume
     except LabelError as error:
-        raise LabelError(f"{mask.path}: {error} (it is {mask}; --edition-{side} declares another)") from None
+        raise LabelError(f"{mask.path}: {error} (it is {mask}; --dataset-{side} declares another)") from None
 
 
 def _files(root: Path) -> list[Path]:
@@ -159,22 +159,36 @@ def _is_image(path: Path) -> bool:
     return is_image(stem(path) or "")
 
 
-def _declared(name: str) -> Edition | None:
+def _declared(name: str) -> DataSet | None:
     """Return the data set of a name or YAML file; None for "auto"."""
     return None if name == "auto" else load(name)
 
 
-def _of_case(case: Case, declared: Edition | None) -> MaskFile:
+def _cases(root: Path, declared: DataSet | None) -> list[Case] | None:
+    """Return the cases of a folder that holds images; None where it holds none."""
+    files = _files(root)
+    if declared is None:
+        return find_cases(root) if (root / "dataset.json").is_file() or any(map(_is_image, files)) else None
+    try:
+        return find_cases(root, declared)
+    except CaseError:
+        if any(map(_is_image, files)):
+            raise
+        return None
+
+
+def _of_case(case: Case, declared: DataSet | None) -> MaskFile:
     assert case.label is not None
-    if declared and declared.name != case.edition.name:
-        return MaskFile(case.label, declared, "option")
-    return MaskFile(case.label, case.edition, "dataset.json" if case.channels else "file name")
+    if declared:
+        return MaskFile(case.label, case.dataset, "option")
+    return MaskFile(case.label, case.dataset, "dataset.json" if case.channels else "file name")
 
 
-def _recognised(path: Path, name: str) -> tuple[Edition | None, str]:
+def _recognised(path: Path, name: str) -> tuple[DataSet | None, str]:
     """Return whose label values a mask holds, and how that is known."""
     if remark := read_remark(path):
-        return EDITIONS[remark[0]], "header"
+        known = EDITIONS.get(remark[0])
+        return known, "header" if known else ""
     by_ending = {"_seg": EDITIONS["brats2020"], "-seg": EDITIONS["brats2023"]}
     edition = recognise(name) or by_ending.get(name[-4:].lower())
     return edition, "file name" if edition else ""

@@ -154,6 +154,8 @@ def test_values_above_255_are_kept() -> None:
         ({"regions": {"WT": []}}, r"regions.WT is \[\]; give a list of classes"),
         ({"images": {"flair": "*_flair.nii.gz"}}, r"images.flair is '\*_flair.nii.gz'; give a pattern with {case}"),
         ({"images": {"flair": "{case:[}/a"}}, "cannot be understood"),
+        ({"images": {"flair": "/data/{case}_flair"}}, "patterns begin below the root"),
+        ({"images": {"flair": "../{case}_flair"}}, "patterns begin below the root"),
         ({"images": None}, "images is None; give something like"),
         ({"images": {"file": "{case}", "channels": ["a", "a"]}}, "name each channel of the file, and each once"),
         ({"patient": "(a)(b)"}, "which has 2 groups; give it one"),
@@ -162,7 +164,7 @@ def test_values_above_255_are_kept() -> None:
         ({"colours": {"ET": "yellow"}}, "colours.ET is 'yellow'; give six digits"),
         ({"background": "some"}, "background is 'some'; give a number, none, or the pattern of a brain mask"),
         ({"ignore": 4}, "ignore is 4; give the one value"),
-        ({"scoring": "best"}, "scoring is 'best'; it is one of default, brats2023"),
+        ({"scoring": "best"}, "scoring is 'best'; it is one of default, brats20"),
         ({"name": "a b"}, "name holds 'a b', which is no name"),
     ],
 )
@@ -202,3 +204,18 @@ def test_a_data_set_is_frozen() -> None:
     with pytest.raises(AttributeError):
         load("brats2020").name = "other"  # type: ignore[misc]
     assert isinstance(load("brats2020"), DataSet)
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "role", "path"),
+    [
+        ("brats2020", "a", "flair", "a/a_flair.nii.gz"),
+        ("brats-men-rt", "b", "mask", "b/b_gtv.nii.gz"),
+        ("bids", "sub-1", "t1ce", "sub-1/anat/sub-1_ce-x_T1w.nii.gz"),
+        ("msd-task01", "c", "t2", "imagesTr/c.nii.gz"),
+    ],
+)
+def test_where_a_file_is_written(name: str, case: str, role: str, path: str) -> None:
+    assert load(name).file_name(case, role) == path
+    own = parse(OWN | {"images": {"scan": "*/{case}/scan.nii"}}, "mine")
+    assert own.file_name("p1", "scan") == "x/p1/scan.nii"

@@ -197,8 +197,8 @@ def test_a_value_of_another_edition_is_never_guessed(
     assert command(tmp_path / "p", tmp_path / "cases") == 1
     said = capsys.readouterr().out
     assert f"{case} was not scored" in said and f"{case}.nii.gz: label {value} is not one of" in said
-    assert "--edition-predictions" in said
-    assert command(tmp_path / "p", tmp_path / "cases", "--edition-predictions", written) == 0
+    assert "--dataset-predictions" in said
+    assert command(tmp_path / "p", tmp_path / "cases", "--dataset-predictions", written) == 0
     assert "1 brats20" in (said := capsys.readouterr().out) and "by option" in said
 
 

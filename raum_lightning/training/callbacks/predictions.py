@@ -11,15 +11,17 @@ import lightning.pytorch as pl
 import torch
 
 from raum_lightning.atomic import remove_partials
-from raum_lightning.cases.case import read_remark, write_mask
+from raum_lightning.cases.case import Case, read_remark, write_mask
+from raum_lightning.datasets import DataSet
 from raum_lightning.errors import OutputError
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.runs.folder import prediction_path
 from raum_lightning.training.callbacks.attributes import data_of
+from raum_lightning.training.callbacks.mask_tables import VOLUMES, write_label_tables, write_volumes
 
 
 class PredictionWriter(pl.Callback):
-    """Writes `<folder>/<case id>.nii.gz` on the grid of the case's first modality.
+    """Writes `<folder>/<case id>.nii.gz` on the grid of the case's first modality, and tables of volumes and labels.
 
     Whose label values it holds is decided as by `raum segment`, see `ModelCard.labelling`. The header of each file
     holds a fingerprint of the weights, the settings and the case's files. A run that was killed is resumed after the
@@ -89,16 +91,28 @@ class PredictionWriter(pl.Callback):
         labels: torch.Tensor = outputs
         for name, crop in zip(batch["case"], labels, strict=True):
             full = data.prepared[name].uncrop(crop.cpu().numpy())
-            case, remark = data.cases[name], self.fingerprints.get(name, "")
+            remark = self.fingerprints.get(name, "")
+            case = replace(data.cases[name], edition=self._data_set(data.cases[name]))
             if self.card:
-                data_set = self.card.labelling(case.edition)
-                case, full = replace(case, edition=data_set), self.card.translate(full, data_set)
+                full = self.card.translate(full, case.dataset)
             write_mask(prediction_path(self.folder, name), full, case, data.modalities[0], remark)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where they are."""
-        if trainer.is_global_zero:
-            print(f"segmentations: {self.folder}")
+        """Write their volumes and the names of their labels beside them, once all ranks are done, and say where."""
+        trainer.strategy.barrier()
+        if not trainer.is_global_zero:
+            return
+        data = data_of(trainer)
+        written = {name: prediction_path(self.folder, name) for name in data.predict_cases}
+        masks = {name: (path, self._data_set(data.cases[name])) for name, path in written.items() if path.exists()}
+        if masks:
+            write_volumes(self.folder / VOLUMES, masks)
+            write_label_tables(self.folder, {known.name: known for _, known in masks.values()}.values())
+        print(f"segmentations: {self.folder}")
+
+    def _data_set(self, case: Case) -> DataSet:
+        """The data set whose label values the case's mask gets."""
+        return self.card.labelling(case.dataset) if self.card else case.dataset
 
 
 def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:

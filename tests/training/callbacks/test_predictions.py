@@ -78,7 +78,12 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(
 
     assert main(words(checkpoint)) == 0
     assert segmented == CASES[1:]
-    assert sorted(path.name for path in folder.iterdir()) == [f"{case}.nii.gz" for case in CASES]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(f"{case}.nii.gz" for case in CASES),
+        "brats2020.ctbl",
+        "brats2020.txt",
+        "volumes.csv",
+    ]
     assert (folder / f"{CASES[0]}.nii.gz").stat().st_mtime_ns == first
     for case in CASES:
         assert np.asarray(nib.load(folder / f"{case}.nii.gz").dataobj).max() == 4
