@@ -109,10 +109,12 @@ class WandbLogger(loggers.WandbLogger):
     ) -> None:
         mode, reason = _mode(offline)
         if mode == "offline":
-            rank_zero_info(f"{reason}: the run stays on disk, {sending(save_dir)}")
+            rank_zero_info(f"{reason}: the run stays on disk")
         Path(save_dir).mkdir(parents=True, exist_ok=True)
         # `mode` and not Lightning's `offline`, which sets a mode that wandb no longer knows
         how: dict[str, Any] = {"mode": mode, "resume": None if mode == "offline" else "allow"}
+        # its dozens of lines at the end become the one of `finish_wandb`
+        how["settings"] = {"silent": True}
         super().__init__(project=project, name=name, save_dir=save_dir, id=id, group=group, tags=tags, **how)
         self._wandb_init.pop("anonymous", None)  # wandb warns of it even where it is None
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", "300")  # seconds; W&B's own default is to wait for ever
@@ -168,9 +170,24 @@ def finish_wandb(*, failed: bool = False) -> None:
     """
     if wandb := sys.modules.get("wandb"):
         try:
+            run = getattr(wandb, "run", None)
+            where = _where(run) if run is not None else ""
             wandb.finish(exit_code=int(failed))
+            if where:
+                print(where, flush=True)
         except OSError:  # SLURM ends W&B's own process together with ours, and it may be the first to go
             sys.unraisablehook = lambda failure: None  # wandb tries once more when Python exits
+
+
+def _where(run: Any) -> str:
+    """Return where a run can be seen, in one line."""
+    if run.disabled:
+        return ""
+    if not run.offline:
+        return f"W&B: {run.url}"
+    folder = Path(run.settings.sync_dir)
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return f"W&B: `wandb sync {folder}` sends it, `wandb leet {folder.parent}` shows it"
 
 
 def _mode(offline: bool | None) -> tuple[str, str]:

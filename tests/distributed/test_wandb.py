@@ -146,6 +146,16 @@ def test_no_server_at_all(tmp_path: Path) -> None:
     assert kept(tmp_path, "offline-run") == list(range(20))
 
 
+def test_a_run_ends_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    logger = WandbLogger(save_dir=tmp_path, id="one", offline=True)
+    logger.log_metrics({"loss": 0.5}, 0)
+    (run,) = tmp_path.glob("wandb/offline-run-*-one")
+    capfd.readouterr()
+    finish_wandb()
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err) == (f"W&B: `wandb sync {run}` sends it, `wandb leet {run.parent}` shows it\n", "")
+
+
 def test_the_summary_of_a_dice_is_its_best_as_a_number(tmp_path: Path) -> None:
     logger = WandbLogger(save_dir=tmp_path, id="one", offline=True)
     for step, dice in enumerate((0.5, 0.8, 0.6)):

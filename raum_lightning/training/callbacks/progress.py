@@ -13,6 +13,9 @@ from rich.console import Console
 from raum_lightning.training.callbacks.attributes import data_of, log_interval
 from raum_lightning.training.schedule import is_due
 
+# columns of the narrowest terminal
+WIDTH = 80
+
 
 class ProgressBar(RichProgressBar):
     """Lightning's bar, without the number of epochs of a run that counts steps and without the logger's version."""
@@ -28,6 +31,8 @@ class ProgressBar(RichProgressBar):
         metrics |= super().get_metrics(trainer, pl_module)
         if (loss := trainer.callback_metrics.get("train/loss")) is not None:
             metrics["train/loss"] = loss.item()
+        if (dice := trainer.callback_metrics.get("val/dice_mean")) is not None:
+            metrics["dice"] = dice.item()
         metrics.pop("v_num", None)
         return metrics
 
@@ -114,8 +119,13 @@ class RunSummary(pl.Callback):
             return
         score, path = self.best.best_model_score, self.best.best_model_path
         name = "mean Dice" if self.best.monitor == "val/dice_mean" else self.best.monitor
-        said = f"best {name} on validation {float(score):.3f}, {path}" if score is not None else "was not validated"
-        Console(highlight=False, soft_wrap=True).print(f"run {self.folder} {said}")
+        said = f"best {name} on validation {float(score):.3f}:" if score is not None else "was not validated"
+        # soft wrap: the terminal may break a long path, a copy of it is whole
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(f"run {self.folder}")
+        console.print(said)
+        if score is not None:
+            console.print(str(path))
 
 
 def validation_line(
@@ -130,14 +140,19 @@ def validation_line(
         best: The best score so far.
         left: Seconds until the run's end.
     """
-    parts = [f"{step}/{steps:.0f}"]
-    parts += [f"loss {_short(values['train/loss'])}"] if "train/loss" in values else []
+    # each with its rank: where there are too many, those of the highest rank are left out first
+    parts = [(0, f"{step}/{steps:.0f}")]
+    parts += [(3, f"loss {_short(values['train/loss'])}")] if "train/loss" in values else []
     dice = {name.removeprefix("val/dice_"): value for name, value in values.items() if name.startswith("val/dice_")}
-    parts += [f"{part if part == 'mean' else part.upper()} {_short(value)}" for part, value in dice.items()]
-    parts += [f"best {_short(best)}"] if best is not None else []
-    parts += [f"{values['perf/patches_per_s']:.3g}/s"] if "perf/patches_per_s" in values else []
-    parts += [f"{left // 3600:.0f}:{left % 3600 // 60:02.0f} h"] if left is not None else []
-    return " ".join(parts)
+    mean = dice.pop("mean", None)
+    parts += [(4 + place, f"{part.upper()} {_short(value)}") for place, (part, value) in enumerate(dice.items())]
+    parts += [(0, f"mean {_short(mean)}")] if mean is not None else []
+    parts += [(1, f"best {_short(best)}")] if best is not None else []
+    parts += [(99, f"{values['perf/patches_per_s']:.3g}/s")] if "perf/patches_per_s" in values else []
+    parts += [(2, f"{left // 3600:.0f}:{left % 3600 // 60:02.0f} h")] if left is not None else []
+    while len(line := " ".join(text for _, text in parts)) > WIDTH:
+        parts.remove(max(parts))
+    return line
 
 
 def _short(value: float) -> str:

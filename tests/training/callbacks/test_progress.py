@@ -11,5 +11,13 @@ def test_a_validation_is_one_line_of_at_most_80_columns() -> None:
     assert line == said and len(line) <= 80
 
 
+def test_long_runs_with_many_regions_keep_to_80_columns() -> None:
+    values = {"train/loss": 0.5, "perf/patches_per_s": 12.34}
+    values |= {f"val/dice_{part}": 0.5 for part in ("wt", "tc", "netc", "snfh", "et", "rc", "mean")}
+    line = validation_line(values, 1_200_000, 2_000_000, best=0.8, left=100 * 3600)
+    assert line == "1200000/2000000 loss .500 WT .500 TC .500 NETC .500 mean .500 best .800 100:00 h"
+    assert len(line) <= 80
+
+
 def test_what_is_not_known_is_left_out() -> None:
     assert validation_line({}, 4, 8) == "4/8"
