@@ -8,7 +8,7 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 
 
-def exit_codes(*processes: BaseProcess, seconds: float = 120) -> list[int | None]:
+def exit_codes(*processes: BaseProcess, seconds: float = 240) -> list[int | None]:
     """Wait for processes, `seconds` for all of them, and return their exit codes: -9 for one that had not ended."""
     deadline = time.monotonic() + seconds
     try:
