@@ -66,6 +66,7 @@ trainer:
     assert stopping["init_args"]["patience"] == 3 and "every" not in stopping["init_args"]
 
 
+@pytest.mark.slow
 def test_another_class_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     swin = ["--module.network", "monai.networks.nets.SwinUNETR", "--module.network.in_channels", "3"]
     for before, after in ((swin, []), ([], swin)):

@@ -45,6 +45,7 @@ def epochs(patches: PatchLoader, count: int = 2) -> list[torch.Tensor]:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [default_augmentation(), tio.RandomAffine(degrees=20)], ids=["ours", "torchio"])
 def test_any_number_of_workers_yields_the_same(cases: list[Prepared], transform: tio.Transform) -> None:
     reference = epochs(loader(cases, transform=transform))
@@ -85,6 +86,7 @@ def test_every_case_is_sampled_equally_often_in_changing_order(cases: list[Prepa
     assert len(set(rounds)) > 1 and all(len(set(each)) == 6 for each in rounds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
 def test_share_of_patches_centred_on_tumour(cases: list[Prepared], probability: float) -> None:
     patches = dataset(cases, transform=None, roi_size=(1, 1, 1), foreground=probability)
@@ -126,6 +128,7 @@ def test_raw_patches_augmented_later_are_the_workers_patches(cases: list[Prepare
         assert torch.equal(image.half(), batch["image"]) and torch.equal(label, batch["label"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("seen", [0, 1, 3, 5])
 def test_goes_on_in_the_middle_of_an_epoch(cases: list[Prepared], seen: int, workers: int) -> None:

@@ -95,6 +95,7 @@ def test_a_case_with_none_of_the_weighted_classes_is_sampled_from_as_without_wei
     assert sampled_classes(case, {"RC": 1}) == sampled_classes(case, None)
 
 
+@pytest.mark.slow
 def test_within_a_class_every_voxel_is_as_likely(case: Prepared) -> None:
     places = PatchPlaces((1, 1, 1), foreground_probability=1, class_weights={"ET": 1})
     rng = np.random.default_rng(0)

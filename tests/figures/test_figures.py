@@ -203,6 +203,7 @@ def case(tmp_path: Path) -> Path:
     return write_brats(tmp_path, "BraTS20_Training_001", EDITIONS["brats2020"])
 
 
+@pytest.mark.slow
 def test_view_draws_a_case_its_prediction_and_a_case_without_mask(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,6 +250,7 @@ def test_view_says_a_mistake_in_one_sentence(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_pictures_are_at_most_1600_pixels_wide_unless_asked(case: Path, tmp_path: Path) -> None:
     mask = str(case / "BraTS20_Training_001_seg.nii.gz")
     for words, wide in (([], 1600), (["--width", "700"], 700), (["--width", "9000"], None)):

@@ -225,6 +225,7 @@ def test_weights_that_repeat_few_numbers_are_refused(tmp_path: Path) -> None:
         raum_lightning.load(path)
 
 
+@pytest.mark.slow
 def test_a_file_with_a_network_of_11_gb_costs_no_memory(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "large.ckpt", of_class(UNETR, embed_dim=12_000, mlp_dim=48_000))
     script = (

@@ -126,6 +126,7 @@ def run(patch: pytest.MonkeyPatch, module: str, *words: str | Path) -> None:
     import_module(f"brats_evaluation.{module}").main()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "columns"), [("seg", SEG), ("mets", METS)])
 def test_equals_the_organisers_package(organisers: Path, ours: Evaluation, table: str, columns: dict[str, str]) -> None:
     with (organisers / f"{table}.csv").open() as file:

@@ -107,6 +107,7 @@ def test_rules_are_those_of_the_data_set_unless_given(
     assert "rules brats2026: BraTS 2025 on, brats-evaluation" in said and "mets_large_f1" in said
 
 
+@pytest.mark.slow
 def test_a_page_sorts_and_shows_the_worst(predictions: Path, brats: Path, tmp_path: Path) -> None:
     for case in BRATS[2:]:
         (predictions / f"{case}.nii.gz").unlink()

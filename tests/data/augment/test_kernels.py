@@ -220,6 +220,7 @@ def test_blur_is_torchios() -> None:
     torch.testing.assert_close(kernels.blur(image, std), want, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("onednn", [True, False])
 @given(shape=st.tuples(*[st.integers(1, 70)] * 3), std=st.tuples(*[st.floats(0, 9)] * 3), contiguous=st.booleans())
 def test_blur_is_scipys(onednn: bool, shape: Size, std: tuple[float, float, float], contiguous: bool) -> None:
