@@ -50,8 +50,8 @@ cluster-test: $(VENV)/ready ## train, preempt and resume on a real SLURM, set up
 	tests/cluster/run.sh
 
 fuzz: $(VENV)/ready ## try 10,000 damaged files and 3,000 damaged headers of a case (an hour)
-	$(BIN)/python tests/fuzz/fuzz_headers.py
-	$(BIN)/python tests/fuzz/fuzz_geometry.py
+	$(BIN)/python -m tests.fuzz.fuzz_headers
+	$(BIN)/python -m tests.fuzz.fuzz_geometry --count 3000
 
 audit: $(VENV)/ready ## look for known holes in the pinned versions and for risky calls (docs/reliability.md)
 	$(BIN)/$(PIP) --quiet bandit pip-audit

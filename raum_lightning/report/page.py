@@ -51,7 +51,8 @@ def _missing(sentence: str, command: str) -> str:
 def _head(run: Run) -> str:
     data, network = run.config["data"], run.config["module"]["network"]["class_path"].rpartition(".")[2]
     cases = " ".join([", ".join(f"{len(ids)} {part}" for part, ids in run.split.items()), "cases"]).strip()
-    facts = f"{network} on {', '.join(data['modalities'])} &middot; {cases} from {escape(str(data['root']))}"
+    on = f"{network} on {', '.join(data['modalities'])}"
+    facts = " &middot; ".join(map(escape, (on, f"{cases} from {data['root']}")))
     tiles = []
     if validated := run.curves.get("val/dice_mean"):
         step, best = max(validated, key=lambda point: point[1])

@@ -129,6 +129,18 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(copy: Path) -> 
     assert "not scored yet" in text and "no metrics.csv" in text and not Reader(text).rows
 
 
+def test_names_from_a_run_are_shown_as_text(copy: Path) -> None:
+    """A class path, a modality and a part of the split are strings of a file that somebody else may have written."""
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["module"]["network"]["class_path"] = "a.<b>Net"
+    config["data"]["modalities"] = ["<i>flair"]
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    (copy / "splits.json").write_text('{"<u>train": ["one"], "val": [], "test": []}')
+    shown = page(copy)
+    assert "&lt;b&gt;Net on &lt;i&gt;flair" in shown and "1 &lt;u&gt;train" in shown
+    assert not any(tag in shown for tag in ("<b>Net", "<i>flair", "<u>train"))
+
+
 def test_moved_cases_are_named_and_the_rest_is_shown(copy: Path) -> None:
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config["data"]["root"] = "elsewhere"
