@@ -23,7 +23,7 @@ EDITIONS: Mapping[str, DataSet] = {**datasets.presets(), "msd": datasets.load("m
 CLASSES = EDITIONS["brats2024"].classes
 REGIONS: Regions = EDITIONS["brats2024"].regions
 MODALITIES = tuple(EDITIONS["brats2020"].images)
-NCR, ED, ET, RC = range(1, 5)
+NCR, ED, ET, RC = (CLASSES.index(name) for name in ("NCR", "ED", "ET", "RC"))
 Edition = DataSet
 
 __all__ = ["BACKGROUND", "CLASSES", "EDITIONS", "MODALITIES", "REGIONS", "Edition", "Regions"]

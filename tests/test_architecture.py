@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from raum_lightning.datasets import presets
+
 PACKAGE = Path(__file__).parents[1] / "raum_lightning"
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(file.relative_to(PACKAGE)) for file in FILES]
@@ -85,3 +87,17 @@ def test_what_is_pure_knows_nothing_of_lightning(file: Path) -> None:
     place = str(file.relative_to(PACKAGE).with_suffix(""))
     if any(place == pure or place.startswith(f"{pure}/") for pure in PURE):
         assert not any(name.split(".")[0] in {"lightning", "torchmetrics"} for name in imported(file))
+
+
+def test_label_values_are_known_to_data_sets_alone() -> None:
+    """No dict outside `datasets` maps numbers to names of classes or names to numbers."""
+    known = {name for preset in presets().values() for name in preset.classes[1:]}
+    for file in FILES:
+        if room(file) == "datasets":
+            continue
+        for node in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Dict)):
+            for pair in zip(node.keys, node.values, strict=True):
+                values = [part.value for part in pair if isinstance(part, ast.Constant)]
+                names = known.intersection(value for value in values if isinstance(value, str))
+                numbers = [value for value in values if isinstance(value, int)]
+                assert not (names and numbers), f"{file}:{node.lineno} gives {names} the label value {numbers}"

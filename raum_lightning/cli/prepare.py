@@ -9,7 +9,7 @@ from raum_lightning.cli.dataset_option import add_dataset
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     parser.add_argument("roots", metavar="ROOT", type=Path, nargs="+", help="folders with cases")
-    parser.add_argument("--modalities", nargs="+", default=["flair", "t1ce", "t2"], help="as data.modalities")
+    parser.add_argument("--modalities", nargs="+", help="as data.modalities")
     add_dataset(parser)
     parser.add_argument(
         "--prepared_dir", type=Path, default=Path("runs/prepared"), help="as data.prepared_dir (default: %(default)s)"
@@ -31,11 +31,12 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.data.cleaning import megabytes, unneeded
     from raum_lightning.data.option_checks import check_names
     from raum_lightning.data.store import is_prepared, prepare
-    from raum_lightning.labels import MODALITIES
     from raum_lightning.progress import progress_bar
 
-    check_names("modalities", args.modalities, MODALITIES)
     cases = [case for root in args.roots for case in find_cases(root, args.dataset)]
+    known = cases[0].dataset
+    args.modalities = args.modalities or list(known.modalities)
+    check_names("modalities", args.modalities, list(known.images))
     missing = [case for case in cases if not is_prepared(case, args.prepared_dir, args.modalities)]
     size_before = _size(args.prepared_dir)
     would = "would be " if args.dry_run else ""

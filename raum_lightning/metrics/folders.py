@@ -115,6 +115,8 @@ def find_references(root: Path, edition: str = "auto") -> dict[str, MaskFile]:
 def find_masks(root: Path, edition: str = "auto") -> dict[str, MaskFile]:
     """Return the masks below `root` by the id of their case; raise `EvaluationError` for none and for two of one."""
     declared = _declared(edition)
+    if declared and not declared.labels:
+        declared = None  # a dataset.json says what they are, which lies with the references
     masks: dict[str, MaskFile] = {}
     for path in _files(root):
         if _is_image(path):

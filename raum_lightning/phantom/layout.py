@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from raum_lightning.datasets import BACKGROUND, DataSet
+from raum_lightning.datasets import BACKGROUND, DataSet, load
 from raum_lightning.errors import ConfigError
+from raum_lightning.labels import ED
 
 # what other names a contrast has, and which contrast a modality of an unknown name gets, in turn
 CONTRASTS = {"t1w": "t1", "t1n": "t1", "t1gd": "t1ce", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
 OTHERS = ("flair", "t1ce", "t2", "t1")
-TISSUES = {1: "NCR", 2: "ED", 3: "ET"}  # of the class indices that the generator gives
+TISSUES = dict(enumerate(load("brats2020").classes))  # by the class indices that the generator gives
 SCALP_MM, AIR = 8.0, 0.03
 
 
@@ -26,10 +27,9 @@ def listed(dataset: DataSet) -> DataSet:
         ConfigError: It has no place for a mask, or names that cannot be written.
     """
     if not dataset.labels:
-        labels = {1: "edema", 2: "necrosis", 3: "enhancing"}
-        images = {name: (f"imagesTr/{{case}}_{n:04d}",) for n, name in enumerate(("FLAIR", "T1w", "T1Gd", "T2w"))}
-        regions = {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
-        dataset = replace(dataset, images=images, labels=labels, regions=regions)
+        task = load("msd-task01")
+        images = {name: (f"imagesTr/{{case}}_{n:04d}",) for n, name in enumerate(task.images)}
+        dataset = replace(dataset, images=images, labels=task.labels, regions=task.regions)
     if not dataset.mask:
         raise ConfigError(f"data set {dataset.name} has no pattern for a mask; phantoms are written with one")
     return dataset
@@ -59,7 +59,7 @@ def classes_of(dataset: DataSet, labels: NDArray[np.uint8]) -> NDArray[np.uint8]
     class, or where there are none the upper fifth of the oedema.
     """
     names = {name.upper(): index for index, name in enumerate(dataset.classes)}
-    own = {tissue: names[name] for tissue, name in TISSUES.items() if name in names}
+    own = {tissue: names[name.upper()] for tissue, name in TISSUES.items() if name.upper() in names and tissue}
     table = np.zeros(4, np.uint8)
     for tissue, index in own.items():
         table[tissue] = index
@@ -69,7 +69,7 @@ def classes_of(dataset: DataSet, labels: NDArray[np.uint8]) -> NDArray[np.uint8]
         return out
     pool = np.argwhere((labels != BACKGROUND) & (out == BACKGROUND))
     if not len(pool):
-        oedema = np.argwhere(labels == 2)
+        oedema = np.argwhere(labels == ED)
         pool = oedema[oedema[:, 2].argsort(kind="stable")][-(len(oedema) // 5 or 1) :]
     pool = pool[pool[:, 2].argsort(kind="stable")]
     for index, part in zip(others, np.array_split(pool, len(others)), strict=True):

@@ -51,23 +51,31 @@ def _missing(sentence: str, command: str) -> str:
 def _head(run: Run) -> str:
     data, network = run.config["data"], run.config["module"]["network"]["class_path"].rpartition(".")[2]
     cases = " ".join([", ".join(f"{len(ids)} {part}" for part, ids in run.split.items()), "cases"]).strip()
-    on = f"{network} on {', '.join(data['modalities'])}"
+    on = f"{network} on {', '.join(data['modalities'] or ['the modalities of its data set'])}"
     facts = " &middot; ".join(map(escape, (on, f"{cases} from {data['root']}")))
-    tiles = []
+    tiles, regions = [], _regions(run)
     if validated := run.curves.get("val/dice_mean"):
         step, best = max(validated, key=lambda point: point[1])
-        tiles.append(("best validation Dice", best, f"mean of WT, TC, ET at step {step:,.0f}"))
-    for region in REGIONS:
+        tiles.append(("best validation Dice", best, f"mean of {', '.join(regions)} at step {step:,.0f}"))
+    for region in regions:
         values = [row[f"dice_{region.lower()}"] for row in run.scores.values() if SORTED_BY in row]
         tiles += [(f"test Dice {region}", fmean(values), f"mean, median {median(values):.3f}")] if values else []
-    shown = "".join(f"<div><small>{a}</small><strong>{b:.3f}</strong><small>{c}</small></div>" for a, b, c in tiles)
+    shown = "".join(
+        f"<div><small>{escape(a)}</small><strong>{b:.3f}</strong><small>{escape(c)}</small></div>" for a, b, c in tiles
+    )
     return f'<p>{facts}</p><div class="tiles">{shown}</div>'
+
+
+def _regions(run: Run) -> list[str]:
+    """Return the regions that the run logged."""
+    names = [column.removeprefix("val/dice_").upper() for column in run.curves if column.startswith("val/dice_")]
+    return [name for name in names if name != "MEAN"] or list(REGIONS)
 
 
 def _curves(run: Run) -> str:
     wanted = {
         "Loss": {"train": "train/loss", "validation": "val/loss"},
-        "Dice on validation": {name: f"val/dice_{name.lower()}" for name in (*REGIONS, "mean")},
+        "Dice on validation": {name: f"val/dice_{name.lower()}" for name in (*_regions(run), "mean")},
         "Learning rate": {"lr": "lr"},
     }
     charts = []
