@@ -105,7 +105,7 @@ def test_a_network_of_another_library_trains_from_yaml_alone(
         "module:\n"
         "  network:\n"
         "    class_path: monai.networks.nets.SegResNet\n"
-        "    init_args: {init_filters: 4}\n"
+        "    init_args: {init_filters: 8}\n"
         "  roi_size: [32, 32, 32]\n"
     )
     words = ["-c", "segresnet.yaml", "--data.root", str(brats), "--trainer.logger", "false"]

@@ -7,6 +7,7 @@ imported, and only where every name in it is one of theirs: see `PACKAGES`. What
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from importlib import import_module
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -154,6 +155,12 @@ def _argument(value: Any, hint: Any, packages: Sequence[str], where: str) -> Any
         if "class_path" in value:
             return _build(value, packages, where)
         return {key: _argument(item, None, packages, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, str) and get_origin(hint) is type and value.startswith("torch.nn."):
+        layer = getattr(torch.nn, value.removeprefix("torch.nn."), None)
+        return layer if isinstance(layer, type) and issubclass(layer, nn.Module) else value
+    if isinstance(value, str):  # the command line writes the name of an enumeration's member
+        enums = [option for option in (hint, *get_args(hint)) if isinstance(option, type) and issubclass(option, Enum)]
+        return next((enum[value] for enum in enums if value in enum.__members__), value)
     if not isinstance(value, (list, tuple)):
         return value
     options = [option for option in (hint, *get_args(hint)) if option is tuple or get_origin(option) is tuple]

@@ -83,7 +83,8 @@ def _shape(network: nn.Module, channels: int, size: Sequence[int], train: bool) 
     network.train(train)
     try:
         with torch.no_grad():
-            output: Any = functional_call(network, weights, (image,))
+            # tied by name (torch 2.13), a part that is registered twice, as in MONAI's DynUNet, would keep the copies
+            output: Any = functional_call(network, weights, (image,), tie_weights=False)
     except Exception as error:  # whatever a network of another library raises
         return error
     finally:

@@ -32,3 +32,6 @@ def test_it_fits_tests_and_predicts(experiment: Path, here: Path, monkeypatch: p
     assert (folder / "checkpoints/last.ckpt").is_file()
     assert (folder / "test/cases.csv").read_text().startswith("case,dice_wt,dice_tc,dice_et,dice_mean")
     assert len(list((folder / "predictions").glob("*.nii.gz"))) == 2
+    if experiment.parent.name == "baselines":
+        network = ["--checkpoint", str(folder / "checkpoints/last.ckpt")]
+        assert main(["segment", *network, "--case", "cases/BraTS20_Training_001", "--out", f"{folder}/seg.nii.gz"]) == 0

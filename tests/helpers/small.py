@@ -33,7 +33,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "raum_lightning.models.UNETR": _UNETR,
     "raum_lightning.models.UNETRV2": _UNETR | {"out_indices": [1, 2, 4]},
     "monai.networks.nets.SegResNet": {"init_filters": 8},
+    "monai.networks.nets.UNETR": {"img_size": [32] * 3, "feature_size": 4, "hidden_size": 24, "mlp_dim": 48},
+    "monai.networks.nets.SwinUNETR": {"feature_size": 12, "depths": [1] * 4, "num_heads": [1] * 4},
+    "monai.networks.nets.DynUNet": {"filters": [4] * 6},
+    "monai.networks.nets.MedNeXt": {"init_filters": 4, "blocks_down": [1] * 4, "blocks_up": [1] * 4},
 }
+# five halvings of 32 leave one voxel, which instance norm refuses in training
+LARGER = {"monai.networks.nets.SwinUNETR", "monai.networks.nets.DynUNet"}
 
 
 def shrink(experiment: Path, folder: Path) -> list[str]:
@@ -42,8 +48,11 @@ def shrink(experiment: Path, folder: Path) -> list[str]:
     It has the experiment's name, after which the run's folder is called.
     """
     network = read_files([experiment]).tree["module"]["network"]["class_path"]
-    sizes = {"network": {"init_args": NETWORKS.get(network, {})}}
+    sizes: dict[str, Any] = {"network": {"init_args": NETWORKS.get(network, {})}}
+    size = {"roi_size": [64 if network in LARGER else 32] * 3}
+    if network.startswith("monai."):
+        sizes |= size  # which have no img_size
     file = folder / "small" / experiment.name
     file.parent.mkdir(exist_ok=True)
-    file.write_text(yaml.safe_dump(SMALL | {"module": SMALL["module"] | sizes}))
+    file.write_text(yaml.safe_dump(SMALL | {"module": SMALL["module"] | sizes, "data": SMALL["data"] | size}))
     return ["-c", str(experiment), "-c", str(file)]

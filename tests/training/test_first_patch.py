@@ -42,6 +42,24 @@ def test_networks_of_ours_and_others_pass_without_values_or_random_numbers() -> 
     assert norm.num_batches_tracked is not None and int(norm.num_batches_tracked) == 0
 
 
+class Twice(nn.Module):
+    """Registers a part by two names, as MONAI's DynUNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = self.two = nn.Conv3d(3, 4, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.two(image)
+        return out
+
+
+def test_a_part_with_two_names_keeps_its_weights() -> None:
+    network = Twice()
+    assert output_channels(network, 3, {"module.roi_size": (4, 4, 4)}, {}) == 4
+    assert not network.two.weight.is_meta
+
+
 @pytest.mark.parametrize(
     ("network", "size", "fits"),
     [
