@@ -1,17 +1,15 @@
 """Training, validation and prediction of a segmentation network as a LightningModule."""
 
-import math
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from raum_lightning.allocator import keep_memory
 from raum_lightning.datasets import DataSet
@@ -30,16 +28,21 @@ from raum_lightning.inference.sliding_window import (
     sliding_window,
 )
 from raum_lightning.inference.trusted import build, check_instantiator, check_shapes
+from raum_lightning.inference.weights import lines, start_from
 from raum_lightning.labels import REGIONS, Regions, classify, to_regions
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
 from raum_lightning.models.cpu import accelerate
 from raum_lightning.postprocess import Postprocess, clean
 from raum_lightning.runs.checkpoints import MODEL_CARD, read
+from raum_lightning.training.callbacks.average import CURRENT, AveragedWeights
 from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 from raum_lightning.training.first_patch import check_loss, output_channels
+from raum_lightning.training.freezing import Frozen
 from raum_lightning.training.model_card import describe
-from raum_lightning.training.schedule import is_due, warmup_cosine
+from raum_lightning.training.optimizers import Recipe
+from raum_lightning.training.option_checks import check_monitor, check_windows
+from raum_lightning.training.schedule import is_due
 from raum_lightning.training.sharding import hold_whole, shard
 
 Batch = dict[str, Any]
@@ -71,7 +74,21 @@ class SegmentationModule(pl.LightningModule):
             or hd95_et, or loss.
         lr: Learning rate of AdamW after the warm-up.
         weight_decay: Weight decay of AdamW.
-        warmup_steps: Optimiser steps of linear warm-up; a cosine down to 0 at the last step of the run follows.
+        betas: Decay of AdamW's running means of the gradient and of its square.
+        no_decay: No weight decay of norms, biases and positions.
+        layer_decay: Factor on the learning rate from each layer of the transformer to the one before it, in (0, 1].
+        warmup_steps: Optimiser steps of linear warm-up; a fall to 0 at the last step of the run follows.
+        schedule: How it falls: cosine, or polynomial as in nnU-Net.
+        optimizer: Takes AdamW's place: called with groups of parameters. `lr`, `weight_decay` and `betas` are AdamW's
+            alone, its own arguments stand beside its name; no_decay and layer_decay apply.
+        lr_scheduler: Takes the place of warm-up and fall: called with the optimiser, and stepped after each of its
+            steps, not after epochs.
+        ema: Decay of a running mean of the network's weights, such as 0.999: the mean is what is validated, saved as
+            the network and segmented with.
+        init_from: File whose weights a new run starts from, as far as they fit: a checkpoint, *.safetensors, or a state
+            dict of MONAI's UNETR or ViT. A table says what became of each tensor.
+        freeze: Parts of the network that are not trained, such as vit.
+        thaw_after: Steps after which they are trained too; never where not given.
         compile: The trainer's verbs run the network under `torch.compile`: minutes at the start, less for each step.
 
     Raises:
@@ -94,12 +111,22 @@ class SegmentationModule(pl.LightningModule):
         monitor: str = "dice_mean",
         lr: float = 1e-4,
         weight_decay: float = 1e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        no_decay: bool = False,
+        layer_decay: float = 1.0,
         warmup_steps: int = 500,
+        schedule: Literal["cosine", "polynomial"] = "cosine",
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        ema: float | None = None,
+        init_from: str | None = None,
+        freeze: Sequence[str] = (),
+        thaw_after: int | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
         # the command line adds how network and loss were made, so that `load_from_checkpoint` needs no arguments
-        self.save_hyperparameters(ignore=["network", "loss"], logger=False)
+        self.save_hyperparameters(ignore=["network", "loss", "optimizer", "lr_scheduler"], logger=False)
         self.network = network
         self.loss = loss or DiceCELoss()
         if mode not in (None, "labels", "regions"):
@@ -108,12 +135,24 @@ class SegmentationModule(pl.LightningModule):
         if mode and said and mode != said:
             raise ConfigError(f"module.mode is {mode} but the loss is for {said}; give one of them")
         self.mode: str = mode or said or "labels"
-        self.windows = _windows(network, roi_size, overlap, sw_batch_size)
+        self.windows = check_windows(network, roi_size, overlap, sw_batch_size)
         if flips not in FLIP_AXES:
             raise ConfigError(f"module.flips={flips} is none of {', '.join(map(str, FLIP_AXES))}")
         self.flips = flips
-        _at_least(0, lr=lr, weight_decay=weight_decay, warmup_steps=warmup_steps)
-        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self.recipe = Recipe(
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            lr=lr,
+            weight_decay=weight_decay,
+            betas=betas,
+            no_decay=no_decay,
+            layer_decay=layer_decay,
+            warmup_steps=warmup_steps,
+            schedule=schedule,
+        )
+        self.init_from = init_from
+        self.frozen = Frozen(network, freeze, thaw_after)
+        self.average = None if ema is None else AveragedWeights(ema)
         self.monitor = monitor
         self.compiles = compile
         # of the data set; `setup` asks the data for it
@@ -124,7 +163,7 @@ class SegmentationModule(pl.LightningModule):
         self.steps = Postprocess.read(Path(postprocess)) if postprocess else Postprocess()
         self.val_metrics = SegmentationMetrics(metrics, rules=self.rules)
         self.test_metrics = SegmentationMetrics(metrics, rules=self.rules)
-        _check_monitor(monitor, self.val_metrics.metrics)
+        check_monitor(monitor, self.val_metrics.metrics)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override] # the file is checked, so that it must be one
@@ -133,7 +172,8 @@ class SegmentationModule(pl.LightningModule):
         """Return the module as it was saved, weights included, from a file that `raum fit` wrote.
 
         As Lightning's, but what the file says of network and loss is made only of classes of this package, MONAI's and
-        those of the modules in `trust`; a `network` or `loss` that is given takes their place.
+        those of the modules in `trust`; a `network` or `loss` that is given takes their place. An `optimizer` and an
+        `lr_scheduler` are not made again: give them to train on with them.
 
         Raises:
             CheckpointError: The file is damaged or names code that is not trusted.
@@ -141,6 +181,8 @@ class SegmentationModule(pl.LightningModule):
         try:
             content = read(Path(checkpoint_path))
             saved = content.get("hyper_parameters", {})
+            # of these the file holds names, of classes and of a file, which are not followed
+            kwargs = {"optimizer": None, "lr_scheduler": None, "init_from": None} | kwargs
             check_instantiator(saved)
             for name in ("network", "loss"):
                 if name in kwargs or saved.get(name) is None:
@@ -191,6 +233,16 @@ class SegmentationModule(pl.LightningModule):
             self._check_outputs(outputs, data)
             check_loss(self.loss, outputs, self._indices)
 
+    def start_from(self, data: Any) -> None:
+        """Load the weights of `init_from`, once, for the modalities and classes of `data` (a `BratsDataModule`)."""
+        if self.init_from is None:
+            return
+        path, self.init_from = Path(self.init_from), None
+        names = data.dataset.regions if self.mode == "regions" else data.dataset.classes
+        table = start_from(path, self.network, modalities=data.modalities, outputs=tuple(names))
+        for line in lines(path, table):
+            rank_zero_info(line)
+
     def _check_outputs(self, outputs: int, data: Any, *, fewer: bool = False) -> None:
         known = data.dataset
         names = known.regions if self.mode == "regions" else known.classes
@@ -205,7 +257,7 @@ class SegmentationModule(pl.LightningModule):
         self.regions = self.val_metrics.regions = self.test_metrics.regions = dataset.regions
         if isinstance(self.loss, DiceCELoss):
             self.loss.follow(dataset)
-        _check_monitor(self.monitor, self.val_metrics.metrics, dataset.regions)
+        check_monitor(self.monitor, self.val_metrics.metrics, dataset.regions)
 
     def setup(self, stage: str) -> None:
         """Check that strategy, network and data fit together, and compile the network where asked to."""
@@ -214,6 +266,8 @@ class SegmentationModule(pl.LightningModule):
                 "trainer.strategy fsdp would wait for ever where ranks validate different numbers of windows; "
                 "give lightning.pytorch.strategies.ModelParallelStrategy, which shards as well"
             )
+        if self.average and isinstance(self.trainer.strategy, ModelParallelStrategy):
+            raise ConfigError("module.ema cannot average weights that are sharded: leave it out, or use strategy ddp")
         on_cpu = self.trainer.strategy.root_device.type == "cpu"
         if on_cpu:
             keep_memory()
@@ -223,6 +277,10 @@ class SegmentationModule(pl.LightningModule):
             self.check_data(data, fitting=stage == "fit")
             if (outputs := getattr(self.network, "out_channels", None)) is not None:
                 self._check_outputs(outputs, data, fewer=stage == "predict")
+            if stage == "fit":
+                self.start_from(data)
+        if stage == "fit":
+            self.frozen.begin()
         accelerate(self.network, enabled=on_cpu and not self.compiles)
         if self.compiles:
             compile_network(self.network, report=rank_zero_info)
@@ -231,6 +289,18 @@ class SegmentationModule(pl.LightningModule):
         """Shards the network where the strategy, `ModelParallelStrategy`, has a mesh of devices."""
         if self.device_mesh is not None:
             shard(self.network, self.device_mesh)
+
+    def on_train_start(self) -> None:
+        """Check that the schedule fits the run."""
+        self.recipe.check_length(self.trainer.estimated_stepping_batches)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave frozen parts as they are."""
+        self.frozen.hold(self.global_step)
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Return the running mean of the weights, where one is asked for."""
+        return [self.average] if self.average else []
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The loss of a batch of patches."""
@@ -311,27 +381,19 @@ class SegmentationModule(pl.LightningModule):
             # the strategy has looked at no checksum, and kept the weights, which callbacks want to see, to itself
             content = VerifiedCheckpointIO().load_checkpoint(str(trainer.ckpt_path), weights_only=True)
             checkpoint["state_dict"] = content["state_dict"]
+        if trainer is not None and trainer.training and CURRENT in checkpoint and not self.average:
+            raise ConfigError(f"{trainer.ckpt_path} holds a mean of weights: resume with the module.ema of its run")
         data = getattr(trainer, "datamodule", None)
         card = ModelCard.of_checkpoint(checkpoint)
         if data is not None and trainer is not None and not trainer.training and card is not None:
             data.check_trained(card.orientation, card.spacing)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, warm-up and cosine, stepped after every optimiser step."""
-        optimizer: Any = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        # a fused one could unscale gradients itself, for which Lightning refuses to clip them even where none is scaled
-        optimizer._step_supports_amp_scaling = False
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ConfigError("the learning rate needs to know the run's end: set trainer.max_steps or max_epochs")
-        if self.warmup_steps > steps:
-            raise ConfigError(
-                f"module.warmup_steps={self.warmup_steps} is longer than the run of {int(steps)} steps: "
-                "lower it, or raise trainer.max_steps or max_epochs"
-            )
-        factor = partial(warmup_cosine, warmup_steps=self.warmup_steps, total_steps=int(steps))
-        scheduler = {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "name": "lr"}
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        """Return the optimiser, and its scheduler, which is stepped after every step of it."""
+        trainer = self.trainer
+        # asked now for the length of epochs, Lightning (2.6) would set up the data before it knows where to resume
+        optimizer, scheduler = self.recipe.build(self, lambda: trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
 
     @property
     def _window_network(self) -> Network:
@@ -384,34 +446,3 @@ def pseudo_dice(logits: torch.Tensor, labels: torch.Tensor, mode: str, regions: 
     both = (prediction & target).sum(axes)
     either = prediction.sum(axes) + target.sum(axes)
     return torch.where(either > 0, 2 * both / either, 1.0).mean()
-
-
-def _check_monitor(monitor: str, metrics: Sequence[str], regions: Regions | None = None) -> None:
-    """Raise `ConfigError` for a monitor that will not be logged; without `regions` any region passes."""
-    names = [name for name in metrics if METRICS[name].better]
-    metric, _, part = monitor.rpartition("_")
-    parts = [part] if regions is None else [*map(str.lower, regions), "mean"]
-    if monitor != "loss" and not (metric in names and part in parts):
-        offered = ", ".join([*(f"{name}_mean" for name in names), "loss"])
-        raise ConfigError(
-            f"module.monitor={monitor} is no score of module.metrics [{', '.join(metrics)}]: give one of these, such "
-            f"as {offered}"
-        )
-
-
-def _at_least(lowest: int, **numbers: float) -> None:
-    for key, number in numbers.items():
-        if not (math.isfinite(number) and number >= lowest):
-            raise ConfigError(f"module.{key}={number} must be a number of at least {lowest}")
-
-
-def _windows(network: nn.Module, roi_size: Sequence[int] | None, overlap: float, batch_size: int) -> dict[str, Any]:
-    size = roi_size or getattr(network, "img_size", None)
-    if size is None:
-        raise ConfigError(f"{type(network).__name__} has no img_size: give the window as module.roi_size")
-    if len(size) != 3 or min(size) < 1:
-        raise ConfigError(f"module.roi_size={list(size)} must be three numbers of voxels, each at least 1")
-    if not 0 <= overlap < 1:
-        raise ConfigError(f"module.overlap={overlap} is not in [0, 1): it is the shared fraction of adjacent windows")
-    _at_least(1, sw_batch_size=batch_size)
-    return {"roi_size": tuple(size), "overlap": overlap, "batch_size": batch_size}

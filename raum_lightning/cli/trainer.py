@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as LightningBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
@@ -37,6 +37,7 @@ from raum_lightning.training.callbacks.failures import FiniteLoss, SameEverywher
 from raum_lightning.training.callbacks.predictions import PredictionWriter
 from raum_lightning.training.callbacks.preemption import LastCheckpoint, LeaveOnSignal, leaving_on_signal
 from raum_lightning.training.callbacks.progress import ProgressBar, RunSummary
+from raum_lightning.training.callbacks.rate import LearningRate
 from raum_lightning.training.callbacks.rng import RandomState
 from raum_lightning.training.callbacks.tables import CaseTable
 from raum_lightning.training.callbacks.throughput import Throughput
@@ -174,7 +175,10 @@ class RaumCLI(LightningCLI):
         self.text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
         self.settings = yaml.safe_load(self.text)
         if self.subcommand == "fit":
-            check_length(self.settings["trainer"], self.model.warmup_steps)
+            check_length(self.settings["trainer"], self.model.recipe.warmup)
+            if self.start:
+                self.model.init_from = None  # a run that is resumed has its weights
+            self.model.start_from(self.datamodule)
         if self.start:
             own = self.start.resolve().parent == self.run.checkpoints.resolve()
             check_agreement(self.start, self.settings, continues=own and self.subcommand == "fit")
@@ -204,7 +208,7 @@ class RaumCLI(LightningCLI):
             if saves:
                 ours.append(LastCheckpoint(self.run))
             if config.get("logger"):
-                ours += [LearningRateMonitor("step"), Throughput()]
+                ours += [LearningRate(), Throughput()]
         config["plugins"] = [*as_list(config.get("plugins")), VerifiedCheckpointIO()]
         with refusals("trainer", config):
             return super()._instantiate_trainer(config, [*ours, *callbacks])

@@ -1,7 +1,7 @@
 """What depends on the step of a run: the learning rate, and what is not done at every one."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from raum_lightning.errors import ConfigError
@@ -14,9 +14,28 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, final: floa
     the last one (`total_steps` - 1) is close above `final`.
     """
     if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    share = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return _warmup(step, warmup_steps)
+    share = _share(step, warmup_steps, total_steps)
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def warmup_polynomial(step: int, *, warmup_steps: int, total_steps: int, power: float = 0.9) -> float:
+    """Return the factor on the learning rate at `step`: as `warmup_cosine`, but with nnU-Net's fall, a power, to 0."""
+    if step < warmup_steps:
+        return _warmup(step, warmup_steps)
+    return float((1 - _share(step, warmup_steps, total_steps)) ** power)
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {"cosine": warmup_cosine, "polynomial": warmup_polynomial}
+
+
+def _warmup(step: int, warmup_steps: int) -> float:
+    return (step + 1) / (warmup_steps + 1)
+
+
+def _share(step: int, warmup_steps: int, total_steps: int) -> float:
+    """Return how much of the fall has passed, in [0, 1]."""
+    return min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
 
 
 def check_length(trainer: Mapping[str, Any], warmup_steps: int) -> None:
@@ -27,6 +46,8 @@ def check_length(trainer: Mapping[str, Any], warmup_steps: int) -> None:
     steps = trainer.get("max_steps")
     if steps is not None and steps < -1:
         raise ConfigError(f"trainer.max_steps={steps} must be at least 1, or -1 where trainer.max_epochs counts")
+    if steps == trainer.get("max_epochs") == -1:
+        raise ConfigError("the learning rate needs to know the run's end: set trainer.max_steps or max_epochs")
     if steps is not None and 0 < steps < warmup_steps:
         raise ConfigError(
             f"module.warmup_steps={warmup_steps} is longer than the run of trainer.max_steps={steps}: "

@@ -5,11 +5,12 @@ from importlib.metadata import version
 from typing import Any
 
 import lightning.pytorch as pl
-from torch.optim.lr_scheduler import LambdaLR
+from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning import __version__
 from raum_lightning.errors import RunError
 from raum_lightning.training.callbacks.attributes import data_of
+from raum_lightning.training.optimizers import follow_schedule
 
 LIBRARIES = ("torch", "lightning", "torchio", "numpy")
 
@@ -67,12 +68,13 @@ class Continuation(pl.Callback):
             loop.epoch_progress.increment_completed()
             loop.reset_restart_stage()
             loop.epoch_loop.restarting = False
-        for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
-            if isinstance(scheduler, LambdaLR):
-                # what the checkpoint holds is the rate of the old run's length, 0 at its end
-                groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-                for group, rate, factor in groups:
-                    group["lr"] = rate * factor(scheduler.last_epoch)
+        for config in trainer.lr_scheduler_configs:
+            if changed := follow_schedule(config.scheduler):
+                before, after = changed
+                rank_zero_info(
+                    f"the run's length or schedule is another than the checkpoint's: at step {trainer.global_step} the "
+                    f"learning rate jumps from {before:.3g} to {after:.3g}, as a run of this length has it there"
+                )
         for logger in trainer.loggers:
             if rewind := getattr(logger, "rewind", None):
                 rewind(trainer.global_step)

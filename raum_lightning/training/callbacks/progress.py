@@ -82,6 +82,7 @@ class RunSummary(pl.Callback):
         data = data_of(trainer)
         parameters = sum(weight.numel() for weight in module.network.parameters()) / 1e6
         split = data.split
+        rate = max(group["initial_lr"] for group in trainer.optimizers[0].param_groups)
         batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"run      {self.folder}")
@@ -91,7 +92,7 @@ class RunSummary(pl.Callback):
         )
         console.print(
             f"batch    {batch} patches a step ({data.batch_size} per rank, {trainer.world_size} ranks, "
-            f"{trainer.accumulate_grad_batches} accumulated); lr {module.lr:g} is not scaled by it"
+            f"{trainer.accumulate_grad_batches} accumulated); lr {rate:g} is not scaled by it"
         )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,0 +1,134 @@
+"""Weights to start a network from: a checkpoint, a safetensors file or a state dict of MONAI, opened as data alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from raum_lightning.errors import CheckpointError, ConfigError
+from raum_lightning.inference.card import ModelCard
+from raum_lightning.inference.exported import SAFETENSORS
+from raum_lightning.inference.loading import network_weights
+from raum_lightning.models.monai import from_monai
+from raum_lightning.models.transfer import CONVOLUTIONS, EMBEDDING, Table, fit_weights
+from raum_lightning.models.unetr import UNETR
+from raum_lightning.models.unetr_v2 import UNETRV2
+from raum_lightning.runs.checkpoints import MODEL_CARD, read
+
+# where programs put the state dict in a file, and what they put before its names
+_PLACES = ("state_dict", "network_weights", "model")
+_WRAPPED = "module."
+_MONAI = "patch_embedding.position_embeddings"
+_MONAI_VIT = ("patch_embedding.", "blocks.", "norm.")
+# what depends on the classes
+_HEADS = ("head.", "deep_heads.")
+_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name, and what is known of the network that they were; None where the file does not say."""
+
+    tensors: dict[str, Tensor]
+    card: ModelCard | None = None
+
+
+def read_weights(path: Path) -> Weights:
+    """Return what `path` holds: a checkpoint of `raum fit`, *.safetensors, or a file of torch with a state dict.
+
+    Raises:
+        CheckpointError: The file is damaged or holds no state dict, or holds objects that are no data.
+    """
+    if path.suffix == SAFETENSORS:
+        return _read_safetensors(path)
+    content: Any = read(path)
+    state = next((content[place] for place in _PLACES if isinstance(content.get(place), dict)), content)
+    tensors = {str(name).removeprefix(_WRAPPED): one for name, one in state.items() if isinstance(one, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no state dict, tensors by name, here or under {', '.join(_PLACES)}")
+    ours = network_weights(tensors, path.stat().st_size)
+    return Weights(ours, ModelCard.of_checkpoint(content)) if ours else Weights(tensors)
+
+
+def _read_safetensors(path: Path) -> Weights:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = (file.metadata() or {}).get(MODEL_CARD)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: safetensors cannot read it ({error})") from error
+    return Weights(tensors, ModelCard.from_json(card) if card else None)
+
+
+def named_as_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of MONAI's UNETR, or of its ViT alone, by our names; all others as they are."""
+    if _MONAI in tensors:
+        tensors = {f"vit.{name}" if name.startswith(_MONAI_VIT) else name: one for name, one in tensors.items()}
+        vit = {name: one for name, one in tensors.items() if name.startswith("vit.")}
+        return from_monai(vit) | {name: one for name, one in tensors.items() if name not in vit}
+    return from_monai(tensors) if f"vit.{_MONAI}" in tensors else dict(tensors)
+
+
+def start_from(path: Path, network: nn.Module, *, modalities: Sequence[str], outputs: Sequence[str]) -> Table:
+    """Load into `network` what fits of the weights in `path`, and return what became of each tensor.
+
+    The layers that see the image take the weights of each modality by its name where the file says what it was trained
+    on; where it does not, the same number of channels is taken to be the same ones, and any other number to be others,
+    each of which starts from the mean. The head is left out where the file says that its channels mean something else.
+
+    Args:
+        path: As for `read_weights`.
+        network: Any; only a UNETR or UNETRV2 is adapted to other modalities and sizes.
+        modalities: Its input channels.
+        outputs: What its output channels are.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+        ConfigError: No tensor fits.
+    """
+    weights = read_weights(path)
+    tensors, card = weights.tensors, weights.card
+    target: Any = network
+    try:
+        if isinstance(network, (UNETR, UNETRV2)):
+            tensors = named_as_ours(tensors)
+        heads = {}
+        if card and card.channels != tuple(outputs):
+            heads = {name: one for name, one in tensors.items() if name.startswith(_HEADS)}
+        fitted, table = fit_weights(
+            {name: one for name, one in tensors.items() if name not in heads},
+            target,
+            modalities=modalities,
+            trained_on=card.modalities if card else _unnamed(tensors, network, modalities),
+            img_size=card.roi_size if card else None,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"module.init_from={path}: {error}") from error
+    table.left_over.extend(heads)
+    network.load_state_dict(fitted)
+    return table
+
+
+def _unnamed(tensors: Mapping[str, Tensor], network: nn.Module, modalities: Sequence[str]) -> Sequence[str]:
+    """Return names for the channels of weights whose file gives none."""
+    state = network.state_dict()
+    for name in (*(f"{block}.conv1.weight" for block in CONVOLUTIONS), EMBEDDING):
+        if name in tensors and name in state:
+            channels = tensors[name].shape[1] * len(modalities) // state[name].shape[1]
+            return modalities if channels == len(modalities) else [f"channel {n}" for n in range(channels)]
+    return modalities
+
+
+def lines(path: Path, table: Table) -> list[str]:
+    """Return the table for people: a line for each fate, with the first names of all but those taken."""
+    found = [f"init_from {path}", f"  taken      {len(table.taken)} tensors"]
+    for fate, names in (("adapted", table.adapted), ("new", table.new), ("left over", table.left_over)):
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        found.append(f"  {fate:<10} {len(names)}{': ' if names else ''}{', '.join(names[:_SHOWN])}{more}")
+    return found

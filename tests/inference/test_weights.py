@@ -1,0 +1,146 @@
+"""Starting from other weights: each kind of file, what is adapted, what stays new, and what is refused."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.networks import nets
+from safetensors.torch import save_file
+
+from raum_lightning.cli import main
+from raum_lightning.datasets import load
+from raum_lightning.errors import CheckpointError, ConfigError
+from raum_lightning.inference.card import ModelCard, describe
+from raum_lightning.inference.weights import lines, start_from
+from raum_lightning.models import UNETR
+from raum_lightning.models.monai import OUT_INDICES
+from tests.helpers import DEBUG
+from tests.helpers.networks import small
+
+THREE = ("flair", "t1ce", "t2")
+FOUR, FIVE = load("brats2020").classes, load("brats2024").classes
+# the depth and patch size that MONAI's has
+LIKE_MONAI: dict[str, Any] = {"embed_dim": 24, "mlp_dim": 48, "num_heads": 2, "out_indices": OUT_INDICES}
+
+
+def checkpoint(path: Path, network: torch.nn.Module, modalities: Sequence[str] = THREE, size: int = 16) -> Path:
+    """What `raum fit` saves, as far as weights are concerned."""
+    card = ModelCard(
+        modalities=tuple(modalities),
+        **describe(load("brats2020")),
+        orientation="LPS",
+        spacing=(1.0, 1.0, 1.0),
+        mode="labels",
+        roi_size=(size, size, size),
+    )
+    state = {f"network.{name}": weight for name, weight in network.state_dict().items()}
+    torch.save({"state_dict": state, "model_card": card.to_plain()}, path)
+    return path
+
+
+def test_other_modalities_classes_and_size_at_once(tmp_path: Path) -> None:
+    source, target = small(), small(in_channels=2, out_channels=5, img_size=24)
+    head = target.head.weight.clone()
+    path = checkpoint(tmp_path / "last.ckpt", source)
+    table = start_from(path, target, modalities=("t1ce", "t1"), outputs=FIVE)
+    before, after = (network.state_dict()["skips.0.conv1.weight"] for network in (source, target))
+    torch.testing.assert_close(after, torch.stack([before[:, 1], before.mean(dim=1)], dim=1))
+    assert target.vit.pos_embed.shape[1] == 27
+    torch.testing.assert_close(target.vit.pos_embed[0, 0], source.vit.pos_embed[0, 0], rtol=0, atol=0.05)
+    assert torch.equal(target.head.weight, head)
+    assert torch.equal(target.vit.norm.weight, source.vit.norm.weight)
+    assert table.new == table.left_over == ["head.weight", "head.bias"]
+    assert lines(path, table)[1:] == [
+        f"  taken      {len(source.state_dict()) - 6} tensors",
+        "  adapted    4: vit.pos_embed, vit.patch_embed.weight, skips.0.conv1.weight, skips.0.shortcut.0.weight",
+        "  new        2: head.weight, head.bias",
+        "  left over  2: head.weight, head.bias",
+    ]
+
+
+@pytest.mark.parametrize(("outputs", "taken"), [(FOUR, True), (("background", "one", "two", "three"), False)])
+def test_a_head_of_other_classes_is_dropped_though_it_has_as_many(
+    tmp_path: Path, outputs: tuple[str, ...], taken: bool
+) -> None:
+    source, target = small(), small()
+    torch.nn.init.ones_(source.head.weight)
+    start_from(checkpoint(tmp_path / "last.ckpt", source), target, modalities=THREE, outputs=outputs)
+    assert bool((target.head.weight == 1).all()) is taken
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_monais_unetr_gives_its_logits(tmp_path: Path, wrapped: bool) -> None:
+    theirs = nets.UNETR(1, 2, 32, feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2).eval()
+    state = theirs.state_dict()
+    path = tmp_path / "unetr.pt"
+    torch.save({"state_dict": {f"module.{name}": weight for name, weight in state.items()}} if wrapped else state, path)
+    ours = UNETR(in_channels=1, out_channels=2, img_size=32, feature_size=4, **LIKE_MONAI).eval()
+    table = start_from(path, ours, modalities=("flair",), outputs=("a", "b"))
+    image = torch.randn(1, 1, 32, 32, 32)
+    torch.testing.assert_close(ours(image), theirs(image), rtol=1e-4, atol=1e-4)
+    assert not table.new
+
+
+def test_monais_vit_alone_becomes_the_encoder_of_three_modalities(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 24, "mlp_dim": 48, "num_layers": 12, "num_heads": 2}
+    theirs = nets.ViT(1, (32,) * 3, (16,) * 3, classification=True, **sizes)
+    torch.save(theirs.state_dict(), tmp_path / "vit.pt")
+    ours = UNETR(in_channels=3, out_channels=4, img_size=32, feature_size=4, **LIKE_MONAI)
+    table = start_from(tmp_path / "vit.pt", ours, modalities=THREE, outputs=FOUR)
+    assert not [name for name in table.new if name.startswith("vit.")]
+    assert {"cls_token", "classification_head.0.weight"} <= set(table.left_over)
+    kernel = theirs.state_dict()["patch_embedding.patch_embeddings.weight"].flatten(1)
+    torch.testing.assert_close(ours.vit.patch_embed.weight, kernel.repeat(1, 3))
+
+
+def test_a_network_of_another_library_takes_tensors_by_name(tmp_path: Path) -> None:
+    source, target = (nets.SegResNet(init_filters=8, in_channels=2, out_channels=n) for n in (2, 4))
+    save_file(source.state_dict(), tmp_path / "segresnet.safetensors")
+    table = start_from(tmp_path / "segresnet.safetensors", target, modalities=("flair", "t2"), outputs=FOUR)
+    assert set(table.new) == set(table.left_over) == {"conv_final.2.conv.weight", "conv_final.2.conv.bias"}
+    name = "convInit.conv.weight"
+    assert torch.equal(target.state_dict()[name], source.state_dict()[name])
+
+
+def test_what_cannot_be_started_from(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(1)}, tmp_path / "other.pt")
+    torch.save({"epoch": 3}, tmp_path / "none.pt")
+    torch.save({"weight": Path}, tmp_path / "code.pt")
+    (tmp_path / "torn.safetensors").write_bytes(b"\x08\0\0\0")
+    said = {
+        "other.pt": (ConfigError, r"module\.init_from=\S+other\.pt: none of the 1 tensors fits"),
+        "none.pt": (CheckpointError, "holds no state dict"),
+        "code.pt": (CheckpointError, r"code\.pt: is damaged or no checkpoint"),
+        "torn.safetensors": (CheckpointError, "safetensors cannot read it"),
+        "absent.safetensors": (CheckpointError, "no such file"),
+        "absent.pt": (CheckpointError, "no such checkpoint"),
+    }
+    for name, (kind, sentence) in said.items():
+        with pytest.raises(kind, match=sentence):
+            start_from(tmp_path / name, small(), modalities=THREE, outputs=FOUR)
+
+
+def test_a_run_starts_from_a_file_and_resumes_without_it(
+    brats: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["-c", DEBUG, "--data.root", str(brats), "--trainer.logger", "false", "--trainer.limit_val_batches", "0"]
+    assert main(["fit", *words, "--run.id", "a", "--trainer.max_steps", "1"]) == 0
+    words += ["--run.id", "b", "--module.init_from", "start.ckpt", "--module.freeze", "[vit]"]
+    assert main(["fit", *words, "--trainer.max_steps", "1"]) == 2
+    assert "error: start.ckpt: no such checkpoint" in capfd.readouterr().err
+    Path("runs/debug/a/checkpoints/last.ckpt").rename("start.ckpt")
+    before = torch.load("start.ckpt", weights_only=True)["state_dict"]
+    assert main(["fit", *words, "--trainer.max_steps", "1"]) == 0
+    assert f"taken      {len(before)} tensors" in caplog.text and "frozen: vit, 0." in caplog.text
+    Path("start.ckpt").unlink()
+    assert main(["fit", *words, "--trainer.max_steps", "2", "--ckpt_path", "auto"]) == 0
+    after = torch.load("runs/debug/b/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    for name, weight in before.items():
+        assert torch.equal(after[name], weight) is name.startswith("network.vit."), name

@@ -1,0 +1,47 @@
+"""Frozen parts: which weights a run leaves as they are, and from which step on it no longer does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from raum_lightning import UNETR, SegmentationModule
+from raum_lightning.errors import ConfigError
+from tests.training.test_steps import SIZES, train
+
+
+def changed(folder: Path, steps: int, **options: object) -> set[str]:
+    """Parts of the network with a weight that so many steps change."""
+    module = SegmentationModule(UNETR(**SIZES, feature_size=2), lr=1e-2, warmup_steps=0, **options)
+    before = {name: weight.clone() for name, weight in module.network.named_parameters()}
+    train(folder, steps, module)
+    after = module.network.named_parameters()
+    return {name.partition(".")[0] for name, weight in after if not torch.equal(before[name], weight)}
+
+
+ALL = {"vit", "skips", "levels", "head"}
+
+
+def test_frozen_for_good(tmp_path: Path) -> None:
+    assert changed(tmp_path, 2) == ALL
+    assert changed(tmp_path, 2, freeze=["vit", "head"]) == ALL - {"vit", "head"}
+
+
+def test_thawed_after_so_many_steps(tmp_path: Path) -> None:
+    assert changed(tmp_path, 2, freeze=["vit"], thaw_after=2) == ALL - {"vit"}
+    assert changed(tmp_path, 3, freeze=["vit"], thaw_after=2) == ALL
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"freeze": ["encoder"]}, "module.freeze names encoder, which the network lacks: its parts are vit, skips"),
+        ({"freeze": ["vi"]}, "module.freeze names vi, which"),
+        ({"freeze": sorted(ALL)}, "leaves nothing to train"),
+        ({"thaw_after": 3}, "module.thaw_after=3 has nothing to thaw"),
+        ({"freeze": ["vit"], "thaw_after": 0}, "module.thaw_after=0 must be a number of at least 1"),
+    ],
+)
+def test_what_cannot_be_frozen(options: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        SegmentationModule(UNETR(**SIZES, feature_size=2), **options)
