@@ -98,7 +98,10 @@ def recognise(case: str) -> DataSet | None:
 def _by_names(root: Path, declared: DataSet | None, prefer: DataSet | None) -> list[Case]:
     listing = Listing.of(root)
     if declared:
-        return [case_of(listing, declared, case) for case in listing.cases(declared)]
+        ids = sorted(listing.cases(declared))
+        for case in ids:
+            _check_declared(case, declared)
+        return [case_of(listing, declared, case) for case in ids]
     found: dict[str, list[tuple[tuple[int, int], DataSet]]] = {}
     known = presets() | ({prefer.name: prefer} if prefer else {})
     for dataset in known.values():
@@ -126,6 +129,20 @@ def _agreed(case: str, datasets: Sequence[DataSet]) -> DataSet:
                     f"is {name} and {other}; declare which it is with data.dataset or --dataset"
                 )
     return ordered[0]
+
+
+def _check_declared(case: str, declared: DataSet) -> None:
+    """Raise `CaseError` for an id of another challenge whose masks never hold a class of the one that was declared.
+
+    Other label values are a conversion, as BraTS 2023 with 4 for ET; other classes are a mistake, as those of BraTS
+    2024 for children's tumours. A data set of one's own is taken as it is.
+    """
+    claims = [preset for preset in presets().values() if preset.claims(case) == 0]
+    if declared.name in presets() and claims and not any(set(declared.classes) <= set(one.classes) for one in claims):
+        raise CaseError(
+            f"case {case}: is called as those of {' and '.join(one.name for one in claims)}, whose classes are not "
+            f"those of {declared.name} ({', '.join(declared.classes[1:])}); declare one of these, or a YAML file"
+        )
 
 
 def _expected(declared: DataSet | None) -> str:

@@ -89,6 +89,16 @@ def test_a_declared_data_set_reads_its_label_values_from_files_named_by_another(
     np.testing.assert_array_equal(find_case(tmp_path, "brats2021").read_label()[0], tiny_volumes()[1])
 
 
+def test_classes_that_a_challenge_never_has_are_refused(tmp_path: Path) -> None:
+    write_brats(tmp_path, "BraTS-PED-00001-000", load("brats2023"))
+    said = (
+        r"called as those of brats-ped and brats-ped-2023, whose classes are not those of brats2024 \(NCR, ED, ET, RC\)"
+    )
+    with pytest.raises(CaseError, match=said):
+        find_cases(tmp_path, "brats2024")
+    assert find_cases(tmp_path, parse(load("brats2024").describe() | {"name": "mine"}, "mine"))
+
+
 def test_ids_say_more_than_the_ends_of_names(tmp_path: Path) -> None:
     touch(tmp_path, "BraTS-GLI-00001-000_flair.nii.gz", "a-t2f.nii.gz", "b_flair.nii")
     found = {case.id: case.edition.name for case in find_cases(tmp_path)}
