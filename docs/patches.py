@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import ConfigError, UserError
-from raum_lightning.figures.paint import CLASS_COLOURS, grey, overlay
-from raum_lightning.labels import CLASSES
+from raum_lightning.figures.paint import class_colours, grey, overlay
 
 COLUMNS, ROWS = 4, 3
 
@@ -62,6 +61,7 @@ def draw(args: Sequence[str] | None) -> None:
     data.prepare_data()
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
+    by_class, classes = class_colours(data.dataset), data.dataset.classes
     figure = Figure((4 * COLUMNS, 2.2 * ROWS), facecolor="black", layout="constrained")
     axes = figure.subplots(ROWS, 2 * COLUMNS)
     for number, (image, label, case) in enumerate(zip(batch["image"], batch["label"], batch["case"], strict=True)):
@@ -69,11 +69,11 @@ def draw(args: Sequence[str] | None) -> None:
         shown = grey(image[0].numpy())[:, :, options.size // 2].T
         codes = label.numpy()[:, :, options.size // 2].T
         plain.imshow(shown, cmap="gray", vmin=0, vmax=255)
-        masked.imshow(overlay(shown, codes, CLASS_COLOURS))
+        masked.imshow(overlay(shown, codes, by_class))
         plain.set_title(case, color="white", size=7)
     for each in axes.flat:
         each.axis("off")
-    colours = ", ".join(f"{CLASSES[index]} {colour}" for index, colour in CLASS_COLOURS.items())
+    colours = ", ".join(f"{classes[index]} {colour}" for index, colour in by_class.items())
     figure.savefig(options.out, dpi=110)
     print(f"{options.out}: {COLUMNS * ROWS} patches of {options.size}^3, {options.modality}; {colours}")
 

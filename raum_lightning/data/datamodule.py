@@ -35,7 +35,7 @@ from raum_lightning.data.voxel_checks import check_alike, check_trained
 from raum_lightning.data.workers import start_worker
 from raum_lightning.datasets import DataSet, load
 from raum_lightning.errors import ConfigError, SplitError
-from raum_lightning.labels import CLASSES
+from raum_lightning.labels import CLASSES, MODALITIES
 from raum_lightning.progress import progress_bar
 
 
@@ -111,6 +111,11 @@ class BratsDataModule(pl.LightningDataModule):
         if isinstance(self.declared, DataSet) and self.declared.labels:
             classes = self.declared.classes
             check_names("modalities", modalities or self.declared.modalities, list(self.declared.images))
+        if modalities is not None:
+            # of a data set that is still to be recognised any name may be right
+            check_names(
+                "modalities", modalities, [*MODALITIES, *(name for name in modalities if name not in MODALITIES)]
+            )
         check_size("roi_size", roi_size)
         check_count("batch_size", batch_size, 1)
         check_count("patches_per_epoch", patches_per_epoch, 1)
@@ -126,12 +131,6 @@ class BratsDataModule(pl.LightningDataModule):
             roi_size, foreground_probability=foreground_probability, class_weights=class_weights, classes=classes
         )
         self.case_weights = read_weights(case_weights)
-        self.transform = build_transform(
-            augmentation, modality_dropout or {}, self.modalities if modality_dropout else ()
-        )
-        self.batch_augmentation: BatchAugmentation | None = None
-        if augment_on == "device" and self.transform is not None:
-            self.batch_augmentation = BatchAugmentation(self.transform, roi_size=self.roi_size)
         self.folds, self.fold, self.test_fraction = folds, fold, test_fraction
         self.splits = Path(splits).expanduser() if splits else None
         self.exclude = frozenset(exclude)
@@ -147,6 +146,14 @@ class BratsDataModule(pl.LightningDataModule):
         self.predicted: frozenset[str] = frozenset()
         # with fewer cases than ranks some have none
         self.allow_zero_length_dataloader_with_multiple_devices = True
+        # last, as to know the modalities may take finding the cases
+        dropped = modality_dropout or {}
+        self.transform = build_transform(
+            augmentation, dropped, (self._modalities or self.modalities) if dropped else ()
+        )
+        self.batch_augmentation: BatchAugmentation | None = None
+        if augment_on == "device" and self.transform is not None:
+            self.batch_augmentation = BatchAugmentation(self.transform, roi_size=self.roi_size)
 
     def prepare_data(self) -> None:
         """Prepare what the run needs and is not prepared yet, with a progress bar; on one rank of each node."""

@@ -365,7 +365,7 @@ def test_help_begins_with_what_is_ours(capsys: pytest.CaptureFixture[str]) -> No
         main(["fit", "--help"])
     shown = capsys.readouterr().out
     keys = ("ckpt_path", "module.lr", "data.root", "run.id", "trainer.max_steps")
-    places = [shown.index(f"  --{key} ") for key in keys]
+    places = [shown.index(f"\n  --{key} ") for key in keys]  # beneath the usage, which has no order
     assert places == sorted(places)
     assert "auto: resume this run" in " ".join(shown[places[0] :].split())
 

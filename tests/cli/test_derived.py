@@ -64,8 +64,9 @@ def test_a_run_states_them_and_its_checkpoint_decides(tmp_path: Path, monkeypatc
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]["network"]["init_args"]
     assert {name: saved[name] for name in stated} == stated
     # the data alone would say 5
-    assert main(["predict", *words, "--data.dataset", "brats2024", "--data.predict_root", "cases"]) == 0
-    assert len(list((run / "predictions").iterdir())) == 6
+    write_brats(tmp_path / "gli", "BraTS-GLI-00000-000", EDITIONS["brats2024"])
+    assert main(["predict", *words, "--data.dataset", "brats2024", "--data.predict_root", "gli"]) == 0
+    assert len(list((run / "predictions").glob("*.nii.gz"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_results_go_where_they_were_asked_for(
     assert main(["test", *words, *csv, *checkpoint, "--out", "scores"]) == 0
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {"cases.csv", "metrics.csv"}
     assert main(["predict", *words, *csv, *checkpoint, "--out", "masks"]) == 0
-    assert {path.suffix for path in (tmp_path / "masks").iterdir()} <= {".gz", ".csv"}
+    assert {path.suffix for path in (tmp_path / "masks").iterdir()} <= {".gz", ".csv", ".txt", ".ctbl"}
     assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 2
     assert sorted(path for path in (tmp_path / "theirs").rglob("*")) == before
     assert main(["fit", *words, "--out", "x"]) == 2

@@ -72,8 +72,10 @@ def start(folder: Path, words: Sequence[str], environment: dict[str, str] | None
     return process
 
 
-def run(folder: Path, words: Sequence[str], ranks: int = 1, last: Sequence[str] = ()) -> list[int | None]:
-    """Runs `raum WORDS` as `torchrun` would, the last rank with more words; the exit code of every rank."""
+def run(
+    folder: Path, words: Sequence[str], ranks: int = 1, last: Sequence[str] = (), *, seconds: float = 240
+) -> list[int | None]:
+    """Run `raum WORDS` as `torchrun` would, the last rank with more words; return the exit code of every rank."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "TORCHELASTIC_RUN_ID": "none"}
     shared |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
     processes = [
@@ -84,7 +86,7 @@ def run(folder: Path, words: Sequence[str], ranks: int = 1, last: Sequence[str] 
         )
         for rank in range(ranks)
     ]
-    return exit_codes(*processes)
+    return exit_codes(*processes, seconds=seconds)
 
 
 def _run(folder: Path, words: list[str], environment: dict[str, str]) -> None:

@@ -124,13 +124,14 @@ def test_augmentation_by_name_is_what_the_name_stands_for() -> None:
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        BratsDataModule(Path("nowhere"), **options)
+        BratsDataModule(Path("nowhere"), **{"modalities": ["flair", "t1ce", "t2"], **options})
 
 
 def test_names_and_chances_by_yaml() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(BratsDataModule, "data")
-    given = {"data": {"root": "x", "augmentation": "strong", "modality_dropout": {"flair": 0.2}}}
+    given: dict[str, Any] = {"data": {"root": "x", "modalities": ["flair", "t2"], "augmentation": "strong"}}
+    given["data"]["modality_dropout"] = {"flair": 0.2}
     data = parser.instantiate(parser.parse_object(given)).data
     assert len(data.transform.transforms) == 9
     assert len(parser.instantiate(parser.parse_object({"data": {"root": "x"}})).data.transform.transforms) == 4

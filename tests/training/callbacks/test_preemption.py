@@ -83,11 +83,11 @@ def test_predict_continues_with_what_is_left(
         with pytest.raises(SystemExit) as left:
             main(words("predict"))
     assert left.value.code == 128 + signal.SIGTERM
-    (first,) = folder.iterdir()
+    (first,) = folder.glob("*.nii.gz")
     before = first.stat().st_mtime_ns
     capsys.readouterr()
     segmented = interrupted(monkeypatch, "predict_step")
     assert main(words("predict")) == 0
     assert "1 of 2 cases are segmented already" in capsys.readouterr().out
-    assert len(segmented) == 1 and len(list(folder.iterdir())) == 2
+    assert len(segmented) == 1 and len(list(folder.glob("*.nii.gz"))) == 2
     assert first.stat().st_mtime_ns == before
