@@ -44,6 +44,11 @@ TABLE = {
     "_prepare_subcommand_kwargs": (LightningCLI, "overridden: the checkpoint to start from"),
     "_parser": (LightningCLI, "the parser of a verb, for its keys and for writing the configuration"),
     "_get": (LightningCLI, "module and data module out of the configuration"),
+    "_foreach_lerp_": (torch, "the average of all weights in a few launches, as torch's own averaging takes it"),
+    "_last_lr": (
+        torch.optim.lr_scheduler.LambdaLR(torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))]), lambda step: 1.0),
+        "what a scheduler says its rate is, after a run was made longer",
+    ),
     # without an underscore, and in no documentation
     "restarted_on_epoch_end": (LOOP, "a checkpoint of an epoch's end is continued with the next epoch"),
     "reset_restart_stage": (LOOP, "as above"),
