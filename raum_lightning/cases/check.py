@@ -86,7 +86,7 @@ def _read_cache(folder: Path) -> Mapping[str, Facts]:
         TypeError,
         KeyError,
         AttributeError,
-    ):  # not there, or of another version: measured anew
+    ):  # not there, or of another version: measured again
         return {}
 
 

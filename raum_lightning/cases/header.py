@@ -171,7 +171,7 @@ def _transform(fields: Any, shape: tuple[int, ...], name: object) -> tuple[NDArr
     (sform, _), (qform, qcode) = transforms_of(fields)
     if qcode and sform is None and qform is None:
         raise CaseError(
-            f"{name}: the qform of its header is no rotation, and there is no sform; mend the file's header"
+            f"{name}: the qform of its header is not a rotation, and there is no sform; fix the file's header"
         )
     if sform is None and qform is None:
         raise CaseError(
@@ -193,7 +193,7 @@ def _transform(fields: Any, shape: tuple[int, ...], name: object) -> tuple[NDArr
 def transforms_of(fields: Any) -> tuple[tuple[Any, int], tuple[Any, int]]:
     """Return sform and qform, 4 x 4 in the header's own unit, each with its code; None where there is none.
 
-    None, too, for a qform that is no rotation, which readers of the sform never see.
+    None, too, for a qform that is not a rotation, which readers of the sform never see.
     """
     sform = fields.get_sform(coded=True)
     try:
@@ -207,21 +207,21 @@ def _check_affine(affine: NDArray[np.float64], shape: tuple[int, ...], name: str
     """Raise `CaseError` unless voxels have a size that a scan of a head has, on axes far from parallel."""
     counted = "" if unit == "mm" else f" (the header counts in {unit}: xyzt_units)"
     if not np.isfinite(affine).all():
-        raise CaseError(f"{name} holds numbers that are not finite; mend the file's header")
+        raise CaseError(f"{name} holds numbers that are not finite; fix the file's header")
     size = np.linalg.norm(affine[:3, :3], axis=0)
     said = f"{' x '.join(f'{length:.4g}' for length in size)} mm{counted}"
     smallest, largest = VOXEL_MM
     if not (size.min() >= smallest * (1 - 1e-6) and size.max() <= largest * (1 + 1e-6)):
-        raise CaseError(f"{name} gives voxels of {said}; expected {smallest} to {largest:g} mm; mend the file's header")
+        raise CaseError(f"{name} gives voxels of {said}; expected {smallest} to {largest:g} mm; fix the file's header")
     cosines = np.abs((affine[:3, :3] / size).T @ (affine[:3, :3] / size) - np.eye(3))
     if cosines.max() > MAX_COSINE:
         raise CaseError(
-            f"{name} {np.round(affine[:3, :3], 3).tolist()} has axes that cannot be told apart; mend the file's header"
+            f"{name} {np.round(affine[:3, :3], 3).tolist()} has axes that cannot be told apart; fix the file's header"
         )
     if math.prod(shape[:3]) * math.prod(size.tolist()) > MAX_VOXELS:
         raise CaseError(
             f"{name} gives {_sizes(shape[:3])} voxels of {said}, more than {MAX_VOXELS / 1e6:.0f} litres, which no "
-            "head fills; mend the file's header"
+            "head fills; fix the file's header"
         )
 
 

@@ -163,7 +163,7 @@ def test_voxels_without_a_size_are_named(tmp_path: Path) -> None:
     with_header(folder / "a_t2.nii.gz", srow_x=0)
     (problem,) = problems(find_case(tmp_path))
     assert problem == (
-        "a_t2.nii.gz: the sform gives voxels of 0 x 1 x 1 mm; expected 0.1 to 10 mm; mend the file's header"
+        "a_t2.nii.gz: the sform gives voxels of 0 x 1 x 1 mm; expected 0.1 to 10 mm; fix the file's header"
     )
 
 
