@@ -52,9 +52,10 @@ def server() -> Iterator[ThreadingHTTPServer]:
         serving.shutdown()
 
 
-def _log(folder: Path, port: int, patience: int, began: Any, go_on: Any) -> None:
+def _log(folder: Path, port: int, patience: int, last: int, began: Any, go_on: Any) -> None:
+    """Log 20 losses; `patience` and `last` are the seconds that W&B waits for the server at the start and at the end."""
     os.environ |= {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": "0" * 40, "WANDB_SILENT": "true"}
-    os.environ |= {"WANDB_INIT_TIMEOUT": str(patience), "WANDB_FINISH_TIMEOUT": "3"}
+    os.environ |= {"WANDB_INIT_TIMEOUT": str(patience), "WANDB_FINISH_TIMEOUT": str(last)}
     with (folder / "output.txt").open("w") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
@@ -78,7 +79,7 @@ def kept(folder: Path, kind: str) -> list[float]:
 
 def test_a_server_that_goes_away(tmp_path: Path, server: ThreadingHTTPServer) -> None:
     began, go_on = PROCESSES.Event(), PROCESSES.Event()
-    process = PROCESSES.Process(target=_log, args=(tmp_path, server.server_port, 60, began, go_on))
+    process = PROCESSES.Process(target=_log, args=(tmp_path, server.server_port, 60, 10, began, go_on))
     process.start()
     try:
         assert began.wait(90)
@@ -139,7 +140,7 @@ def test_a_run_that_fails_is_not_finished(monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_server_at_all(tmp_path: Path) -> None:
     event = PROCESSES.Event()
     event.set()
-    process = PROCESSES.Process(target=_log, args=(tmp_path, 9, 1, event, event))
+    process = PROCESSES.Process(target=_log, args=(tmp_path, 9, 1, 60, event, event))
     process.start()
     assert exit_codes(process) == [0]
     assert "W&B cannot be reached: the run stays on disk, `wandb sync" in (tmp_path / "output.txt").read_text()
