@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raum_lightning.cli.config_inheritance import CLASS, Configuration, Tree, merge, read_files, replaces
+from raum_lightning.cli.config_inheritance import (
+    CLASS,
+    LENGTHS,
+    Configuration,
+    Tree,
+    forget_length,
+    mapping,
+    merge,
+    read_files,
+    replaces,
+)
 from raum_lightning.cli.yaml_files import Key, parse_value, read_yaml
 from raum_lightning.errors import RunError
 
@@ -67,6 +77,9 @@ def read_command_line(args: Sequence[str]) -> CommandLine:
         else:
             options.append(option)
     configuration = read_files(files)
+    forget_length(
+        configuration.tree, [key for key in LENGTHS if any(option.key == ("trainer", key) for option in options)]
+    )
     kept: list[Option] = []
     for option in options:
         if _prune(configuration.tree, option) or any(_is_other_class(option, other) for other in kept):
@@ -107,7 +120,7 @@ def _prune(tree: Tree, option: Option) -> bool:
     if parent is None or last not in parent:
         return False
     value = parse_value(option.value)
-    if isinstance(value, str) and CLASS not in _mapping(parent[last]) and Path(value).is_file():
+    if isinstance(value, str) and CLASS not in mapping(parent[last]) and Path(value).is_file():
         value = read_yaml(Path(value))[0]  # a file with the keys of a group
     return _remove(parent, last, value)
 
@@ -134,7 +147,7 @@ def _descend(tree: Any, key: Sequence[str], *, create: bool = False) -> Any:
             if create and isinstance(at[-1], str):
                 at[-1] = {CLASS: at[-1]}
             at = at[-1]
-        if CLASS in _mapping(at) and part not in SPEC:
+        if CLASS in mapping(at) and part not in SPEC:
             at = at.setdefault("init_args", {}) if create else at.get("init_args")
         if place == len(key) - 1 or not isinstance(at, dict):
             break
@@ -142,10 +155,6 @@ def _descend(tree: Any, key: Sequence[str], *, create: bool = False) -> Any:
             at[part] = {CLASS: at[part]}
         at = at.setdefault(part, {}) if create else at.get(part)
     return at if isinstance(at, dict) else None
-
-
-def _mapping(value: Any) -> Tree:
-    return value if isinstance(value, dict) else {}
 
 
 def _assign(tree: Tree, option: Option) -> Key | None:

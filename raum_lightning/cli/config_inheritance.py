@@ -1,6 +1,6 @@
 """Experiments that build on each other: the key `base` of a YAML file, and several files given with `-c`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,8 @@ from raum_lightning.errors import RunError
 
 Tree = dict[str, Any]
 CLASS = "class_path"
+# two ways to say how long a run is, of which the one that is given later counts
+LENGTHS = ("max_steps", "max_epochs")
 
 
 @dataclass
@@ -41,9 +43,20 @@ def read_files(files: Sequence[Path]) -> Configuration:
     merged = Configuration(list(files))
     for file in [*dict.fromkeys(bases), *tops]:
         tree, places = content[file]
+        forget_length(merged.tree, [key for key in LENGTHS if key in mapping(tree.get("trainer"))])
         merged.tree = merge(merged.tree, tree)
         merged.places |= places
     return merged
+
+
+def forget_length(tree: Tree, given: Collection[str]) -> None:
+    """Remove how long a run is from the trainer's keys of `tree`, where `given` says it again.
+
+    Lightning ends a run at the smaller of `max_steps` and `max_epochs`: an inherited one would cut the given one short.
+    """
+    if given:
+        for key in LENGTHS:
+            mapping(tree.get("trainer")).pop(key, None)
 
 
 def merge(under: Any, over: Any) -> Any:
@@ -67,6 +80,11 @@ def replaces(under: Mapping[str, Any], over: Any) -> bool:
     """Return whether `over`, the name of a class or a mapping, asks for another class than `under` has."""
     wanted = over.get(CLASS) if isinstance(over, Mapping) else over
     return wanted is not None and not (CLASS in under and _same_class(under[CLASS], wanted))
+
+
+def mapping(value: Any) -> Tree:
+    """Return the value where it is a mapping, and an empty one else."""
+    return value if isinstance(value, dict) else {}
 
 
 def _same_class(one: Any, other: Any) -> bool:

@@ -56,7 +56,7 @@ def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: b
         raise ConfigError("--out is for validate, test and predict; fit writes to --run.root/experiment/id")
     if config.trainer.overfit_batches:
         raise ConfigError(
-            f"trainer.overfit_batches={config.trainer.overfit_batches}: patches are cut anew in each epoch, so "
+            f"trainer.overfit_batches={config.trainer.overfit_batches}: patches are cut again in each epoch, so "
             "there are no batches to repeat; give --data.patches_per_epoch with few patches and no augmentation, "
             "or data.splits with a few training cases"
         )

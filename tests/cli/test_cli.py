@@ -280,7 +280,7 @@ def test_without_a_checkpoint_the_newest_run_of_the_experiment_is_taken(
             "the checkpoint is of another network than module.network",
         ),
         (["--data.fold", "7"], "data.fold=7 does not exist"),
-        (["--trainer.overfit_batches", "2"], "trainer.overfit_batches=2: patches are cut anew in each epoch"),
+        (["--trainer.overfit_batches", "2"], "trainer.overfit_batches=2: patches are cut again in each epoch"),
         (["--trainer.val_check_interval", "30"], "trainer.val_check_interval=30: "),
         (["--trainer.strategy", "deepspeedy"], "trainer.strategy=deepspeedy: "),
         (["--trainer.devices", "[0,1]"], "trainer.devices=[0, 1]: "),

@@ -111,6 +111,26 @@ def test_bases_come_first_and_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "typed", "trainer"),
+    [
+        ("max_steps: 5", [], {"max_steps": 5}),
+        ("max_epochs: 5", [], {"max_epochs": 5}),
+        ("max_steps: 5", ["--trainer.max_epochs=7"], {"max_epochs": 7}),
+        ("devices: 1", ["--trainer.max_steps", "7"], {"devices": 1, "max_steps": 7}),
+        ("max_steps: 5, max_epochs: 6", [], {"max_steps": 5, "max_epochs": 6}),
+        ("devices: 1", [], {"devices": 1, "max_epochs": 250}),
+    ],
+)
+def test_the_length_that_is_given_last_counts(
+    text: str, typed: list[str], trainer: dict[str, int], tmp_path: Path
+) -> None:
+    base = written(tmp_path / "base.yaml", "trainer: {max_epochs: 250}")
+    file = written(tmp_path / "file.yaml", f"base: {base}\ntrainer: {{{text}}}")
+    tree, _ = read_command_line(["-c", file, *typed]).together()
+    assert tree["trainer"] == trainer
+
+
+@pytest.mark.parametrize(
     ("under", "over", "both"),
     [
         ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}, {"a": {"b": 3, "c": 2}}),

@@ -101,7 +101,7 @@ def test_a_root_that_is_typed_keeps_a_foreign_run_as_it_is() -> None:
 
 
 def test_what_cannot_be_done_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"trainer\.overfit_batches=2: patches are cut anew"):
+    with pytest.raises(ConfigError, match=r"trainer\.overfit_batches=2: patches are cut again"):
         make_plan("fit", config(overfit_batches=2), FILE)
 
 

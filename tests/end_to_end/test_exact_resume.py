@@ -21,7 +21,9 @@ SAVE_ALL = {
 def losses(name: str, *more: str) -> dict[int, str]:
     """Trains with dropout in the current folder; the loss of each step, in all its digits."""
     fit = ["fit", "-c", DEBUG, "--data.root", "cases"]
-    fit += ["--data.patches_per_epoch", "10", "--data.batch_size", "2", "--trainer.max_steps", str(STEPS)]
+    fit += ["--data.patches_per_epoch", "10", "--data.batch_size", "2"]
+    if "--trainer.max_epochs" not in more:
+        fit += ["--trainer.max_steps", str(STEPS)]
     fit += ["--module.network.init_args.dropout", "0.3", "--trainer.limit_val_batches", "0"]
     fit += ["--trainer.logger", "raum_lightning.loggers.CSVLogger", "--trainer.enable_progress_bar", "false"]
     assert main([*fit, "--run.experiment", "debug", "--run.id", name, *more]) == 0
@@ -61,3 +63,13 @@ def test_continued_after_any_step(
     monkeypatch.chdir(whole[0])
     taken_up = ["--ckpt_path", f"saved/step={step}.ckpt", "--data.num_workers", str(workers)]
     assert losses(f"from-{step}", *taken_up) == {at: loss for at, loss in whole[1].items() if at >= step}
+
+
+def test_continued_where_epochs_count(whole: tuple[Path, dict[int, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long epochs are, Lightning learns from the loader, which must not be made before it knows where to resume."""
+    monkeypatch.chdir(whole[0])
+    epochs = ["--trainer.max_epochs", "2"]
+    counted = losses("epochs", *epochs, "-c", "save.yaml", "--trainer.callbacks.init_args.dirpath", "counted")
+    assert list(counted) == list(range(10))
+    again = losses("from-epochs", *epochs, "--ckpt_path", "counted/step=3.ckpt")
+    assert again == {at: loss for at, loss in counted.items() if at >= 3}
