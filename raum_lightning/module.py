@@ -13,11 +13,11 @@ from torch import nn
 
 from raum_lightning.allocator import keep_memory
 from raum_lightning.datasets import DataSet
-from raum_lightning.errors import CheckpointError, ConfigError
+from raum_lightning.errors import ConfigError
 from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.compiling import compile_network, in_batches_of
-from raum_lightning.inference.loading import network_weights
+from raum_lightning.inference.loading import trusted_parts
 from raum_lightning.inference.sliding_window import (
     FLIP_AXES,
     Network,
@@ -27,16 +27,16 @@ from raum_lightning.inference.sliding_window import (
     segment,
     sliding_window,
 )
-from raum_lightning.inference.trusted import build, check_instantiator, check_shapes
 from raum_lightning.inference.weights import lines, start_from
 from raum_lightning.labels import REGIONS, Regions, classify, to_regions
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
 from raum_lightning.models.cpu import accelerate
 from raum_lightning.postprocess import Postprocess, clean
-from raum_lightning.runs.checkpoints import MODEL_CARD, read
+from raum_lightning.runs.checkpoints import MODEL_CARD
 from raum_lightning.training.callbacks.average import CURRENT, AveragedWeights
 from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
+from raum_lightning.training.data_fit import check_inputs, check_outputs, outputs_of
 from raum_lightning.training.first_patch import check_loss, output_channels
 from raum_lightning.training.freezing import Frozen
 from raum_lightning.training.model_card import describe
@@ -178,28 +178,16 @@ class SegmentationModule(pl.LightningModule):
         Raises:
             CheckpointError: The file is damaged or names code that is not trusted.
         """
-        try:
-            content = read(Path(checkpoint_path))
-            saved = content.get("hyper_parameters", {})
-            # of these the file holds names, of classes and of a file, which are not followed
-            kwargs = {"optimizer": None, "lr_scheduler": None, "init_from": None} | kwargs
-            check_instantiator(saved)
-            for name in ("network", "loss"):
-                if name in kwargs or saved.get(name) is None:
-                    continue
-                if name == "network":
-                    weights = network_weights(content["state_dict"], Path(checkpoint_path).stat().st_size)
-                    check_shapes(saved[name], weights, trust)
-                kwargs[name] = build(saved[name], trust, name)
-        except CheckpointError as error:
-            raise CheckpointError(f"{checkpoint_path}: {error}") from error
+        # of these the file holds names, of classes and of a file, which are not followed
+        kwargs = {"optimizer": None, "lr_scheduler": None, "init_from": None} | kwargs
+        kwargs |= trusted_parts(Path(checkpoint_path), kwargs, trust)
         # the parts are made: Lightning's instantiator, which would make them from any code, is not called
         return super().load_from_checkpoint(
             checkpoint_path, *args, **kwargs | {"weights_only": True, "_instantiator": None}
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Images B C X Y Z of the network's size to logits B K X Y Z."""
+        """Return the logits B K X Y Z of images B C X Y Z of the network's size."""
         logits: torch.Tensor = self.network(image)
         return logits
 
@@ -214,15 +202,7 @@ class SegmentationModule(pl.LightningModule):
         Raises `ConfigError`. Where not `fitting` the number of classes is left to `setup`, which knows the cases.
         """
         self._follow(data.dataset)
-        channels = getattr(self.network, "in_channels", len(data.modalities))
-        if channels != len(data.modalities):
-            raise ConfigError(
-                f"the network has in_channels={channels} but data.modalities are {len(data.modalities)}: "
-                f"{', '.join(data.modalities)}"
-            )
-        size = getattr(self.network, "img_size", data.roi_size)
-        if tuple(size) != tuple(data.roi_size):
-            raise ConfigError(f"the network has img_size={list(size)} but data.roi_size={list(data.roi_size)}")
+        channels = check_inputs(self.network, data)
         if self.network._compiled_call_impl is not None:
             return  # compiled after it was checked
         training = {"data.roi_size": data.roi_size} if fitting else {}
@@ -230,7 +210,7 @@ class SegmentationModule(pl.LightningModule):
         if isinstance(outputs, str):
             rank_zero_info(f"{type(self.network).__name__} cannot be checked before the first step ({outputs})")
         elif fitting:
-            self._check_outputs(outputs, data)
+            check_outputs(outputs, self.mode, data.dataset)
             check_loss(self.loss, outputs, self._indices)
 
     def start_from(self, data: Any) -> None:
@@ -238,19 +218,10 @@ class SegmentationModule(pl.LightningModule):
         if self.init_from is None:
             return
         path, self.init_from = Path(self.init_from), None
-        names = data.dataset.regions if self.mode == "regions" else data.dataset.classes
-        table = start_from(path, self.network, modalities=data.modalities, outputs=tuple(names))
+        names = outputs_of(data.dataset, self.mode)
+        table = start_from(path, self.network, modalities=data.modalities, outputs=names)
         for line in lines(path, table):
             rank_zero_info(line)
-
-    def _check_outputs(self, outputs: int, data: Any, *, fewer: bool = False) -> None:
-        known = data.dataset
-        names = known.regions if self.mode == "regions" else known.classes
-        if outputs > len(names) or (outputs < len(names) and not fewer):
-            raise ConfigError(
-                f"the network has out_channels={outputs} but the {self.mode} of {known.name} need {len(names)}: "
-                f"{', '.join(names)}"
-            )
 
     def _follow(self, dataset: DataSet) -> None:
         """Take regions and classes of the data set, for the loss and for the scores."""
@@ -276,7 +247,7 @@ class SegmentationModule(pl.LightningModule):
         if data is not None:
             self.check_data(data, fitting=stage == "fit")
             if (outputs := getattr(self.network, "out_channels", None)) is not None:
-                self._check_outputs(outputs, data, fewer=stage == "predict")
+                check_outputs(outputs, self.mode, data.dataset, fewer=stage == "predict")
             if stage == "fit":
                 self.start_from(data)
         if stage == "fit":
@@ -286,7 +257,7 @@ class SegmentationModule(pl.LightningModule):
             compile_network(self.network, report=rank_zero_info)
 
     def configure_model(self) -> None:
-        """Shards the network where the strategy, `ModelParallelStrategy`, has a mesh of devices."""
+        """Shard the network where the strategy, `ModelParallelStrategy`, has a mesh of devices."""
         if self.device_mesh is not None:
             shard(self.network, self.device_mesh)
 
@@ -303,7 +274,7 @@ class SegmentationModule(pl.LightningModule):
         return [self.average] if self.average else []
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """The loss of a batch of patches."""
+        """Return the loss of a batch of patches."""
         output = self.network(batch["image"])
         several = output if isinstance(output, tuple) else (output,)  # a tuple with deep supervision
         loss, logits = deep_supervision(self._loss_of, several, batch["label"]), several[0]
@@ -316,35 +287,34 @@ class SegmentationModule(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Every rank holds the whole network until its volumes are read."""
+        """Let every rank hold the whole network until its volumes are read."""
         hold_whole(self.network, True)
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Scores one whole volume; its class indices, B X Y Z uint8, are for the callbacks."""
+        """Score one whole volume and return its class indices, B X Y Z uint8, for the callbacks."""
         image, label = batch["image"], batch["label"]
         logits = sliding_window(image, self._window_network, **self.windows)
         loss = self._loss_of_seen(logits, label).item()
-        prediction: torch.Tensor = decide(probabilities_(logits, self.mode), self.mode, self.regions) * brain_mask(
-            image
-        )
+        prediction: torch.Tensor = decide(probabilities_(logits, self.mode), self.mode, self.regions)
+        prediction = prediction * brain_mask(image)
         self._update(self.val_metrics, prediction, batch, loss=loss)
         return prediction
 
     def on_validation_epoch_end(self) -> None:
-        """Means over the cases of all ranks."""
+        """Log the means over the cases of all ranks."""
         hold_whole(self.network, False)
         self._log_metrics("val", self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Scores one whole volume, with `flips`."""
+        """Score one whole volume, with `flips`."""
         raw = self._segment(batch)
         cleaned = self._clean(raw, batch) if self.steps.plain else None
         self._update(self.test_metrics, raw, batch, cleaned=cleaned)
 
     def on_test_epoch_end(self) -> None:
-        """Means over the cases of all ranks."""
+        """Log the means over the cases of all ranks."""
         hold_whole(self.network, False)
         self._log_metrics("test", self.test_metrics)
 
@@ -365,7 +335,7 @@ class SegmentationModule(pl.LightningModule):
         return torch.stack(cleaned).to(labels.device)
 
     def on_predict_epoch_end(self) -> None:
-        """Each rank holds its shard of the network again."""
+        """Let each rank hold its shard of the network again."""
         hold_whole(self.network, False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -375,7 +345,7 @@ class SegmentationModule(pl.LightningModule):
             checkpoint[MODEL_CARD] = describe(self, data).to_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises `ValueError` where the voxels of the cases to be scored are not those of the cases that trained."""
+        """Raise `GeometryError` where the voxels of the cases to be scored are not those of the cases that trained."""
         trainer = self._trainer  # none where a program loads the checkpoint
         if self.device_mesh is not None and trainer is not None:
             # the strategy has looked at no checksum, and kept the weights, which callbacks want to see, to itself
@@ -437,7 +407,7 @@ class SegmentationModule(pl.LightningModule):
 
 
 def pseudo_dice(logits: torch.Tensor, labels: torch.Tensor, mode: str, regions: Regions = REGIONS) -> torch.Tensor:
-    """Mean Dice of the regions over the patches of a batch taken together; a scalar on their device.
+    """Return the mean Dice of the regions over the patches of a batch taken together, a scalar on their device.
 
     Called pseudo, as nnU-Net does, because patches are no cases: not comparable with the Dice of whole volumes.
     """

@@ -22,6 +22,7 @@ from raum_lightning.datasets import DataSet
 from raum_lightning.labels import EDITIONS
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.runs.checkpoints import structure
+from raum_lightning.training.data_fit import outputs_of
 
 SIZES = ("in_channels", "out_channels", "img_size")
 NETWORK = "module.network.init_args"
@@ -78,7 +79,7 @@ def _network(tree: Tree) -> dict[str, Any]:
     if not missing:
         return {}
     modalities, dataset = _data(data)
-    outputs = dataset.regions if _mode(module) == "regions" else dataset.classes
+    outputs = outputs_of(dataset, _mode(module) or "labels")
     size = data.get("roi_size") or inspect.signature(BratsDataModule).parameters["roi_size"].default
     values = dict(zip(SIZES, (len(modalities), len(outputs), size), strict=True))
     return {name: values[name] for name in missing}

@@ -65,6 +65,25 @@ def open_network(
         raise error if str(path) in str(error) else CheckpointError(f"{path}: {error}") from error
 
 
+def trusted_parts(path: Path, given: Mapping[str, Any], trust: Iterable[str]) -> dict[str, nn.Module]:
+    """Return network and loss as a checkpoint of `SegmentationModule` describes them, but for those that are `given`.
+
+    Raises:
+        CheckpointError: The file is damaged or names code that is not trusted.
+    """
+    try:
+        content = read(path)
+        saved = content.get("hyper_parameters", {})
+        check_instantiator(saved)
+        wanted = [name for name in ("network", "loss") if name not in given and saved.get(name) is not None]
+        if "network" in wanted:
+            weights = network_weights(content["state_dict"], path.stat().st_size)
+            check_shapes(saved["network"], weights, trust)
+        return {name: build(saved[name], trust, name) for name in wanted}
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
 def _read_checkpoint(path: Path, *, described: bool) -> tuple[dict[str, Tensor], ModelCard, Any]:
     """Return the weights, mapped from the disk, the card, and how the network is made."""
     content = read(path)
