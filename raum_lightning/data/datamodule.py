@@ -140,6 +140,7 @@ class BratsDataModule(pl.LightningDataModule):
         self.seed = seed
         self.split = Split([], [], [])
         self.cases: dict[str, Case] = {}
+        self._found: dict[Path, list[Case]] = {}
         self.weights: list[float] = []  # of the training cases, by which they are sampled
         self.prepared: dict[str, Prepared] = {}
         # ids of cases that `predict_dataloader` leaves out; who writes predictions sets it
@@ -237,7 +238,11 @@ class BratsDataModule(pl.LightningDataModule):
         self.weights = weights_of(self.split.train, self.case_weights, {*self.cases, *self.exclude})
 
     def _find(self, root: Path | None) -> list[Case]:
-        found = find_cases(root or self.root, self.declared)
+        """Return the cases below a folder that are not excluded; each folder is searched once."""
+        root = root or self.root
+        if root not in self._found:
+            self._found[root] = find_cases(root, self.declared)
+        found = self._found[root]
         if root == self.root and (unknown := sorted(self.exclude - {case.id for case in found})):
             raise ConfigError(f"data.exclude names {', '.join(unknown[:5])}, no such case in {root}")
         return [case for case in found if case.id not in self.exclude]
