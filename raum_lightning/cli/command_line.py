@@ -21,8 +21,8 @@ from raum_lightning.cli.config_inheritance import (
     read_files,
     replaces,
 )
-from raum_lightning.cli.yaml_files import Key, parse_value, read_yaml
 from raum_lightning.errors import RunError
+from raum_lightning.yaml_files import Key, parse_value, read_yaml
 
 SPEC = (CLASS, "init_args", "dict_kwargs")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from raum_lightning.cli.yaml_files import Key, read_yaml
 from raum_lightning.errors import RunError
+from raum_lightning.yaml_files import Key, read_yaml
 
 Tree = dict[str, Any]
 CLASS = "class_path"

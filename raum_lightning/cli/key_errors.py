@@ -21,7 +21,7 @@ from torch import nn
 from raum_lightning.cli.command_line import SPEC, CommandLine
 from raum_lightning.cli.config_inheritance import CLASS, Tree
 from raum_lightning.cli.errors import first_line
-from raum_lightning.cli.yaml_files import Key
+from raum_lightning.yaml_files import Key
 
 # at these keys a class may be given by its name alone
 BASES: dict[str, type] = {

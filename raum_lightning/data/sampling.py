@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from raum_lightning.data.augment.kernels import Size
@@ -13,6 +12,7 @@ from raum_lightning.data.option_checks import check_share, check_weights
 from raum_lightning.data.store import Prepared
 from raum_lightning.errors import ConfigError
 from raum_lightning.labels import CLASSES
+from raum_lightning.yaml_files import read_yaml
 
 STEPS = 2**20
 """Parts that a slot is divided into, few enough for exact sums: with equal weights each case fills one slot."""
@@ -109,10 +109,7 @@ def read_weights(given: Mapping[str, float] | Path | None) -> dict[str, float]:
     if isinstance(given, Path):
         if not given.expanduser().is_file():
             raise ConfigError(f"{given}: no such file, named as data.case_weights")
-        try:
-            weights = yaml.safe_load(given.expanduser().read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{given}: is not valid YAML ({error}), named as data.case_weights") from None
+        weights, _ = read_yaml(given.expanduser())
     if not isinstance(weights, Mapping):
         raise ConfigError(f"data.case_weights={given} must map ids of cases to numbers")
     # to YAML an id of digits is a number

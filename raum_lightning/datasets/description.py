@@ -6,17 +6,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raum_lightning.datasets.dataset import DataSet
 from raum_lightning.errors import ConfigError
+from raum_lightning.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent
 # names of before
 ALIASES = {"msd": "msd-task01"}
 SCORING = ("default", "brats2020", "brats2023", "brats2024", "brats2026")
 KEYS = frozenset(
-    {
+    [
         "name",
         "images",
         "mask",
@@ -29,23 +28,12 @@ KEYS = frozenset(
         "colours",
         "background",
         "ignore",
-    }
-    | {"scoring", "splits", "source"}
+        "scoring",
+        "splits",
+        "source",
+    ]
 )
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def names() -> list[str]:
@@ -91,11 +79,11 @@ def hint_of(dataset: DataSet, values: Sequence[float]) -> str:
 
 def _read(path: Path) -> DataSet:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+        content, _ = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; it should describe the data set") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path}: does not describe a data set; expected keys such as images, mask and labels")
     return parse({"name": path.stem} | dict(content), str(path))

@@ -27,6 +27,7 @@ from scipy import ndimage
 
 from raum_lightning.errors import ConfigError
 from raum_lightning.labels import BACKGROUND, REGIONS, Regions, in_classes
+from raum_lightning.yaml_files import read_yaml
 
 Labels = NDArray[np.uint8]
 
@@ -97,11 +98,9 @@ class Postprocess:
     def read(cls, path: Path) -> Self:
         """Return it from a YAML file of `raum postprocess fit`; raise `ConfigError` for other files."""
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content, _ = read_yaml(path)
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file; `raum postprocess fit` writes one") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
         if content is not None and not isinstance(content, dict):
             raise ConfigError(f"{path}: does not say what to do with masks; `raum postprocess fit` writes such a file")
         return cls.of(content or {}, str(path))

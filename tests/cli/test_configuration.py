@@ -10,10 +10,10 @@ from jsonargparse import ArgumentParser
 from raum_lightning.cli import main
 from raum_lightning.cli.command_line import read_command_line
 from raum_lightning.cli.config_inheritance import merge, read_files
-from raum_lightning.cli.yaml_files import MAX_BYTES, parse_value, read_yaml
 from raum_lightning.data.augment.one_of import INSTANTIATORS
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import ConfigError, RunError
+from raum_lightning.yaml_files import MAX_BYTES, parse_value, read_yaml
 from tests.helpers import EXPERIMENTS
 
 UNETR = str(EXPERIMENTS / "unetr.yaml")

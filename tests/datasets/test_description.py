@@ -177,10 +177,10 @@ def test_a_mistake_is_one_sentence(change: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("labels: {1: NCR, 1: ED}", "mine.yaml: cannot be read as YAML .*1 stands twice"),
-        ("a: [", "mine.yaml: cannot be read as YAML"),
+        ("labels: {1: NCR, 1: ED}", "mine.yaml: has the key 1 twice, in lines 1 and 1"),
+        ("a: [", "mine.yaml: is not valid YAML"),
         ("- a", "mine.yaml: does not describe a data set"),
-        ("name: !!python/object/apply:os.system [ls]", "mine.yaml: cannot be read as YAML"),
+        ("name: !!python/object/apply:os.system [ls]", "mine.yaml: is not valid YAML"),
     ],
 )
 def test_a_file_that_is_none(tmp_path: Path, text: str, said: str) -> None:

@@ -135,7 +135,7 @@ def test_a_file_says_all_of_it(chosen: Postprocess, tmp_path_factory: pytest.Tem
         ("largest: {WT: x}", "postprocess.largest.WT='x' is not from 1"),
         ("enhancing_to: bone", "enhancing_to='bone' is neither core nor edema"),
         ("- 3", "does not say what to do with masks"),
-        ("a: [", "cannot be read as YAML"),
+        ("a: [", "is not valid YAML"),
         ("min_mm3: {XY: 3}", "names 'XY', which is none of the regions WT, TC, ET"),
     ],
 )
