@@ -41,7 +41,17 @@ ONLY = {
     "matplotlib": {"figures"},
     "monai": set(),
 }
-PURE = {"models", "losses", "labels", "datasets", "geometry", "errors", "inference/sliding_window", "training/schedule"}
+PURE = {
+    "models",
+    "losses",
+    "labels",
+    "datasets",
+    "geometry",
+    "errors",
+    "inference/sliding_window",
+    "inference/windows",
+    "training/schedule",
+}
 
 
 def room(file: Path) -> str:

@@ -27,7 +27,8 @@ from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.compiling import compile_network, in_batches_of
 from raum_lightning.inference.framed import Grid, Prediction, read_framed
 from raum_lightning.inference.loading import TrainedNetwork, open_network
-from raum_lightning.inference.sliding_window import Network, Visit, average, plan
+from raum_lightning.inference.sliding_window import Network, average
+from raum_lightning.inference.windows import Visit, plan
 from raum_lightning.labels import in_classes
 from raum_lightning.models.cpu import accelerate
 from raum_lightning.postprocess import Postprocess, clean

@@ -2,19 +2,14 @@
 
 Windows overlap and are blended with Gaussian weights, as in nnU-Net (Isensee et al., Nature Methods 2021) and in
 MONAI's `sliding_window_inference(mode="gaussian")`; given the same windows, `blend` returns what MONAI returns. What
-differs is where the windows lie. An image is exactly 0 outside the brain, so only the brain's bounding box is visited,
-windows without brain are left out, and the steps are evened out so that the last window does not repeat its
-neighbour's work. A box shorter than the window is padded with zeros, which is what surrounds it anyway: a result
-depends neither on where in its volume the brain lies nor on the other volumes of the batch.
+differs is where the windows lie, see `windows`.
 
 Precision is the caller's: under `torch.autocast` the network runs in bf16 and the sums stay in float32. For a progress
 bar, wrap the network and ask `count_windows` how many windows there will be.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, product
 from typing import Required, TypedDict, Unpack
@@ -22,11 +17,11 @@ from typing import Required, TypedDict, Unpack
 import torch
 
 from raum_lightning.errors import ConfigError
-from raum_lightning.geometry import Box, bounding_box, brain_mask
+from raum_lightning.geometry import Box
+from raum_lightning.inference.windows import Triple, Visit, plan, region_of
 from raum_lightning.labels import REGIONS, Regions, classify
 
 Network = Callable[[torch.Tensor], torch.Tensor]
-Triple = tuple[int, int, int]
 
 # voxels that are worked on at once where a whole volume would need as much memory again
 PART = 1 << 22
@@ -46,27 +41,6 @@ class Windows(Blending, total=False):
     """The arguments of `sliding_window` that say how a volume is visited."""
 
     overlap: float
-
-
-def even_steps(length: int, roi: int, overlap: float) -> list[int]:
-    """Return the first voxels of the fewest windows that cover `length` >= `roi` voxels, evenly spread.
-
-    Neighbours share at least the fraction `overlap`.
-    """
-    # the small number undoes float errors such as 10 * (1 - 0.8) = 1.9999999999999996
-    stride = max(1, int(roi * (1 - overlap) + 1e-6))
-    gaps = math.ceil((length - roi) / stride)
-    return [index * (length - roi) // max(gaps, 1) for index in range(gaps + 1)]
-
-
-def window_starts(signal: torch.Tensor, *, roi_size: Triple, overlap: float = 0.5) -> list[Triple]:
-    """Return the first voxels of the windows that hold brain, in a volume X Y Z bool at least as large as `roi_size`.
-
-    Never empty: where there is no brain at all, one window still asks the network for its number of channels.
-    """
-    x, y, z = (even_steps(length, roi, overlap) for length, roi in zip(signal.shape, roi_size, strict=True))
-    starts = list(product(x, y, z))
-    return [start for start in starts if signal[_region(start, roi_size)].any()] or starts[:1]
 
 
 @lru_cache(maxsize=8)
@@ -100,7 +74,7 @@ def blend(
     dtype = torch.promote_types(volume.dtype, torch.float32)
     sums: torch.Tensor | None = None
     for first in range(0, len(starts), batch_size):
-        batch = [_region(start, roi_size) for start in starts[first : first + batch_size]]
+        batch = [region_of(start, roi_size) for start in starts[first : first + batch_size]]
         with torch.no_grad():
             outputs = network(torch.stack([_widened(volume[:, *region]) for region in batch]))
         if sums is None:
@@ -131,39 +105,6 @@ def seen(logits: torch.Tensor) -> torch.Tensor:
     return (logits != untouched.view(1, -1, 1, 1, 1)).any(dim=1)
 
 
-@dataclass(frozen=True)
-class Visit:
-    """How a network sees one volume: found once, however often it is then visited.
-
-    `volume`, C x y z, is the box of the brain, padded to the window; `brain`, x y z boolean, is where it is not 0, and
-    `starts` are the first voxels of the windows. `box` is where the brain lies in the volume before, `inside` where
-    that box lies in the padded one.
-    """
-
-    volume: torch.Tensor
-    brain: torch.Tensor
-    starts: list[Triple]
-    box: Box
-    inside: Box
-
-
-def plan(volume: torch.Tensor, *, roi_size: Triple, overlap: float = 0.5, brain: torch.Tensor | None = None) -> Visit:
-    """Return how to visit C X Y Z; `brain`, X Y Z boolean, where it is known already.
-
-    Raises:
-        ConfigError: The window or the overlap makes no sense.
-    """
-    if len(roi_size) != 3 or min(roi_size) < 1:
-        raise ConfigError(f"roi_size={roi_size} is not a window: give three positive numbers of voxels")
-    if not 0 <= overlap < 1:
-        raise ConfigError(f"overlap={overlap} is not in [0, 1): give the fraction that neighbouring windows share")
-    mask = brain_mask(volume) if brain is None else brain
-    box = bounding_box(mask)
-    padded, inside = _pad(volume[:, *box], roi_size)
-    around = _pad(mask[None, *box], roi_size)[0][0]
-    return Visit(padded, around, window_starts(around, roi_size=roi_size, overlap=overlap), box, inside)
-
-
 def sliding_window(
     image: torch.Tensor,
     network: Network,
@@ -191,11 +132,6 @@ def sliding_window(
         result[index, :, *visit.box] = logits[:, *visit.inside]
     assert result is not None, "an empty batch"
     return result
-
-
-def count_windows(image: torch.Tensor, *, roi_size: Triple, overlap: float = 0.5) -> int:
-    """Return how many windows `sliding_window` shows the network of images B C X Y Z."""
-    return sum(len(plan(volume, roi_size=roi_size, overlap=overlap).starts) for volume in image)
 
 
 def probabilities_(logits: torch.Tensor, mode: str) -> torch.Tensor:
@@ -305,19 +241,6 @@ def _averages(
 def _widened(window: torch.Tensor) -> torch.Tensor:
     """Return a window in the network's precision: float16 is how a volume is stored."""
     return window.float() if window.dtype == torch.float16 else window
-
-
-def _region(start: Triple, roi_size: Triple) -> Box:
-    x, y, z = (slice(first, first + roi) for first, roi in zip(start, roi_size, strict=True))
-    return x, y, z
-
-
-def _pad(volume: torch.Tensor, roi_size: Triple) -> tuple[torch.Tensor, Box]:
-    """Return zeros around C X Y Z up to `roi_size` at least, the odd one behind, and where the volume then lies."""
-    missing = [max(roi - length, 0) for length, roi in zip(volume.shape[1:], roi_size, strict=True)]
-    sides = [side for gap in reversed(missing) for side in (gap // 2, gap - gap // 2)]
-    x, y, z = (slice(gap // 2, gap // 2 + length) for gap, length in zip(missing, volume.shape[1:], strict=True))
-    return torch.nn.functional.pad(volume, sides), (x, y, z)
 
 
 def _mirrored(network: Network, axes: tuple[int, ...]) -> Network:
