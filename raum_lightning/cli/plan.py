@@ -115,15 +115,19 @@ def _check_end(checkpoint: Path, max_steps: int) -> None:
 
 
 def _precision(precision: Any, accelerator: str) -> tuple[Any, tuple[str, ...]]:
-    if precision == "bf16-mixed" and lacks_bf16(accelerator):
-        return "32-true", ("precision: this GPU has no bf16, 32-true takes its place",)
+    if precision == "bf16-mixed" and (device := lacks_bf16(accelerator)):
+        return "32-true", (f"precision: this {device} has no bf16, 32-true takes its place",)
     return precision, ()
 
 
-def lacks_bf16(accelerator: str) -> bool:
-    """Return whether the run takes a GPU on which bf16 is emulated or absent."""
-    takes_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return takes_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
+def lacks_bf16(accelerator: str) -> str | None:
+    """Return GPU or CPU, whichever the run takes, where it has no bf16: emulated, that is slower than float32."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return None if torch.cuda.is_bf16_supported(including_emulation=False) else "GPU"
+    # torch 2.10 cannot say what a CPU has; of others than x86 nothing is known
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    x86 = accelerator in ("auto", "cpu") and has.get("architecture") == "x86_64"
+    return "CPU" if x86 and not (has.get("avx512_bf16") or has.get("amx_bf16")) else None
 
 
 def apply_plan(plan: Plan, config: Any, run: RunFolder, verb: str) -> None:

@@ -16,6 +16,8 @@ def start_worker(worker: int) -> None:
     """
     keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # on macOS and Windows nobody could tell who sent a signal
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,8 +1,7 @@
 """UNETRV2: UNETR with what the field has learnt since, every item a key whose default changes nothing.
 
-With the defaults it is `unetr.UNETR`, with the same names of tensors. Which items raise the Dice on which data, and by
-whose measurement, stands in docs/results.md; their sources stand in `vit_v2`. With `stem="conv"` and
-`skips="stem"`, for a patch size of 8:
+With the defaults it is `unetr.UNETR`, with the same names of tensors. The sources of the items stand in `vit_v2`. With
+`stem="conv"` and `skips="stem"`, for a patch size of 8:
 
     image --> stem, 1/1 --> projection --> level 0 --> head --> logits
                  |                            ^

@@ -105,6 +105,25 @@ def test_what_cannot_be_done_is_refused() -> None:
         make_plan("fit", config(overfit_batches=2), FILE)
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, "32-true"),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, "bf16-mixed"),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, "bf16-mixed"),
+        ({"architecture": "aarch64"}, "bf16-mixed"),
+    ],
+)
+def test_a_cpu_without_bf16_trains_in_float32(
+    capabilities: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    plan = make_plan("fit", config(precision="bf16-mixed", accelerator="cpu"), FILE)
+    said = () if precision == "bf16-mixed" else ("precision: this CPU has no bf16, 32-true takes its place",)
+    assert (plan.precision, plan.said) == (precision, said)
+    assert make_plan("fit", config(precision="64-true", accelerator="cpu"), FILE).precision == "64-true"
+
+
 def test_loggers_write_to_the_run_unless_they_have_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     def logger(path: str, /, **init: Any) -> Namespace:
         return Namespace(class_path=path, init_args=Namespace(**init))

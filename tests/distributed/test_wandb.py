@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import wandb
 
 from raum_lightning.cli import main
 from raum_lightning.loggers import WandbLogger, finish_wandb, sending
@@ -66,6 +67,8 @@ def _log(folder: Path, port: int, patience: int, last: int, began: Any, go_on: A
     for step in range(1, 20):
         logger.log_metrics({"loss": float(step)}, step)
     finish_wandb()
+    # a process of multiprocessing ends without what Python does at exit, where W&B's own process closes its file
+    wandb.teardown()
 
 
 def kept(folder: Path, kind: str) -> list[float]:
