@@ -20,7 +20,7 @@ TOOL_VERBS = {
     "phantom": "write synthetic cases in the layout of a data set",
     "check": "read every case and say what is wrong with which",
     "prepare": "prepare cases for training, and remove prepared ones that no case needs",
-    "segment": "segment one case with a checkpoint, onto its own grid",
+    "segment": "segment cases with a checkpoint, onto their own grids",
     "export": "write a checkpoint's network as safetensors, ONNX or torch.export, checked against it",
     "evaluate": "score a folder of segmentations against references",
     "postprocess": "find how masks are best cleaned, and clean them",

@@ -1,4 +1,4 @@
-"""`raum segment`: one case from its files to a mask, with nothing but a checkpoint."""
+"""`raum segment`: cases from their files to masks, with nothing but a checkpoint."""
 
 import argparse
 from pathlib import Path
@@ -9,6 +9,7 @@ from raum_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
     from raum_lightning.cases.case import Case
+    from raum_lightning.inference.segmenter import Segmenter
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
@@ -25,10 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="one of `raum fit`, or .safetensors, .onnx or .pt2 of `raum export`; or several, which are averaged",
     )
     add("--case", type=Path, help="folder of the case, or a 4-D image that the dataset.json of MSD Task01 lists")
+    add("--cases", type=Path, metavar="DIR", help="folder of cases, instead of --case; what is done already is kept")
     for modality in MODALITIES:
         add(f"--{modality}", type=Path, metavar="NIFTI", help=f"{modality} of the case, instead of --case")
     add("--image", nargs=2, action="append", metavar=("MODALITY", "NIFTI"), help="a modality of any name; repeat it")
-    add("--out", type=Path, required=True, metavar="NIFTI", help="mask to write, on the grid of the case")
+    add("--out", type=Path, required=True, help="mask to write, on the grid of the case; with --cases a folder of them")
     add("--probabilities", type=Path, metavar="NIFTI", help="write these too: X Y Z K, of each class or region")
     add("--figure", type=Path, help="draw a picture too: .png, .pdf or .svg")
     add("--flips", type=int, choices=(1, 2, 4, 8), help="copies of test-time augmentation (default: the checkpoint's)")
@@ -47,18 +49,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Segment, write, say how much tumour there is, and return 0."""
+    """Segment, write, say how much tumour there is, and return 0; 1 where a case of several could not be segmented."""
     import time
 
-    from raum_lightning.inference.segmenter import find, load
+    from raum_lightning.inference.segmenter import find
     from raum_lightning.progress import progress_bar
 
     source = _source(args)
+    if args.cases:
+        return _segment_folder(args)
     _check_figure(args)
     start = time.perf_counter()
-    settings = {key: getattr(args, key) for key in ("dataset", "device", "precision", "flips", "overlap", "compile")}
-    settings["postprocess"] = args.postprocess
-    segmenter = load(args.checkpoint, **trust(args), **settings)
+    segmenter = _load(args)
     case = find(source, args.dataset, segmenter.card.trained_on)
     _check_outputs(args, case)
     with progress_bar("segmenting") as progress:
@@ -76,11 +78,43 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _load(args: argparse.Namespace) -> "Segmenter":
+    from raum_lightning.inference.segmenter import load
+
+    settings = ("dataset", "device", "precision", "flips", "overlap", "compile", "postprocess")
+    return load(args.checkpoint, **trust(args), **{key: getattr(args, key) for key in settings})
+
+
+def _segment_folder(args: argparse.Namespace) -> int:
+    from raum_lightning.cases.discovery import find_cases
+    from raum_lightning.inference.folder import check_targets, hash_files, segment_cases
+    from raum_lightning.progress import progress_bar
+
+    segmenter = _load(args)
+    prefer = segmenter.card.trained_on
+    cases = find_cases(args.cases, args.dataset or "auto", prefer=prefer if prefer.images else None)
+    check_targets(cases, args.out)
+    with progress_bar("segmenting cases") as progress:
+        weights = hash_files(args.checkpoint)
+        outcome = segment_cases(segmenter, cases, args.out, weights=weights, progress=progress)
+    if outcome.replaced:
+        print(f"{len(outcome.replaced)} were of other weights, settings or images and are replaced")
+    print(f"{args.out}: {len(outcome.written)} of {len(cases)} cases segmented, {len(outcome.kept)} were there already")
+    for case, problem in outcome.failed.items():
+        print(f"{case} was not segmented: {problem}")
+    return int(bool(outcome.failed))
+
+
 def _source(args: argparse.Namespace) -> Any:
     files = {modality: path for modality in MODALITIES if (path := getattr(args, modality))}
     files |= {modality: Path(path) for modality, path in args.image or ()}
-    if bool(files) == bool(args.case):
-        raise ConfigError("give either the case's folder as --case or its files as --flair, --t1, --t1ce and --t2")
+    if [bool(files), bool(args.case), bool(args.cases)].count(True) != 1:
+        raise ConfigError(
+            "give either the case's folder as --case, its files as --flair, --t1, --t1ce and --t2, or a folder of "
+            "cases as --cases"
+        )
+    if args.cases and (single := [name for name in ("figure", "probabilities") if getattr(args, name)]):
+        raise ConfigError(f"--{single[0]} is of one case; give it with --case instead of --cases")
     return args.case or files
 
 

@@ -61,10 +61,10 @@ class Segmentation:
         """K X Y Z in [0, 1]: of the classes with background, or of the regions; made when it is asked for."""
         return self.prediction.probabilities()
 
-    def save(self, path: Path | str) -> None:
-        """Write the mask; the file appears whole or not at all."""
+    def save(self, path: Path | str, remark: str = "") -> None:
+        """Write the mask, whole or not at all; the header's description notes a `remark` too."""
         case = replace(self.case, edition=self.data_set)
-        write_mask(Path(path), self.card.translate(self.labels, self.data_set), case, self.card.modalities[0])
+        write_mask(Path(path), self.card.translate(self.labels, self.data_set), case, self.card.modalities[0], remark)
 
     def save_probabilities(self, path: Path | str) -> None:
         """Write X Y Z K, float32; the header's description names the channels."""

@@ -1,0 +1,105 @@
+"""A folder of cases segmented by one segmenter: continued where it stopped, and no failure ends it."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from raum_lightning.atomic import remove_partials
+from raum_lightning.cases.case import Case, read_remark
+from raum_lightning.data.store import prepared_folder
+from raum_lightning.errors import OutputError, UserError
+from raum_lightning.inference.segmenter import Segmentation, Segmenter
+from raum_lightning.runs.folder import prediction_path
+
+_BLOCK = 1 << 22
+
+
+@dataclass
+class Outcome:
+    """What became of the cases of a folder, by id.
+
+    Args:
+        written: Segmented now.
+        kept: Segmented before by the same networks, settings and images.
+        replaced: Of those written, which were segmented before by others.
+        failed: A sentence on each case that could not be segmented.
+    """
+
+    written: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def segment_cases(
+    segmenter: Segmenter,
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    weights: str,
+    progress: Callable[[int, int], None] | None = None,
+    look: Callable[[Segmentation], None] | None = None,
+) -> Outcome:
+    """Write `<folder>/<case id>.nii.gz` of each case and return what became of them.
+
+    The header of each file holds a fingerprint of `weights` (see `hash_files`), settings and the case's files: files
+    with the same are kept, files with another are replaced. `progress` is told (done, of) cases; `look` is shown each
+    case that is segmented now, and a case that it refuses with a `UserError` has failed.
+
+    Raises:
+        OutputError: The folder holds a file of a case that `raum` did not write; found before the first case.
+    """
+    check_targets(cases, folder)
+    remove_partials(folder)
+    outcome = Outcome()
+    for done, case in enumerate(cases, 1):
+        target = prediction_path(folder, case.id)
+        try:
+            key = _fingerprint(segmenter, case, weights)
+            before = read_remark(target) if target.exists() else None
+            if before and before[1] == key:
+                outcome.kept.append(case.id)
+            else:
+                result = segmenter.segment(case)
+                if look:
+                    look(result)
+                result.save(target, key)  # last: a case whose mask is there is done
+                outcome.written.append(case.id)
+                outcome.replaced += [case.id] if before else []
+        except UserError as error:
+            outcome.failed[case.id] = str(error)
+        if progress:
+            progress(done, len(cases))
+    return outcome
+
+
+def check_targets(cases: Iterable[Case], folder: Path) -> None:
+    """Raise `OutputError` where a mask would replace a file of a case, or one that `raum` did not write."""
+    for case in cases:
+        target = prediction_path(folder, case.id)
+        own = {path.resolve() for path in (*case.images.values(), *([case.label] if case.label else []))}
+        if target.resolve() in own:
+            raise OutputError(f"{target}: is a file of case {case.id}, which would be replaced; give another folder")
+        if target.exists() and read_remark(target) is None:
+            raise OutputError(f"{target}: was not written by raum, which would replace it; give another folder")
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """Return a hash of the content of files, in their order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _fingerprint(segmenter: Segmenter, case: Case, weights: str) -> str:
+    card = asdict(segmenter.card)
+    settings = [weights, card["flips"], card["overlap"], card["roi_size"], str(segmenter.dtype), segmenter.dataset]
+    # the name says which files, in which state
+    files = prepared_folder(case, Path(), segmenter.card.modalities).name
+    key = json.dumps([*settings, segmenter.steps.plain, files])
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
