@@ -31,8 +31,8 @@ fit: export OMP_WAIT_POLICY := PASSIVE
 fit: $(VENV)/ready ## train a small UNETR on synthetic cases, score it on held-out ones, segment one
 	$(BIN)/raum phantom $(CASES) --cases 40 --shape 96 96 80
 	$(BIN)/lightning fit -c experiments/phantom.yaml
-	$(BIN)/lightning predict -c experiments/phantom.yaml --trainer.limit_predict_batches 1 --trainer.logger false
-	$(BIN)/lightning test -c experiments/phantom.yaml --trainer.logger false
+	$(BIN)/lightning predict -c experiments/phantom.yaml --trainer.limit_predict_batches 1
+	$(BIN)/lightning test -c experiments/phantom.yaml
 
 test: $(VENV)/ready ## run all tests, or those that ARGS names
 	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)

@@ -2,19 +2,26 @@
 
 import csv
 import io
+import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from raum_lightning.atomic import append_text, write_csv
+from raum_lightning.runs.checkpoints import MODEL_CARD, structure
 from raum_lightning.runs.folder import RunFolder
+
+BEST = "val/dice_"
+# in W&B: sections stand in the order of the alphabet, so that Dice comes first and `lr` makes none of its own
+DICE, RENAMED = "dice/", {"lr": "train/lr"}
 
 
 class CSVLogger(loggers.Logger):
@@ -49,10 +56,10 @@ class CSVLogger(loggers.Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Appends a row; a column seen for the first time rewrites the file with it."""
+        """Append a row; a column seen for the first time rewrites the file with it."""
         row = {"step": step, **metrics}
         if not self.columns or any(name not in self.columns for name in row):
-            rows = self._read()
+            rows = self.rows()
             self.columns = list(dict.fromkeys([*self.columns, *row]))
             self._write(rows)
         line = io.StringIO(newline="")
@@ -61,12 +68,12 @@ class CSVLogger(loggers.Logger):
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Drops the rows from `step` on: a run killed after its last checkpoint takes these steps again."""
+        """Drop the rows from `step` on: a run killed after its last checkpoint takes these steps again."""
         if self.path.exists():
-            self._write([row for row in self._read() if int(row["step"]) < step])
+            self._write([row for row in self.rows() if int(row["step"]) < step])
 
-    def _read(self) -> list[dict[str, str]]:
-        """The rows of the file, without one that a killed process left half written."""
+    def rows(self) -> list[dict[str, str]]:
+        """Return the rows of the file, without one that a killed process left half written."""
         if not self.path.exists():
             return []
         with self.path.open(newline="") as file:
@@ -79,11 +86,33 @@ class CSVLogger(loggers.Logger):
         write_csv(self.path, self.columns, rows)
 
 
+def _never_fatal(log: Callable[..., None]) -> Callable[..., None]:
+    """Let a method of `WandbLogger` do its work on rank 0, as long as W&B's own process lives."""
+
+    @wraps(log)
+    def logged(self: "WandbLogger", *args: Any, **kwargs: Any) -> None:
+        if self.lost:
+            return
+        try:
+            log(self, *args, **kwargs)
+        except Exception as error:  # whatever W&B has to say, it is no reason to stop training
+            self.lost = True
+            rank_zero_info(
+                f"W&B takes no more numbers ({type(error).__name__}); training goes on, metrics.csv has them all; what "
+                f"W&B had before is on disk, {sending(self.save_dir)}"
+            )
+
+    return rank_zero_only(logged)
+
+
 class WandbLogger(loggers.WandbLogger):
     """Lightning's, with the choice between online and offline made for you, and without the power to end a training.
 
     A server that cannot be reached at the start makes it an offline run. One that is lost later is tried again by W&B
     itself, for five minutes (WANDB_FINISH_TIMEOUT) after the last number, and what is not sent stays on disk.
+
+    The curves `dice/wt`, `dice/tc`, `dice/et` and `dice/mean` are those of `val/dice_*`, which is no panel but a number
+    in the summary: the best so far, which a sweep can optimise. What validate and test log goes to the summary.
 
     Args:
         project: Project on the server.
@@ -92,8 +121,13 @@ class WandbLogger(loggers.WandbLogger):
         id: Names the run for good: the same id continues it.
         offline: Keep the run on disk until `wandb sync`; where not given, only when no key is configured. WANDB_MODE in
             the environment (online, offline, shared or disabled) comes first.
+        entity: User or team on the server that owns the project; your default one where not given.
         group: Groups runs.
+        job_type: Kind of the run, such as train.
         tags: Tags of the run.
+        notes: A sentence about the run.
+        log_model: `best` keeps best.ckpt with its model card as an artifact when the training ends.
+        alerts: Send an alert when the training ends, and when it fails (NaN in the loss, for one).
     """
 
     def __init__(
@@ -104,8 +138,13 @@ class WandbLogger(loggers.WandbLogger):
         save_dir: Path | str = ".",
         id: str | None = None,
         offline: bool | None = None,
+        entity: str | None = None,
         group: str | None = None,
+        job_type: str | None = None,
         tags: list[str] | None = None,
+        notes: str | None = None,
+        log_model: Literal["best"] | None = None,
+        alerts: bool = False,
     ) -> None:
         mode, reason = _mode(offline)
         if mode == "offline":
@@ -115,15 +154,18 @@ class WandbLogger(loggers.WandbLogger):
         how: dict[str, Any] = {"mode": mode, "resume": None if mode == "offline" else "allow"}
         # its dozens of lines at the end become the one of `finish_wandb`
         how["settings"] = {"silent": True}
-        super().__init__(project=project, name=name, save_dir=save_dir, id=id, group=group, tags=tags, **how)
+        how |= {"entity": entity, "group": group, "job_type": job_type, "tags": tags, "notes": notes}
+        super().__init__(project=project, name=name, save_dir=save_dir, id=id, **how)
         self._wandb_init.pop("anonymous", None)  # wandb warns of it even where it is None
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", "300")  # seconds; W&B's own default is to wait for ever
+        self.keeps_best, self.alerts = log_model == "best", alerts
+        self.verb = "fit"
         self.lost = False
-        self.best: dict[str, float] = {}
+        self.best: dict[str, float] | None = None
 
     @property
     def experiment(self) -> Any:
-        """The run; the summary of a Dice is its best value, not its last."""
+        """The run."""
         import wandb
 
         fresh = self._experiment is None
@@ -135,27 +177,71 @@ class WandbLogger(loggers.WandbLogger):
             self._wandb_init |= {"mode": "offline", "resume": None}
             run = super().experiment
         if fresh and hasattr(run, "define_metric"):
-            for region in ("wt", "tc", "et", "mean"):
-                run.define_metric(f"val/dice_{region}", step_metric="trainer/global_step")
+            for name in ("epoch", f"{BEST}*"):
+                run.define_metric(name, step_metric="trainer/global_step", hidden=True)
         return run
 
-    @rank_zero_only
+    @_never_fatal
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """As the parent's, as long as W&B's own process lives."""
-        if self.lost:
+        """Log a row while training; to the other verbs the summary belongs, and validate's names say so."""
+        if self.verb != "fit":
+            scores = {name: value for name, value in metrics.items() if "/" in name}
+            self.experiment.summary.update({_of_verb(name, self.verb): value for name, value in scores.items()})
             return
-        try:
-            super().log_metrics(metrics, step)
-            dice = {name: value for name, value in metrics.items() if name.startswith("val/dice_")}
-            self.best |= {name: max(value, self.best.get(name, value)) for name, value in dice.items()}
-            if dice:  # as numbers, which a sweep can optimise; what `define_metric` makes of them are dictionaries
-                self.experiment.summary.update(self.best)
-        except Exception as error:  # whatever W&B has to say, it is no reason to stop training
-            self.lost = True
-            rank_zero_info(
-                f"W&B takes no more numbers ({type(error).__name__}); training goes on, metrics.csv has them all; what "
-                f"W&B had before is on disk, {sending(self.save_dir)}"
-            )
+        dice = {name: value for name, value in metrics.items() if name.startswith(BEST)}
+        shown = {RENAMED.get(name, name): value for name, value in metrics.items()}
+        super().log_metrics(shown | {f"{DICE}{name.removeprefix(BEST)}": dice[name] for name in dice}, step)
+        if dice:  # as numbers, which a sweep can optimise; what `define_metric` makes of them are dictionaries
+            before = self._best_before() if self.best is None else self.best
+            self.best = before | {name: max(value, before.get(name, value)) for name, value in dice.items()}
+            self.experiment.summary.update(self.best)
+
+    def _best_before(self) -> dict[str, float]:
+        """Return the best values of an earlier process of the same run, which its metrics.csv has."""
+        rows = CSVLogger(self.save_dir or ".").rows()
+        names = dict.fromkeys(name for row in rows for name in row if name.startswith(BEST))
+        return {name: max(float(row[name]) for row in rows if row.get(name)) for name in names}
+
+    @_never_fatal
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **how: Any) -> None:
+        """Log pictures as long as W&B's own process lives."""
+        super().log_image(key, images, step, **how)
+
+    @_never_fatal
+    def log_table(self, key: str, columns: Any = None, data: Any = None, *rest: Any, **how: Any) -> None:
+        """Log a table as long as W&B's own process lives."""
+        super().log_table(key, columns, data, *rest, **how)
+
+    @_never_fatal
+    def log_hyperparams(self, params: Any) -> None:
+        """Log the configuration as long as W&B's own process lives."""
+        super().log_hyperparams(params)
+
+    @_never_fatal
+    def alert(self, title: str, text: str, *, failed: bool = False) -> None:
+        """Send an alert, where `alerts` are wanted."""
+        if self.alerts:
+            self.experiment.alert(title=title, text=text, level="ERROR" if failed else "INFO")
+
+    @_never_fatal
+    def keep_best(self, checkpoint: Path, score: float) -> None:
+        """Log a checkpoint as an artifact with its model card, where `log_model` is best."""
+        if not self.keeps_best:
+            return
+        import wandb
+
+        card = structure(checkpoint).get(MODEL_CARD, {})
+        run = self.experiment
+        artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata={"score": score, "model_card": card})
+        artifact.add_file(str(checkpoint), name=checkpoint.name)
+        with artifact.new_file("model_card.json") as file:
+            json.dump(card, file, indent=2)
+        run.log_artifact(artifact, aliases=["best"])
+
+
+def _of_verb(name: str, verb: str) -> str:
+    """Return the name of a score of `validate` beside those of the validations within `fit`."""
+    return f"{verb}/{name.partition('/')[2]}" if name.startswith("val/") else name
 
 
 def sending(folder: Path | str | None) -> str:
@@ -180,14 +266,14 @@ def finish_wandb(*, failed: bool = False) -> None:
 
 
 def _where(run: Any) -> str:
-    """Return where a run can be seen, in one line."""
+    """Return where a run can be seen, in one line; of an offline run all parts, those of other verbs too, are sent."""
     if run.disabled:
         return ""
     if not run.offline:
         return f"W&B: {run.url}"
-    folder = Path(run.settings.sync_dir)
+    folder = Path(run.settings.sync_dir).parent
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f"W&B: `wandb sync {folder}` sends it, `wandb leet {folder.parent}` shows it"
+    return f"W&B: `wandb sync {folder}/offline-run-*-{run.id}` sends it, `wandb leet {folder}` shows it"
 
 
 def _mode(offline: bool | None) -> tuple[str, str]:

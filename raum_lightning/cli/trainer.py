@@ -3,6 +3,7 @@
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ from raum_lightning.training.callbacks.rate import LearningRate
 from raum_lightning.training.callbacks.rng import RandomState
 from raum_lightning.training.callbacks.tables import CaseTable
 from raum_lightning.training.callbacks.throughput import Throughput
+from raum_lightning.training.callbacks.wandb_run import WandbRun
 from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
+from raum_lightning.training.provenance import note_start, provenance
 from raum_lightning.training.schedule import check_length
 
 TRAINER_DEFAULTS = {
@@ -198,6 +201,7 @@ class RaumCLI(LightningCLI):
             CaseTable(self.results.cases),
             TrainedCases(),
             PredictionWriter(self.predictions),
+            WandbRun(self.predictions, best),
             RandomState(),
             *([LeaveOnSignal()] if self.subcommand != "fit" else []),
             *([best] if best else []),
@@ -254,8 +258,10 @@ class SaveConfig(SaveConfigCallback):
         """On rank 0, once."""
         if stage != "fit":
             return
-        run = RunFolder(Path(trainer.default_root_dir))
+        run, data = RunFolder(Path(trainer.default_root_dir)), data_of(trainer)
         write_text(run.config, self.text)
-        data_of(trainer).split.save(run.splits)
+        data.split.save(run.splits)
+        made_of = provenance(data)
+        note_start(run, made_of)
         for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(self.text))
+            logger.log_hyperparams(yaml.safe_load(self.text) | {"provenance": made_of, "split": asdict(data.split)})

@@ -12,6 +12,7 @@ class RunFolder:
 
     config.yaml          everything the run was given but its name, and `-c` for running it again
     splits.json          the cases that train, validate and test
+    provenance.json      for each start: date, git commit, hash of the data, versions, hardware
     metrics.csv          losses, learning rate and Dice by step
     checkpoints/         best.ckpt (by `module.monitor`), last.ckpt and the one before it, previous.ckpt
     wandb/               offline runs and W&B's own files
@@ -36,6 +37,11 @@ class RunFolder:
     def splits(self) -> Path:
         """The cases by their use."""
         return self.path / "splits.json"
+
+    @property
+    def provenance(self) -> Path:
+        """When and where it was started, with which code and data."""
+        return self.path / "provenance.json"
 
     @property
     def metrics(self) -> Path:
@@ -107,7 +113,7 @@ class RunFolder:
     @property
     def own(self) -> set[Path]:
         """The files that only `lightning` writes here."""
-        return {self.config, self.splits, self.metrics, self.cases, self.lock}
+        return {self.config, self.splits, self.provenance, self.metrics, self.cases, self.lock}
 
     @property
     def exists(self) -> bool:

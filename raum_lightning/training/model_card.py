@@ -8,7 +8,7 @@ import numpy as np
 from raum_lightning.data.store import ORIENTATION
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.card import describe as describe_data_set
-from raum_lightning.training.callbacks.checkpoint import versions
+from raum_lightning.training.provenance import versions
 
 
 def describe(module: Any, data: Any) -> ModelCard:

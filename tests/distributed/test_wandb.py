@@ -153,11 +153,11 @@ def test_no_server_at_all(tmp_path: Path) -> None:
 def test_a_run_ends_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     logger = WandbLogger(save_dir=tmp_path, id="one", offline=True)
     logger.log_metrics({"loss": 0.5}, 0)
-    (run,) = tmp_path.glob("wandb/offline-run-*-one")
     capfd.readouterr()
     finish_wandb()
-    shown = capfd.readouterr()
-    assert (shown.out, shown.err) == (f"W&B: `wandb sync {run}` sends it, `wandb leet {run.parent}` shows it\n", "")
+    shown, folder = capfd.readouterr(), tmp_path / "wandb"
+    said = f"W&B: `wandb sync {folder}/offline-run-*-one` sends it, `wandb leet {folder}` shows it\n"
+    assert (shown.out, shown.err) == (said, "")
 
 
 def test_the_summary_of_a_dice_is_its_best_as_a_number(tmp_path: Path) -> None:
@@ -166,4 +166,13 @@ def test_the_summary_of_a_dice_is_its_best_as_a_number(tmp_path: Path) -> None:
         logger.log_metrics({"val/dice_mean": dice, "val/loss": dice}, step)
     summary = dict(logger.experiment.summary)
     finish_wandb()
-    assert (summary["val/dice_mean"], summary["val/loss"]) == (0.8, 0.6)
+    assert (summary["val/dice_mean"], summary["val/loss"], summary["dice/mean"]) == (0.8, 0.6, 0.6)
+
+
+def test_a_resumed_run_keeps_its_best(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,val/dice_mean,val/loss\n1,0.9,0.2\n2,,0.1\n3,0.7,0.1\n")
+    logger = WandbLogger(save_dir=tmp_path, id="one", offline=True)
+    logger.log_metrics({"val/dice_mean": 0.8}, 5)
+    summary = dict(logger.experiment.summary)
+    finish_wandb()
+    assert summary["val/dice_mean"] == 0.9

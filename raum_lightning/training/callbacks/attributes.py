@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import WandbLogger
 
 
 def data_of(trainer: pl.Trainer) -> Any:
@@ -20,3 +21,9 @@ def scores_of(module: pl.LightningModule) -> dict[str, dict[str, float]]:
     """What `SegmentationModule` scored last: case id to name to value."""
     scores: dict[str, dict[str, float]] = module.case_scores  # type: ignore[assignment]
     return scores
+
+
+def wandb_of(trainer: pl.Trainer) -> WandbLogger | None:
+    """Return the first W&B logger, on rank 0; None on others and where there is none."""
+    ours = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    return ours[0] if ours and trainer.is_global_zero else None

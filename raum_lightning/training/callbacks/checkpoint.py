@@ -1,18 +1,13 @@
 """What a run needs to go on as if it had not been interrupted, besides weights, optimiser and position in the data."""
 
-import platform
-from importlib.metadata import version
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from raum_lightning import __version__
 from raum_lightning.errors import RunError
 from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.optimizers import follow_schedule
-
-LIBRARIES = ("torch", "lightning", "torchio", "numpy")
 
 
 class Provenance(pl.Callback):
@@ -78,10 +73,3 @@ class Continuation(pl.Callback):
         for logger in trainer.loggers:
             if rewind := getattr(logger, "rewind", None):
                 rewind(trainer.global_step)
-
-
-def versions() -> dict[str, str]:
-    """Of this package, Python and the libraries that decide what a run computes."""
-    return {"raum_lightning": __version__, "python": platform.python_version()} | {
-        name: version(name) for name in LIBRARIES
-    }

@@ -13,7 +13,7 @@ from raum_lightning.atomic import atomic
 from raum_lightning.errors import TrainingError
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.training.callbacks.attributes import log_interval
-from raum_lightning.training.callbacks.checkpoint import versions
+from raum_lightning.training.provenance import versions
 from raum_lightning.training.schedule import is_due
 
 PACKAGE = Path(__file__).parents[2]

@@ -1,26 +1,28 @@
-"""Weights & Biases: the same few cases again and again with mask layers to switch on and off, and a table of cases."""
+"""Weights & Biases: the same few cases again and again, with mask layers to switch on and off."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 
 from raum_lightning.data.store import Prepared
 from raum_lightning.errors import ConfigError
 from raum_lightning.figures.paint import grey
-from raum_lightning.figures.planes import PLANES, Upright, centre, most
-from raum_lightning.training.callbacks.attributes import data_of, scores_of
+from raum_lightning.figures.planes import AXIAL, PLANES, Upright, centre, most
+from raum_lightning.training.callbacks.attributes import data_of, wandb_of
+
+# of a predicted case, at most
+SLICES = 16
 
 
 class Overlays(pl.Callback):
     """Logs reference and prediction upon the image to W&B; without a W&B logger it does nothing.
 
-    For each case three pictures under `overlays/<case id>/`: the axial, coronal and sagittal slice with most tumour in
-    the reference. After a test, `test/cases` is the table of all cases. With several ranks the cases are the first that
-    rank 0 validates.
+    While training, three pictures for each case under `overlays/<case id>/`: the axial, coronal and sagittal slice with
+    most tumour in the reference; W&B's slider goes through the validations. Of `predict`, `predictions/<case id>`:
+    axial slices through the predicted tumour, for the slider too. With several ranks the cases are the first of rank 0.
 
     Args:
         every: Validations from one picture of a case to the next; the first is drawn.
@@ -35,7 +37,7 @@ class Overlays(pl.Callback):
         self.validations = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Raises `ValueError` where the data has no such modality."""
+        """Raise `ConfigError` where the data has no such modality."""
         data = data_of(trainer)
         if self.modality and self.modality not in data.modalities:
             raise ConfigError(f"modality={self.modality!r} is not one of data.modalities: {', '.join(data.modalities)}")
@@ -49,8 +51,8 @@ class Overlays(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draws the case; `outputs` is its prediction, B X Y Z class indices."""
-        logger = _wandb(trainer)
+        """Draw the case; `outputs` is its prediction, B X Y Z class indices."""
+        logger = wandb_of(trainer)
         if logger is None or trainer.sanity_checking or self.validations % self.every or batch_idx >= self.cases:
             return
         data = data_of(trainer)
@@ -63,16 +65,50 @@ class Overlays(pl.Callback):
                 logger.log_image(f"overlays/{name}/{plane}", step=trainer.global_step, **picture)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Counts."""
+        """Count the validations."""
         self.validations += not trainer.sanity_checking
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the scores of every case, which stand in `pl_module.case_scores`."""
-        logger = _wandb(trainer)
-        scores = scores_of(pl_module)
-        if logger is not None and scores:
-            columns = ["case", *next(iter(scores.values()))]
-            logger.log_table("test/cases", columns, [[case, *row.values()] for case, row in scores.items()])
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Mapping[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the case; `outputs` is its prediction, B X Y Z class indices."""
+        logger = wandb_of(trainer)
+        if logger is None or batch_idx >= self.cases:
+            return
+        data = data_of(trainer)
+        channel = data.modalities.index(self.modality) if self.modality else 0
+        for name, image, prediction in zip(batch["case"], batch["image"], outputs, strict=True):
+            arrays = (tensor.cpu().numpy() for tensor in (image[channel], prediction))
+            picture = through(data.prepared[name], *arrays, classes=data.dataset.classes)
+            logger.log_image(f"predictions/{name}", step=trainer.global_step, **picture)
+
+
+def through(
+    case: Prepared, image: NDArray[np.float32], prediction: NDArray[np.uint8], *, classes: Sequence[str]
+) -> dict[str, list[Any]]:
+    """Return upright axial slices, evenly through the predicted tumour, as arguments of `WandbLogger.log_image`.
+
+    Image and prediction are a case's crop, X Y Z. Where nothing is predicted the slices go through the whole crop.
+    """
+    upright = Upright(case.crop_affine, image.shape)
+    background, mask = grey(upright(image)), upright(prediction)
+    spacing = [upright.spacing[axis] for axis in AXIAL.across]
+    held = np.flatnonzero(mask.any(axis=AXIAL.across)) if mask.any() else np.arange(mask.shape[AXIAL.axis])
+    chosen = held[np.unique(np.linspace(0, len(held) - 1, SLICES).round().astype(int))]
+    labels = dict(enumerate(classes))
+    images, masks, captions = [], [], []
+    for place in map(int, chosen):
+        images.append(square(AXIAL.cut(background, place), spacing))
+        layer = square(AXIAL.cut(mask, place), spacing)
+        masks.append({"prediction": {"mask_data": layer, "class_labels": labels}})
+        captions.append(f"z = {upright.position(AXIAL, (0, 0, place)):.4g} mm")
+    return {"images": images, "masks": masks, "caption": captions}
 
 
 def slices(
@@ -83,7 +119,7 @@ def slices(
     *,
     classes: Sequence[str],
 ) -> dict[str, dict[str, list[Any]]]:
-    """The upright slice of each plane, from a case's crop, X Y Z, as arguments of `WandbLogger.log_image`."""
+    """Return the upright slice of each plane, from a case's crop, X Y Z, as arguments of `WandbLogger.log_image`."""
     upright = Upright(case.crop_affine, image.shape)
     background, *masks = grey(upright(image)), upright(reference), upright(prediction)
     at = most(masks[0]) if masks[0].any() else centre(background)
@@ -101,16 +137,10 @@ def slices(
 
 
 def square(pixels: NDArray[np.uint8], spacing: Sequence[float]) -> NDArray[np.uint8]:
-    """A slice whose pixels are `spacing` mm (column, row) apart with square ones of the smaller size, nearest."""
+    """Return a slice, pixels `spacing` mm (column, row) apart, with square ones of the smaller size, by nearest."""
     wide, tall = spacing
     picks = []
     for size, mm in zip(pixels.shape, (tall, wide), strict=True):
         count = round(size * mm / min(spacing))
         picks.append(((np.arange(count) + 0.5) * size / count).astype(int))
     return pixels[np.ix_(*picks)]
-
-
-def _wandb(trainer: pl.Trainer) -> WandbLogger | None:
-    """The W&B logger, on rank 0."""
-    ours = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-    return ours[0] if ours and trainer.is_global_zero else None

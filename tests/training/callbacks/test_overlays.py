@@ -1,6 +1,5 @@
 """What W&B is shown of the validation and test cases."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,7 @@ from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.datasets import load
 from raum_lightning.labels import CLASSES, NCR
 from raum_lightning.loggers import WandbLogger, finish_wandb
-from raum_lightning.training.callbacks.overlays import Overlays, slices, square
+from raum_lightning.training.callbacks.overlays import SLICES, Overlays, slices, square, through
 
 MODALITIES = ["flair", "t1ce"]
 
@@ -27,9 +26,6 @@ class Stub(WandbLogger):
 
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         self.logged[key] = {"images": images, "step": step, **kwargs}
-
-    def log_table(self, key: str, columns: Any = None, data: Any = None, *unused: Any, **also_unused: Any) -> None:
-        self.logged[key] = (columns, data)
 
 
 @pytest.fixture
@@ -93,11 +89,22 @@ def test_pixels_are_made_square() -> None:
     assert np.array_equal(square(pixels, (2, 1)), pixels.repeat(2, axis=1))
 
 
-def test_a_test_gives_a_table_of_cases() -> None:
-    scores = {"a": {"dice_wt": 0.5, "dice_tc": 0.25}, "b": {"dice_wt": 1.0, "dice_tc": 0.75}}
-    logger = Stub()
-    Overlays().on_test_end(trainer({}, logger), SimpleNamespace(case_scores=scores))
-    assert logger.logged == {"test/cases": (["case", "dice_wt", "dice_tc"], [["a", 0.5, 0.25], ["b", 1.0, 0.75]])}
+def test_a_prediction_is_shown_slice_by_slice_through_its_tumour(prepared: dict[str, Prepared]) -> None:
+    name, case = next(iter(prepared.items()))
+    prediction = np.zeros_like(case.label)
+    prediction[5, 6, 2:5] = NCR
+    host = trainer(prepared, Stub())
+    batch = {"case": [name], "image": torch.from_numpy(np.array(case.image, np.float32))[None]}
+    Overlays(cases=1).on_predict_batch_end(host, None, torch.from_numpy(prediction)[None], batch, 0)
+    Overlays(cases=1).on_predict_batch_end(host, None, torch.from_numpy(prediction)[None], {}, 1)
+    ((key, shown),) = host.loggers[0].logged.items()
+    assert key == f"predictions/{name}"
+    assert shown["caption"] == [f"z = {case.start[2] + voxel} mm" for voxel in (4, 3, 2)]
+    layers = [mask["prediction"]["mask_data"] for mask in shown["masks"]]
+    assert all(np.array_equal(layer, prediction[:, :, 3].T) for layer in layers)
+    nothing = np.zeros_like(prediction)
+    whole = through(case, np.array(case.image[0], np.float32), nothing, classes=CLASSES)
+    assert len(whole["images"]) == min(SLICES, prediction.shape[2])
 
 
 def test_mistakes_are_named(prepared: dict[str, Prepared]) -> None:
@@ -111,10 +118,7 @@ def test_an_offline_run_holds_images_with_masks(prepared: dict[str, Prepared], t
     logger = WandbLogger(save_dir=tmp_path, id="one", offline=True)
     host = trainer(prepared, logger)
     validate(Overlays(cases=1, modality="t1ce"), host)
-    Overlays().on_test_end(host, SimpleNamespace(case_scores={"a": {"dice_wt": 0.5}}))
     finish_wandb()
     media = next(tmp_path.glob("wandb/offline-*/files/media"))
     assert len(list(media.glob("images/overlays/*/*.png"))) == 3
     assert len(list(media.glob("images/mask/overlays/*/*.mask.png"))) == 6
-    table = json.loads(next(media.rglob("cases*.table.json")).read_text())
-    assert table == {"columns": ["case", "dice_wt"], "data": [["a", 0.5]]}
