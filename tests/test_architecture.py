@@ -29,8 +29,21 @@ ALLOWED: dict[str, set[str]] = {
     "figures": {"metrics", "cases", "data"},
     "training": {"figures", "inference", "metrics", "data", "runs", "cases", "losses"},
     "module": {"postprocess", "training", "inference", "metrics", "runs", "losses", "models"},
+    "studies": {"figures", "inference", "postprocess", "metrics", "data", "runs", "cases"},
     "report": {"figures", "metrics", "data", "runs", "cases"},
-    "cli": {"report", "module", "training", "loggers", "figures", "inference", "metrics", "data", "runs", "cases"}
+    "cli": {
+        "report",
+        "studies",
+        "module",
+        "training",
+        "loggers",
+        "figures",
+        "inference",
+        "metrics",
+        "data",
+        "runs",
+        "cases",
+    }
     | {"phantom", "losses", "models", "postprocess"},
 }
 # third-party package -> the only rooms that may import it

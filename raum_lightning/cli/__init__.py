@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from raum_lightning import __version__
 
@@ -24,6 +25,7 @@ TOOL_VERBS = {
     "export": "write a checkpoint's network as safetensors, ONNX or torch.export, checked against it",
     "evaluate": "score a folder of segmentations against references",
     "postprocess": "find how masks are best cleaned, and clean them",
+    "cross-validate": "train every fold, predict each case by the fold that has not seen it, score and clean",
     "view": "draw a case, its mask and a prediction",
     "report": "make one page of a run: curves, scores, pictures, configuration",
 }
@@ -47,9 +49,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _help() -> str:
     lines = ["usage: raum VERB ...   (`lightning` is the same program; `raum VERB --help` explains one)", ""]
-    lines += [f"  {verb:<12} {text}" for verb, text in {**TRAINER_VERBS, **TOOL_VERBS}.items()]
+    lines += [f"  {verb:<14} {text}" for verb, text in {**TRAINER_VERBS, **TOOL_VERBS}.items()]
     lines += [
-        "  --version  print the version",
+        "  --version      print the version",
         "",
         "example: lightning fit -c experiments/unetr.yaml --data.root BraTS2020",
         "",
@@ -90,8 +92,22 @@ def _run(verb: str, words: list[str]) -> int:
         from raum_lightning.cli.trainer import run_trainer
 
         return run_trainer([verb, *words])
-    command = import_module(f"raum_lightning.cli.{verb}")
+    command, arguments = parse(verb, words)
+    code: int = command.run(arguments)
+    return code
+
+
+def parse(verb: str, words: list[str]) -> tuple[ModuleType, argparse.Namespace]:
+    """Return the module of a verb that is no trainer's, and its arguments.
+
+    One that `FORWARDS` gets the words that it does not know, which are for `raum fit`, as `forwarded`, and all as
+    `words`.
+    """
+    command = import_module(f"raum_lightning.cli.{verb.replace('-', '_')}")
     parser = argparse.ArgumentParser(prog=f"raum {verb}", description=TOOL_VERBS[verb])
     command.configure(parser)
-    code: int = command.run(parser.parse_args(words))
-    return code
+    if not getattr(command, "FORWARDS", False):
+        return command, parser.parse_args(words)
+    arguments, forwarded = parser.parse_known_args(words)
+    arguments.forwarded, arguments.words = forwarded, words
+    return command, arguments

@@ -160,7 +160,7 @@ class BratsDataModule(pl.LightningDataModule):
         """Prepare what the run needs and is not prepared yet, with a progress bar; on one rank of each node."""
         if self.trainer is not None and self.trainer.training:
             check_batch(self.batch_size, self.patches_per_epoch, self._ranks["num_replicas"])
-        self._select(announce=True)
+        self.select(announce=True)
         with progress_bar("preparing cases") as progress:
             damage = prepare(list(self.cases.values()), self.prepared_dir, self.modalities, progress=progress)
         for sentence in damage:
@@ -168,7 +168,7 @@ class BratsDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Find, split and open the prepared cases."""
-        self._select()
+        self.select()
         self.prepared = {
             name: Prepared.open(prepared_folder(case, self.prepared_dir, self.modalities))
             for name, case in self.cases.items()
@@ -214,8 +214,8 @@ class BratsDataModule(pl.LightningDataModule):
                 )
         return known
 
-    def _select(self, *, announce: bool = False) -> None:
-        """Set `cases`, those of this run by id, and `split`; check `case_weights`."""
+    def select(self, *, announce: bool = False) -> None:
+        """Find the cases; set `cases`, those of this run by id, and `split`, as far as `fold` says; check weights."""
         if self._predicts_elsewhere:
             # without masks, which may be in the label values of another data set
             self.cases = {case.id: replace(case, label=None) for case in self._find(self.predict_root)}

@@ -158,6 +158,19 @@ def evaluate(
     folders = match_folders(
         predictions, references, edition_predictions=edition_predictions, edition_references=edition_references
     )
+    return evaluate_pairs(folders, metrics=metrics, classes=classes, rules=rules, workers=workers, progress=progress)
+
+
+def evaluate_pairs(
+    folders: Folders,
+    *,
+    metrics: Sequence[str],
+    classes: Sequence[str] = (),
+    rules: str = "auto",
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score pairs of masks as `evaluate` does."""
     chosen = rules_of(mask for _, mask in folders.pairs.values()) if rules == "auto" else find_rules(rules)
     names = select(metrics, chosen)
     for dataset in {mask.dataset.name: mask.dataset for _, mask in folders.pairs.values()}.values():

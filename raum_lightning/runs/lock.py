@@ -32,6 +32,16 @@ def locked(run: RunFolder) -> Iterator[None]:
         run.lock.unlink(missing_ok=True)
 
 
+def holder(run: RunFolder) -> int | None:
+    """Return the process of this host that trains in `run` now; None where there is none."""
+    try:
+        host, process, _ = run.lock.read_text().split()
+    except (FileNotFoundError, ValueError):
+        return None
+    alive = host == socket.gethostname() and int(process) != os.getpid() and is_alive(int(process))
+    return int(process) if alive else None
+
+
 def _remove_stale(run: RunFolder) -> None:
     try:
         host, process, job = run.lock.read_text().split()

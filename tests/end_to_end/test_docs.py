@@ -3,14 +3,12 @@
 README's commands are run, by test_readme.py, and those of own_data.md by tests/datasets/test_own_data.py.
 """
 
-import argparse
 import re
 import shlex
-from importlib import import_module
 
 import pytest
 
-from raum_lightning.cli import TRAINER_VERBS, main
+from raum_lightning.cli import TRAINER_VERBS, main, parse
 from tests.helpers import ROOT
 from tests.helpers.markdown import commands
 
@@ -51,9 +49,7 @@ def test_a_command_is_one_that_the_program_takes(line: str, monkeypatch: pytest.
         with pytest.raises(SystemExit, match="0"):
             main([verb, *words, "--print_config"])
     else:
-        parser = argparse.ArgumentParser()
-        import_module(f"raum_lightning.cli.{verb}").configure(parser)
-        parser.parse_args(words)
+        parse(verb, words)
 
 
 def test_make_targets_exist() -> None:

@@ -1,0 +1,203 @@
+"""`raum cross-validate`: from one configuration to out-of-fold predictions, their scores and their post-processing."""
+
+import argparse
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raum_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from raum_lightning.cases.case import Case
+    from raum_lightning.cases.splits import Split
+    from raum_lightning.data.datamodule import BratsDataModule
+    from raum_lightning.studies.folder import StudyFolder
+    from raum_lightning.studies.study import Study
+
+# all other options are those of `raum fit`
+FORWARDS = True
+# options of `raum fit` that this verb sets for each fold, and what to give instead
+OURS = {
+    "data.fold": "every fold is trained",
+    "data.folds": "give --folds",
+    "run.id": "give --id",
+    "ckpt_path": "folds that were begun are resumed by themselves",
+    "out": "results lie in the folder of the cross-validation",
+}
+# what the data module needs to find and split the cases
+FOUND_BY = ("root", "modalities", "dataset", "exclude", "test_fraction", "splits", "prepared_dir")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb that are not those of `raum fit`."""
+    parser.allow_abbrev = False
+    parser.epilog = (
+        "All other options are those of `raum fit`, such as -c FILE, --data.root DIR, --trainer.max_steps N."
+    )
+    add = parser.add_argument
+    add("--folds", type=int, help="parts of the cross-validation (default: data.folds, or those of data.splits)")
+    add("--id", help="name, after which the folder is called cv-ID (default: 5fold); the same name continues it")
+    add("--parallel", type=int, default=1, metavar="N", help="folds that train at once and share GPUs or cores")
+    add("--rules", default="auto", help="brats2020, brats2023, brats2024, brats2026; auto: the data set's")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="for predicting")
+    add("--rescore", type=Path, metavar="DIR", help="only make the tables of this cross-validation again")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what is not trained, predict what is not predicted, score, and return 0."""
+    from raum_lightning.progress import progress_bar
+    from raum_lightning.studies.prediction import predict_folds
+    from raum_lightning.studies.results import write_results
+    from raum_lightning.studies.tables import number
+    from raum_lightning.studies.training import train_folds
+
+    _check(args)
+    study = _again(args) if args.rescore else _begin(args)
+    if not args.rescore:
+        with _ended_by_signals():
+            train_folds(study, parallel=args.parallel)
+        with progress_bar("predicting cases") as progress:
+            predict_folds(study, device=args.device, progress=progress)
+    with progress_bar("scoring cases") as progress:
+        content = write_results(study, rules=args.rules, progress=progress)
+    summary = {"raw": content["summary"], "cleaned": content["cleaned"]["summary"]}
+    for state, one in summary.items():
+        dice = ", ".join(f"{part.upper()} {number(one[f'dice_{part}']['mean'], 3)}" for part in content["parts"])
+        print(f"Dice, {state}: {dice}")
+    print(f"results: {study.folder.results.with_suffix('.md')}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    from raum_lightning.metrics import find_rules
+
+    for word in args.forwarded:
+        name = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and name in OURS:
+            raise ConfigError(f"--{name} is set for each fold: {OURS[name]}")
+    if args.rescore and args.forwarded:
+        raise ConfigError(f"--rescore takes everything from {args.rescore}; leave out {' '.join(args.forwarded)}")
+    if args.parallel < 1:
+        raise ConfigError(f"--parallel {args.parallel} must be at least 1")
+    if args.rules != "auto":
+        find_rules(args.rules)
+
+
+def _begin(args: argparse.Namespace) -> "Study":
+    """Return the study of the configuration, begun or continued."""
+    from raum_lightning.cli.command_line import read_command_line
+    from raum_lightning.studies.folder import StudyFolder
+
+    config = _resolved(args.forwarded)
+    files = read_command_line(args.forwarded).files.files
+    data = _data(config)
+    folds = _count_folds(args.folds, config, data)
+    experiment = config["run"].get("experiment") or (files[-1].stem if files else "unnamed")
+    folder = StudyFolder(Path(config["run"]["root"]) / experiment / f"cv-{args.id or f'{folds}fold'}")
+    study = _study(folder, config, data, folds, args.words)
+    study.begin()
+    if held_out := len(study.splits[0].test):
+        print(f"{held_out} test cases are held out from every fold; --data.test_fraction 0 validates them too")
+    return study
+
+
+def _again(args: argparse.Namespace) -> "Study":
+    """Return the study of a folder."""
+    import json
+
+    from raum_lightning.errors import RunError
+    from raum_lightning.studies.folder import StudyFolder
+    from raum_lightning.yaml_files import read_yaml
+
+    folder = StudyFolder(args.rescore)
+    if not folder.study.exists():
+        raise RunError(f"{args.rescore}: is not the folder of a cross-validation (no {folder.study.name})")
+    config: dict[str, Any] = read_yaml(folder.config)[0]
+    said = json.loads(folder.study.read_text())
+    config["data"]["splits"] = str(folder.splits)
+    study = _study(folder, config, _data(config), len(json.loads(folder.splits.read_text())), said["command"])
+    study.check_data()
+    return study
+
+
+def _resolved(words: Sequence[str]) -> dict[str, Any]:
+    """Return the whole configuration that `raum fit` would have, checked by the same parser."""
+    import io
+    from contextlib import redirect_stdout
+
+    import yaml
+
+    from raum_lightning.cli.trainer import run_trainer
+
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            run_trainer(["fit", *words, "--print_config"])
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    config: dict[str, Any] = yaml.safe_load(text.getvalue())
+    return config
+
+
+def _data(config: Mapping[str, Any]) -> "BratsDataModule":
+    from raum_lightning.data.datamodule import BratsDataModule
+
+    given = config["data"]
+    known = {key: given[key] for key in FOUND_BY if given.get(key) is not None}
+    return BratsDataModule(**known | ({"dataset": given["edition"]} if given.get("edition") else {}))
+
+
+def _count_folds(asked: int | None, config: Mapping[str, Any], data: "BratsDataModule") -> int:
+    """Return how many folds there are; raise `SplitError` for a number that cannot be."""
+    import json
+
+    from raum_lightning.cases.splits import check_folds
+    from raum_lightning.errors import SplitError
+
+    path = data.splits or (data.root / data.dataset.splits if data.dataset.splits else None)
+    if path is None or not path.is_file():
+        folds = asked if asked is not None else int(config["data"]["folds"])
+        check_folds(folds, 0, data.test_fraction)
+        return folds
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise SplitError(f"{path}: is not valid JSON ({error})") from None
+    if not isinstance(content, list) or len(content) < 2:
+        raise SplitError(f"{path}: holds one split; a cross-validation takes a list with one for each fold")
+    if asked not in (None, len(content)):
+        raise SplitError(f"{path}: holds {len(content)} folds and --folds is {asked}; leave out --folds")
+    return len(content)
+
+
+def _study(
+    folder: "StudyFolder", config: Mapping[str, Any], data: "BratsDataModule", folds: int, command: Sequence[str]
+) -> "Study":
+    from raum_lightning.studies.study import Study
+
+    splits: list[Split] = []
+    cases: dict[str, Case] = {}
+    data.folds = folds
+    for fold in range(folds):
+        data.fold = fold
+        data.select(announce=fold == 0)
+        splits.append(data.split)
+        cases |= data.cases
+    return Study(folder, config, splits, cases, data.modalities, command)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM raise within the block, so that the folds that train save and end before this process."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,93 @@
+"""Where a cross-validation lies on disk, `<root>/<experiment>/cv-<id>/`, and what its files are called."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from raum_lightning.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The files of a cross-validation.
+
+    config.yaml            the whole configuration, from which every fold trains
+    splits.json            the cases of each fold
+    study.json             the command, and fingerprints of the cases
+    training.json          when each fold trained, and its peak memory
+    fold<k>.log            what a fold printed that trained beside others
+    predictions/ cleaned/  each case by the fold that has not seen it, as it is and after post.yaml
+    post.yaml              the post-processing
+    results.json .csv .md  scores, by case and together
+    pictures/              the worst cases
+    ensemble.safetensors   all folds as one file for `raum segment`
+
+    Its folds are runs of their own beside it, `cv-<id>-fold<k>`.
+
+    Args:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration of all folds."""
+        return self.path / "config.yaml"
+
+    @property
+    def splits(self) -> Path:
+        """The cases of each fold."""
+        return self.path / "splits.json"
+
+    @property
+    def study(self) -> Path:
+        """What decides the results besides the configuration."""
+        return self.path / "study.json"
+
+    @property
+    def training(self) -> Path:
+        """When each fold trained."""
+        return self.path / "training.json"
+
+    def log(self, fold: int) -> Path:
+        """Return what a fold printed."""
+        return self.path / f"fold{fold}.log"
+
+    @property
+    def predictions(self) -> Path:
+        """The masks of the networks."""
+        return self.path / "predictions"
+
+    @property
+    def cleaned(self) -> Path:
+        """The masks after post-processing."""
+        return self.path / "cleaned"
+
+    @property
+    def post(self) -> Path:
+        """The post-processing."""
+        return self.path / "post.yaml"
+
+    @property
+    def results(self) -> Path:
+        """All scores; beside it the cases as CSV and the tables as Markdown."""
+        return self.path / "results.json"
+
+    @property
+    def pictures(self) -> Path:
+        """The worst cases."""
+        return self.path / "pictures"
+
+    @property
+    def ensemble(self) -> Path:
+        """All folds as one file."""
+        return self.path / "ensemble.safetensors"
+
+    def run(self, fold: int) -> RunFolder:
+        """Return the run of a fold."""
+        return RunFolder(self.path.with_name(f"{self.path.name}-fold{fold}"))
+
+    def checkpoint(self, fold: int) -> Path:
+        """Return the checkpoint that a fold predicts with: the best, or the last where none was best."""
+        run = self.run(fold)
+        return run.best if run.best.exists() else run.last

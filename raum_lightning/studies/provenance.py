@@ -1,0 +1,83 @@
+"""Where results come from: code, libraries, machine, data, and what each fold cost."""
+
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raum_lightning import __version__
+from raum_lightning.inference.loading import open_network
+from raum_lightning.runs.checkpoints import structure
+from raum_lightning.studies.prediction import trusted
+from raum_lightning.studies.study import Study
+from raum_lightning.studies.training import seconds_of, training_of
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def provenance(study: Study) -> dict[str, Any]:
+    """Return what must be known to make the results again."""
+    first = study.folder.checkpoint(0)
+    trained = open_network(first, trust=trusted(study)) if first.exists() else None
+    return {
+        "command": f"raum cross-validate {shlex.join(study.command)}",
+        "commit": commit(PACKAGE),
+        "versions": dict(trained.card.versions) if trained else {"raum_lightning": __version__},
+        "hardware": hardware(),
+        "parameters": sum(one.numel() for one in trained.network.parameters()) if trained else None,
+        "data": study.data_hash,
+        "splits": study.splits_hash,
+        "cases": len(study.fold_of),
+        "held_out": len(study.splits[0].test),
+    }
+
+
+def cost(study: Study, fold: int) -> dict[str, Any]:
+    """Return what a fold has cost: steps, patches, seconds, and peak memory of its process in MB; None for unknown."""
+    last = study.folder.run(fold).last
+    steps = structure(last).get("global_step") if last.exists() else None
+    peaks = [attempt["peak_mb"] for attempt in training_of(study, fold) if attempt.get("peak_mb")]
+    return {
+        "steps": steps,
+        "patches": steps * _patches_per_step(study.config) if steps is not None else None,
+        "seconds": round(seconds_of(study, fold), 1),
+        "peak_mb": round(max(peaks)) if peaks else None,
+    }
+
+
+def commit(folder: Path) -> str | None:
+    """Return the git commit of the package, "-dirty" where files differ from it; None outside a repository."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hardware() -> str:
+    """Return processor, cores and GPUs of this machine."""
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return ", ".join([_processor(), f"{os.cpu_count()} cores", *gpus])
+
+
+def _processor() -> str:
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _patches_per_step(config: Mapping[str, Any]) -> int:
+    trainer = config["trainer"]
+    devices = trainer.get("devices", "auto")
+    if isinstance(devices, list):
+        devices = len(devices)
+    if not isinstance(devices, int) or devices < 0:
+        devices = max(1, torch.cuda.device_count()) if trainer.get("accelerator") != "cpu" else 1
+    ranks = devices * int(trainer.get("num_nodes") or 1)
+    return ranks * int(config["data"]["batch_size"]) * int(trainer.get("accumulate_grad_batches") or 1)

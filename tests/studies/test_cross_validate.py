@@ -1,0 +1,209 @@
+"""`raum cross-validate`: folds that are trained once, predictions by the fold that has not seen a case, and tables."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raum_lightning.cli import main
+from raum_lightning.metrics.statistics import summarise
+from raum_lightning.studies import training
+from raum_lightning.studies.training import Process
+from tests.helpers import DEBUG
+from tests.helpers.cases import write_brats_cases
+from tests.helpers.ranks import signal_at, start
+
+pytestmark = pytest.mark.slow
+FOLDER = Path("runs/debug/cv-3fold")
+WORDS = ["cross-validate", "-c", DEBUG, "--data.root", "cases", "--folds", "3", "--data.test_fraction", "0"]
+WORDS += ["--data.patches_per_epoch", "4", "--data.batch_size", "2", "--trainer.callbacks", "[]"]
+WORDS += ["--trainer.logger", "raum_lightning.loggers.CSVLogger", "--trainer.precision", "32-true"]
+
+
+class Forked:
+    """A fold in a process that has imported everything already; `more` adds words to one."""
+
+    started: list[list[str]]
+    environments: list[dict[str, str]]
+    more: Callable[[Sequence[str]], list[str]]
+    peak_mb = 1.0
+
+    def __init__(self, words: Sequence[str], environment: Mapping[str, str], log: Path | None) -> None:
+        type(self).started.append([*words])
+        type(self).environments.append({**environment})
+        self.process: ForkServerProcess = start(Path.cwd(), [*words, *type(self).more(words)], {**environment})
+
+    def poll(self) -> int | None:
+        self.process.join(0.1)
+        return self.process.exitcode
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join()
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> type[Forked]:
+    monkeypatch.setattr(training, "Process", Forked)
+    monkeypatch.setattr(Forked, "started", [], raising=False)
+    monkeypatch.setattr(Forked, "environments", [], raising=False)
+    monkeypatch.setattr(Forked, "more", staticmethod(lambda words: []), raising=False)
+    return Forked
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]], dict[str, torch.Tensor]]:
+    """A folder with a cross-validation whose fold 1 was killed after its first epoch; and fold 1 trained at once."""
+    here = tmp_path_factory.mktemp("cross-validation")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        write_brats_cases(here / "cases", 6)
+        patch.setattr(training, "Process", Forked)
+        Forked.started, Forked.environments = [], []
+        killed = signal_at(here, 3, signal.SIGKILL)
+        Forked.more = staticmethod(lambda words: killed if words[words.index("--data.fold") + 1] == "1" else [])
+        assert main(WORDS) == 2
+        Forked.more = staticmethod(lambda words: [])
+        assert main(WORDS) == 0
+        started = Forked.started
+        straight = [*started[1]]
+        straight[straight.index("--run.id") + 1] = "straight"
+        assert main([*straight, "--trainer.enable_progress_bar", "false"]) == 0
+        whole = torch.load("runs/debug/straight/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    return here, started, whole
+
+
+def test_a_killed_fold_is_resumed_and_finished_ones_are_not_trained_again(
+    trained: tuple[Path, list[list[str]], dict[str, torch.Tensor]],
+) -> None:
+    here, started, whole = trained
+    folds = [words[words.index("--data.fold") + 1] for words in started]
+    assert folds == ["0", "1", "1", "2"]
+    assert [words[words.index("--run.id") + 1] for words in started[1:3]] == ["cv-3fold-fold1"] * 2
+    attempts = json.loads((here / FOLDER / "training.json").read_text())
+    assert [attempt["code"] for attempt in attempts["1"]] == [-signal.SIGKILL, 0]
+    resumed = torch.load(here / "runs/debug/cv-3fold-fold1/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+
+
+def test_each_case_is_predicted_and_scored_once_by_the_fold_that_has_not_seen_it(
+    trained: tuple[Path, list[list[str]], dict[str, torch.Tensor]],
+) -> None:
+    here = trained[0]
+    content = json.loads((here / FOLDER / "results.json").read_text())
+    names = [f"BraTS20_Training_{number:03d}" for number in range(1, 7)]
+    assert sorted(content["cases"]) == sorted(content["cleaned"]["cases"]) == sorted(content["fold_of"]) == names
+    for case, fold in content["fold_of"].items():
+        path = here / f"runs/debug/cv-3fold-fold{fold}/checkpoints/best.ckpt"
+        assert case not in torch.load(path, weights_only=True)["trained"]
+    assert [one["cases"] for one in content["folds"]] == [2, 2, 2]
+    assert [(one["steps"], one["patches"]) for one in content["folds"]] == [(4, 8)] * 3
+    for masks in ("predictions", "cleaned"):
+        assert sorted(path.name for path in (here / FOLDER / masks).glob("*.nii.gz")) == [f"{n}.nii.gz" for n in names]
+    dice = [content["cases"][name]["dice_wt"] for name in names]
+    expected = summarise(dice)
+    assert content["summary"]["dice_wt"]["mean"] == pytest.approx(sum(dice) / 6)
+    assert content["summary"]["dice_wt"]["low"] == expected.low
+    with (here / FOLDER / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["masks"]) for row in rows] == [(n, m) for m in ("raw", "cleaned") for n in names]
+    page = (here / FOLDER / "results.md").read_text()
+    one = content["summary"]["dice_wt"]
+    row = f"| dice | WT | {one['mean']:.3f} | {one['std']:.3f} | {one['median']:.3f} | {one['low']:.3f} to "
+    assert row in page and "## Worst cases" in page and content["provenance"]["data"] in page
+    assert f"raum {' '.join(WORDS[:3])}" in page
+    assert (here / FOLDER / "pictures" / f"{content['worst'][0]}.png").stat().st_size > 10_000
+
+
+def test_the_tables_are_made_again_from_the_predictions(
+    trained: tuple[Path, list[list[str]], dict[str, torch.Tensor]],
+    forked: type[Forked],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(trained[0])
+    before = {name: (FOLDER / name).read_text() for name in ("results.md", "results.json", "results.csv", "post.yaml")}
+    for name in before:
+        (FOLDER / name).unlink()
+    assert main(["cross-validate", "--rescore", str(FOLDER)]) == 0
+    assert {name: (FOLDER / name).read_text() for name in before} == before
+    assert forked.started == []
+
+
+def refused(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error."""
+    capsys.readouterr()
+    assert main(list(words)) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len([line for line in error if line.startswith("error: ")]) == 1
+    return next(line for line in error if line.startswith("error: "))
+
+
+def test_what_cannot_be_is_one_sentence_before_any_training(
+    tmp_path: Path, forked: type[Forked], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_brats_cases(tmp_path / "cases", 4)
+    a, b, c, d = (f"BraTS20_Training_{number:03d}" for number in range(1, 5))
+    shared = [{"train": [c, d], "val": [a, b]}, {"train": [a, d], "val": [b, c]}]
+    Path("shared.json").write_text(json.dumps(shared))
+    splits = [word for word in WORDS if word not in ("--folds", "3")] + ["--data.splits", "shared.json"]
+    assert f"folds 0 and 1 both validate {b}" in refused(splits, capsys)
+    Path("shared.json").write_text(json.dumps(shared[0]))
+    assert "shared.json: holds one split" in refused(splits, capsys)
+    assert "--data.fold is set for each fold" in refused([*WORDS, "--data.fold", "1"], capsys)
+    assert "--run.id is set for each fold: give --id" in refused([*WORDS, "--run.id=a"], capsys)
+    assert "module.lrr" in refused([*WORDS, "--module.lrr", "1"], capsys)
+    assert "--parallel 0 must be at least 1" in refused([*WORDS, "--parallel", "0"], capsys)
+    assert "is not the folder of a cross-validation" in refused(["cross-validate", "--rescore", "cases"], capsys)
+    assert forked.started == [] and not Path("runs/debug").exists()
+
+
+def test_changed_cases_settings_and_checkpoints_are_refused(
+    trained: tuple[Path, list[list[str]], dict[str, torch.Tensor]],
+    tmp_path: Path,
+    forked: type[Forked],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    assert "was begun with module.lr 0.0015 and not 0.1" in refused([*WORDS, "--module.lr", "0.1"], capsys)
+    one, other = (FOLDER.with_name(f"cv-3fold-fold{fold}") / "checkpoints/best.ckpt" for fold in (0, 1))
+    kept = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    assert f"{one}: has seen BraTS20_Training_" in refused(WORDS, capsys)
+    one.write_bytes(kept)
+    image = Path("cases/BraTS20_Training_003/BraTS20_Training_003_flair.nii.gz")
+    image.write_bytes(image.read_bytes() + b"0")
+    assert "the data have changed since it began (BraTS20_Training_003)" in refused(WORDS, capsys)
+    assert forked.started == []
+
+
+def test_folds_side_by_side_share_the_cores_and_are_one_group(
+    tmp_path: Path, forked: type[Forked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    assert training._share(1, 2) == {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "5"}
+    assert training._share(0, 2) == {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "4,6"}
+    assert training._share(4, 5) == {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "5"}
+    assert training._share(0, 1) == {}
+
+
+def test_a_fold_is_a_process_whose_output_and_memory_are_kept(tmp_path: Path) -> None:
+    job = Process(["--version"], {}, tmp_path / "log")
+    while (code := job.poll()) is None:
+        pass
+    assert code == 0 and (tmp_path / "log").read_text().startswith("raum ") and job.peak_mb > 1
+    waiting: Any = Process(["--version"], {}, tmp_path / "log")
+    waiting.stop()
+    assert waiting.poll() in (0, -signal.SIGTERM)
