@@ -1,23 +1,17 @@
 """Where results come from: code, libraries, machine, data, and what each fold cost."""
 
-import os
-import platform
 import shlex
-import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from raum_lightning import __version__
 from raum_lightning.inference.loading import open_network
 from raum_lightning.runs.checkpoints import structure
 from raum_lightning.studies.prediction import trusted
 from raum_lightning.studies.study import Study
 from raum_lightning.studies.training import seconds_of, training_of
-
-PACKAGE = Path(__file__).parents[1]
+from raum_lightning.training.provenance import commit, hardware, versions
 
 
 def provenance(study: Study) -> dict[str, Any]:
@@ -26,8 +20,8 @@ def provenance(study: Study) -> dict[str, Any]:
     trained = open_network(first, trust=trusted(study)) if first.exists() else None
     return {
         "command": f"raum cross-validate {shlex.join(study.command)}",
-        "commit": commit(PACKAGE),
-        "versions": dict(trained.card.versions) if trained else {"raum_lightning": __version__},
+        "commit": commit(),
+        "versions": dict(trained.card.versions) if trained else versions(),
         "hardware": hardware(),
         "parameters": sum(one.numel() for one in trained.network.parameters()) if trained else None,
         "data": study.data_hash,
@@ -48,28 +42,6 @@ def cost(study: Study, fold: int) -> dict[str, Any]:
         "seconds": round(seconds_of(study, fold), 1),
         "peak_mb": round(max(peaks)) if peaks else None,
     }
-
-
-def commit(folder: Path) -> str | None:
-    """Return the git commit of the package, "-dirty" where files differ from it; None outside a repository."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def hardware() -> str:
-    """Return processor, cores and GPUs of this machine."""
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return ", ".join([_processor(), f"{os.cpu_count()} cores", *gpus])
-
-
-def _processor() -> str:
-    table = Path("/proc/cpuinfo")
-    lines = table.read_text().splitlines() if table.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def _patches_per_step(config: Mapping[str, Any]) -> int:

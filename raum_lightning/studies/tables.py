@@ -74,10 +74,11 @@ def _worst(content: Content) -> str:
 
 def _provenance(content: Content) -> str:
     about = content["provenance"]
+    machine = about["hardware"]
     rows = {
         "command": f"`{about['command']}`",
         "parameters": _count(about["parameters"]),
-        "hardware": about["hardware"],
+        "hardware": ", ".join([*machine["gpus"], machine["cpu"], f"{machine['cores']} cores"]),
         "git commit": about["commit"] or "unknown",
         "versions": ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
         "data": f"{about['data']}, of names and sizes of all files",
