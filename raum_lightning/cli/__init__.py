@@ -24,6 +24,8 @@ TOOL_VERBS = {
     "segment": "segment cases with a checkpoint, onto their own grids",
     "export": "write a checkpoint's network as safetensors, ONNX or torch.export, checked against it",
     "evaluate": "score a folder of segmentations against references",
+    "subsets": "score a checkpoint with each choice of its modalities",
+    "ablate": "score a checkpoint without each block of its transformer, and without all",
     "postprocess": "find how masks are best cleaned, and clean them",
     "cross-validate": "train every fold, predict each case by the fold that has not seen it, score and clean",
     "compare": "compare the scores of several methods on the same cases, with tests and intervals",

@@ -1,6 +1,7 @@
 """`raum segment`: cases from their files to masks, with nothing but a checkpoint."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
         result.save_probabilities(args.probabilities)
     seconds = time.perf_counter() - start
     volumes = ", ".join(f"{region} {volume:.1f} ml" for region, volume in result.volumes.items())
+    if result.missing:
+        print(_without(result.missing))
     if segmenter.steps.plain:
         print(f"cleaned: {segmenter.steps} (--postprocess none leaves the mask as the network made it)")
     print(f"{args.out}: {volumes}; labels of {result.data_set.name}; {seconds:.1f} s on {segmenter.device}")
@@ -97,12 +100,18 @@ def _segment_folder(args: argparse.Namespace) -> int:
     with progress_bar("segmenting cases") as progress:
         weights = hash_files(args.checkpoint)
         outcome = segment_cases(segmenter, cases, args.out, weights=weights, progress=progress)
+    for name, missing in outcome.missing.items():
+        print(f"{name}: {_without(missing)}")
     if outcome.replaced:
         print(f"{len(outcome.replaced)} were of other weights, settings or images and are replaced")
     print(f"{args.out}: {len(outcome.written)} of {len(cases)} cases segmented, {len(outcome.kept)} were there already")
     for case, problem in outcome.failed.items():
         print(f"{case} was not segmented: {problem}")
     return int(bool(outcome.failed))
+
+
+def _without(missing: Sequence[str]) -> str:
+    return f"segmented without {', '.join(missing)}, as the network has learnt to (data.modality_dropout)"
 
 
 def _source(args: argparse.Namespace) -> Any:

@@ -20,7 +20,7 @@ from raum_lightning.cases.splits import Split, check_folds, make_split, read_spl
 from raum_lightning.data.augment import BatchAugmentation
 from raum_lightning.data.augment.kernels import Size
 from raum_lightning.data.augment.presets import build_transform
-from raum_lightning.data.option_checks import check_batch, check_count, check_names, check_size
+from raum_lightning.data.option_checks import check_batch, check_count, check_names, check_size, check_without
 from raum_lightning.data.patches import (
     PatchDataset,
     PatchLoader,
@@ -65,6 +65,8 @@ class BratsDataModule(pl.LightningDataModule):
         augment_on: Where: workers (processes of the loader) or device (the batch, on the GPU), by the same parameters.
         modality_dropout: Chance of each modality, such as {flair: 0.2}, to be 0 everywhere in a patch, as it is outside
             the brain; never all of them. The network then learns to segment without it.
+        without: Modalities that are 0 everywhere in the volumes of validate, test and predict, such as [flair]: how
+            well does the network do without them?
         folds: Parts of the cross-validation.
         fold: The part that validates, from 0.
         test_fraction: Share of the patients held out for testing, the same in every fold.
@@ -92,6 +94,7 @@ class BratsDataModule(pl.LightningDataModule):
         augmentation: list[tio.Transform] | Literal["light", "default", "strong"] | bool = True,
         augment_on: Literal["workers", "device"] = "workers",
         modality_dropout: dict[str, float] | None = None,
+        without: Sequence[str] = (),
         folds: int = 5,
         fold: int = 0,
         test_fraction: float = 0.1,
@@ -148,10 +151,11 @@ class BratsDataModule(pl.LightningDataModule):
         # with fewer cases than ranks some have none
         self.allow_zero_length_dataloader_with_multiple_devices = True
         # last, as to know the modalities may take finding the cases
-        dropped = modality_dropout or {}
-        self.transform = build_transform(
-            augmentation, dropped, (self._modalities or self.modalities) if dropped else ()
-        )
+        self.modality_dropout = modality_dropout or {}
+        known = (self._modalities or self.modalities) if modality_dropout or without else ()
+        check_without(without, known)
+        self.without = tuple(without)
+        self.transform = build_transform(augmentation, self.modality_dropout, known)
         self.batch_augmentation: BatchAugmentation | None = None
         if augment_on == "device" and self.transform is not None:
             self.batch_augmentation = BatchAugmentation(self.transform, roi_size=self.roi_size)
@@ -159,6 +163,8 @@ class BratsDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Prepare what the run needs and is not prepared yet, with a progress bar; on one rank of each node."""
         if self.trainer is not None and self.trainer.training:
+            if self.without:
+                raise ConfigError("data.without is for validate, test and predict; fit takes data.modality_dropout")
             check_batch(self.batch_size, self.patches_per_epoch, self._ranks["num_replicas"])
         self.select(announce=True)
         with progress_bar("preparing cases") as progress:
@@ -303,7 +309,8 @@ class BratsDataModule(pl.LightningDataModule):
         return sorted(self.prepared) if self._predicts_elsewhere else self.split.test
 
     def _volumes(self, names: Sequence[str]) -> DataLoader[dict[str, Any]]:
-        dataset = VolumeDataset([self.prepared[name] for name in names])
+        absent = [self.modalities.index(name) for name in self.without]
+        dataset = VolumeDataset([self.prepared[name] for name in names], absent)
         sampler, workers = ShardSampler(len(dataset), **self._ranks), min(1, self.num_workers)
         collate = in_float32 if self.trainer is None else None  # else `on_after_batch_transfer` converts them
         loading = {"persistent_workers": workers > 0, "collate_fn": collate, **self._loading(workers)}

@@ -32,6 +32,14 @@ def check_names(key: str, names: Sequence[str], known: Sequence[str]) -> None:
         raise ConfigError(f"data.{key}={list(names)} must be some of {', '.join(known)}, each once")
 
 
+def check_without(names: Sequence[str], modalities: Sequence[str]) -> None:
+    """Raise `ConfigError` unless data.without names some of `modalities`, and not all of them."""
+    if names:
+        check_names("without", names, modalities)
+    if names and len(names) == len(modalities):
+        raise ConfigError(f"data.without={list(names)} leaves no modality; leave one out of it")
+
+
 def check_weights(key: str, weights: Mapping[str, Any]) -> None:
     """Raise `ConfigError` unless `weights` are finite numbers, none below 0, naming the first that is not."""
     for name, weight in weights.items():

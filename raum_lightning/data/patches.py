@@ -123,10 +123,13 @@ class PatchLoader(DataLoader[dict[str, Any]]):
 
 
 class VolumeDataset(Dataset[dict[str, Any]]):
-    """Whole prepared volumes: `image` C X Y Z float16, `label` X Y Z uint8 (with a mask), `case`, `spacing` in mm."""
+    """Whole prepared volumes: `image` C X Y Z float16, `label` X Y Z uint8 (with a mask), `case`, `spacing` in mm.
 
-    def __init__(self, cases: Sequence[Prepared]) -> None:
-        self.cases = cases
+    Channels in `absent` are 0 everywhere.
+    """
+
+    def __init__(self, cases: Sequence[Prepared], absent: Sequence[int] = ()) -> None:
+        self.cases, self.absent = cases, list(absent)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -134,6 +137,7 @@ class VolumeDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         case = self.cases[index]
         image = torch.from_numpy(case.image).clone()
+        image[self.absent] = 0
         item = {"image": image, "case": case.id, "spacing": torch.tensor(case.spacing)}
         if case.tumour is not None:
             item["label"] = torch.from_numpy(case.label).clone()

@@ -52,6 +52,7 @@ class ModelCard:
         versions: Of the package, Python and the libraries that trained it.
         postprocess: What is done with its masks, and with which thresholds.
         description: The whole description of the data set, with which cases like those of the training are found.
+        may_lack: Modalities that it has learnt to do without, by `data.modality_dropout`.
 
     Raises:
         ConfigError: A value makes no sense; the message names it.
@@ -74,6 +75,7 @@ class ModelCard:
     versions: Mapping[str, str] = field(default_factory=dict)
     postprocess: Mapping[str, Any] | None = None
     description: Mapping[str, Any] = field(default_factory=dict)
+    may_lack: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         rules = {
@@ -89,6 +91,7 @@ class ModelCard:
             "overlap": 0 <= self.overlap < 1,
             "sw_batch_size": self.sw_batch_size > 0,
             "flips": self.flips in FLIPS,
+            "may_lack": set(self.may_lack) <= set(self.modalities),
         }
         if wrong := [name for name, holds in rules.items() if not holds]:
             raise ConfigError(f"{wrong[0]}={getattr(self, wrong[0])!r} {RULES.get(wrong[0], 'makes no sense')}")

@@ -25,12 +25,14 @@ class Outcome:
         kept: Segmented before by the same networks, settings and images.
         replaced: Of those written, which were segmented before by others.
         failed: A sentence on each case that could not be segmented.
+        missing: Of those segmented now, the modalities that were missing.
     """
 
     written: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def segment_cases(
@@ -67,6 +69,7 @@ def segment_cases(
                     look(result)
                 result.save(target, key)  # last: a case whose mask is there is done
                 outcome.written.append(case.id)
+                outcome.missing |= {case.id: result.missing} if result.missing else {}
                 outcome.replaced += [case.id] if before else []
         except UserError as error:
             outcome.failed[case.id] = str(error)
@@ -100,6 +103,6 @@ def _fingerprint(segmenter: Segmenter, case: Case, weights: str) -> str:
     card = asdict(segmenter.card)
     settings = [weights, card["flips"], card["overlap"], card["roi_size"], str(segmenter.dtype), segmenter.dataset]
     # the name says which files, in which state
-    files = prepared_folder(case, Path(), segmenter.card.modalities).name
+    files = prepared_folder(case, Path(), segmenter.modalities_of(case)).name
     key = json.dumps([*settings, segmenter.steps.plain, files])
     return hashlib.sha256(key.encode()).hexdigest()[:16]

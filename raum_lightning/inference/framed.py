@@ -43,22 +43,24 @@ def read_framed(
 ) -> tuple[Grid, NDArray[np.float16], NDArray[np.bool_]]:
     """Return where a case's brain lies and, in `frame`, its image C x y z, z-scored, and where that is brain, x y z.
 
-    Raises `CaseError` as `Case.read` does.
+    A modality that the case lacks is 0 everywhere, as `RandomModalityDropout` has it. Raises `CaseError` as `Case.read`
+    does.
     """
-    case.files(modalities)
+    present = [modality for modality in modalities if modality in case.images]
+    case.files(present)
     pieces: dict[str, tuple[NDArray[np.float32], Box]] = {}
     brain: NDArray[np.bool_] | None = None
     first: Volume | None = None
-    for modality, volume in case.volumes(modalities):
+    for modality, volume in case.volumes(present):
         if first is None:
             # what the others are compared with, without its memory
             first = replace(volume, data=np.broadcast_to(np.float32(0), volume.data.shape))
         volume.check_grid(first)
-        present = volume.data != 0
-        own = bounding_box(present)
+        signal = volume.data != 0
+        own = bounding_box(signal)
         pieces[modality] = volume.data[own].copy(), own
-        brain = present if brain is None else np.logical_or(brain, present, out=brain)
-        del volume, present
+        brain = signal if brain is None else np.logical_or(brain, signal, out=brain)
+        del volume, signal
     assert brain is not None and first is not None, "no modalities"
     box = bounding_box(brain)
     brain = brain[box].copy()
@@ -66,10 +68,10 @@ def read_framed(
     share = grid.resampler.brain_share(torch.from_numpy(brain))
     inside = (share >= 0.5).numpy()
     image = np.zeros((len(modalities), *inside.shape), np.float16)
-    for modality, target in zip(modalities, image, strict=True):
+    for modality in present:
         whole = _placed(*pieces.pop(modality), box, brain.shape)
         channel = grid.resampler.channel_to_frame(torch.from_numpy(whole), share).numpy()
-        target[inside] = z_scores(channel[inside])
+        image[modalities.index(modality)][inside] = z_scores(channel[inside])
     return grid, image, inside
 
 

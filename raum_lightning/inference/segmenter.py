@@ -64,13 +64,22 @@ class Segmentation:
     def save(self, path: Path | str, remark: str = "") -> None:
         """Write the mask, whole or not at all; the header's description notes a `remark` too."""
         case = replace(self.case, edition=self.data_set)
-        write_mask(Path(path), self.card.translate(self.labels, self.data_set), case, self.card.modalities[0], remark)
+        write_mask(Path(path), self.card.translate(self.labels, self.data_set), case, self._first, remark)
 
     def save_probabilities(self, path: Path | str) -> None:
         """Write X Y Z K, float32; the header's description names the channels."""
         description = f"raum probabilities: {' '.join(self.card.channels)}"
-        reference = self.case.images[self.card.modalities[0]]
+        reference = self.case.images[self._first]
         write_like(Path(path), np.moveaxis(self.probabilities, 0, -1), reference, description)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Modalities that the case lacks and the network has done without."""
+        return tuple(name for name in self.card.modalities if name not in self.case.images)
+
+    @property
+    def _first(self) -> str:
+        return next(name for name in self.card.modalities if name in self.case.images)
 
     @property
     def volumes(self) -> dict[str, float]:
@@ -136,7 +145,8 @@ class Segmenter:
         """Return the segmentation of one case; `progress` is told (windows done, of).
 
         `source` is a case's folder, a 4-D file listed in the dataset.json of MSD Task01, or a file for each modality.
-        Raises `CaseError` where a modality is missing, cannot be read, or lies on another grid than the first.
+        Raises `CaseError` where a modality cannot be read, lies on another grid than the first, or is missing and the
+        network has not learnt to do without it.
         """
         case = find(source, self.dataset, self.card.trained_on)
         grid, visit = self._read(case)
@@ -147,8 +157,17 @@ class Segmenter:
         labels = clean(prediction.labels(), self.steps, voxel_size(grid.affine), self.card.region_indices)
         return Segmentation(case, labels, data_set, self.card, prediction)
 
+    def modalities_of(self, case: Case) -> tuple[str, ...]:
+        """Return what a case has of the network's modalities; raise `CaseError` where it lacks one that is needed."""
+        card = self.card
+        present = tuple(name for name in card.modalities if name in case.images)
+        needed = [name for name in card.modalities if name in present or name not in card.may_lack]
+        case.files(needed if present else card.modalities)
+        return present
+
     def _read(self, case: Case) -> tuple[Grid, Visit]:
         card = self.card
+        self.modalities_of(case)
         grid, image, brain = read_framed(case, card.modalities, Frame(card.orientation, card.spacing))
         tensors = [torch.from_numpy(array).to(self.device) for array in (image, brain)]
         return grid, plan(tensors[0], roi_size=card.roi_size, overlap=card.overlap, brain=tensors[1])

@@ -32,4 +32,5 @@ def describe(module: Any, data: Any) -> ModelCard:
         scores=module.val_scores,
         versions=versions(),
         postprocess=module.steps.plain or None,
+        may_lack=tuple(name for name in data.modalities if data.modality_dropout.get(name)),
     )

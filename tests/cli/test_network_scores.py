@@ -1,0 +1,142 @@
+"""`raum subsets`, `raum ablate`, `--data.without` and missing modalities, on networks trained with dropout."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from statistics import fmean
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from raum_lightning import load
+from raum_lightning.cli import main
+from raum_lightning.inference.segmenter import Segmenter
+from raum_lightning.labels import ED, ET
+from tests.helpers import DEBUG
+from tests.helpers.handmade import TRUST, fit_handmade
+
+DROPOUT = ["--data.modality_dropout", "{flair: 0.5, t2: 0.5}", "--data.test_fraction", "0.4"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with cases and a run, `runs/debug/dropout`, and one of the handmade network, `handmade`."""
+    here = tmp_path_factory.mktemp("subsets")
+    fit_handmade(here)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        assert main(["fit", "-c", DEBUG, *DROPOUT, "--run.id", "dropout"]) == 0
+        content = torch.load("runs/debug/handmade/checkpoints/last.ckpt", weights_only=True)
+        assert content["model_card"]["may_lack"] == []
+        content["model_card"]["may_lack"] = ["flair"]
+        torch.save(content, "runs/debug/handmade/checkpoints/dropout.ckpt")
+    return here
+
+
+@pytest.fixture(autouse=True)
+def here(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(work)
+    return work
+
+
+CASES = Path("runs/phantom-cases")
+BEST = "runs/debug/dropout/checkpoints/best.ckpt"
+HANDMADE = Path("runs/debug/handmade/checkpoints")
+
+
+def mean_of_test(*words: str) -> float:
+    """The mean Dice of `raum test` with the best checkpoint of the run."""
+    assert main(["test", "-c", DEBUG, *DROPOUT, "--run.id", "dropout", *words]) == 0
+    with Path("runs/debug/dropout/test/cases.csv").open() as file:
+        return fmean(float(row["dice_mean"]) for row in csv.DictReader(file))
+
+
+def test_subsets_are_what_test_says_without_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "subsets.json"
+    assert main(["subsets", "--checkpoint", BEST, "--data.root", str(CASES), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "means over 2 cases" in said and "trained to do without flair, t2" in said
+    content = json.loads(out.read_text())
+    assert content["command"] == "raum subsets" and len(content["cases"]) == 2
+    rows = {row["modalities"]: row["dice_mean"] for row in content["rows"]}
+    assert list(rows) == ["flair t1ce t2", "flair t1ce", "flair t2", "t1ce t2", "flair", "t1ce", "t2"]
+    assert rows["flair t1ce t2"] == pytest.approx(mean_of_test(), abs=2e-3)
+    assert rows["t1ce t2"] == pytest.approx(mean_of_test("--data.without", "[flair]"), abs=2e-3)
+    assert rows["t2"] == pytest.approx(mean_of_test("--data.without", "[flair, t1ce]"), abs=2e-3)
+    assert len(set(rows.values())) > 3
+
+
+def test_blocks_are_taken_out_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "blocks.csv"
+    words = ["--checkpoint", BEST, "--data.root", str(CASES), "--metrics", "dice", "hd95", "--out", str(out)]
+    assert main(["ablate", *words]) == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["replaced"] for row in rows] == ["none", "all blocks", *(f"block {n}" for n in range(1, 5))]
+    assert float(rows[0]["dice_mean"]) == pytest.approx(mean_of_test(), abs=2e-3)
+    assert rows[1]["dice_mean"] != rows[0]["dice_mean"] and float(rows[0]["hd95_mean"]) > 0
+    assert main(["ablate", *words]) == 0  # its own table may be written again
+    capsys.readouterr()
+    out.write_text("case,dice\n")
+    assert main(["ablate", *words]) == 2
+    assert "exists and was not written by `raum ablate`" in capsys.readouterr().err
+
+
+def test_a_missing_modality_is_done_without_where_that_was_learnt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = tmp_path / "cases/BraTS20_Training_002"
+    shutil.copytree(CASES / case.name, case)
+    (case / f"{case.name}_flair.nii.gz").unlink()
+    words = ["segment", "--trust", TRUST, "--case", str(case), "--out", str(tmp_path / "seg.nii.gz")]
+    assert main([*words, "--checkpoint", str(HANDMADE / "last.ckpt")]) == 2
+    assert "flair is missing" in capsys.readouterr().err
+    assert main([*words, "--checkpoint", str(HANDMADE / "dropout.ckpt")]) == 0
+    assert "segmented without flair, as the network has learnt to" in capsys.readouterr().out
+    segmenter = load(HANDMADE / "dropout.ckpt", trust=[TRUST])
+    found, whole = segmenter.segment(case), segmenter.segment(CASES / case.name)
+    # the handmade network sees edema on FLAIR alone and enhancing tumour on T1ce alone
+    assert found.missing == ("flair",) and (whole.labels == ED).any() and not (found.labels == ED).any()
+    assert (found.labels[whole.labels == ET] == ET).all()
+    mask = nib.load(tmp_path / "seg.nii.gz")
+    np.testing.assert_array_equal(mask.affine, nib.load(case / f"{case.name}_t1ce.nii.gz").affine)
+    # T1ce it has not learnt to do without
+    (case / f"{case.name}_t1ce.nii.gz").unlink()
+    assert main([*words, "--checkpoint", str(HANDMADE / "dropout.ckpt")]) == 2
+    assert "t1ce is missing" in capsys.readouterr().err
+
+
+def test_a_folder_says_what_was_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("BraTS20_Training_001", "BraTS20_Training_002"):
+        shutil.copytree(CASES / name, tmp_path / "cases" / name)
+    (tmp_path / "cases" / name / f"{name}_flair.nii.gz").unlink()
+    words = ["segment", "--trust", TRUST, "--cases", str(tmp_path / "cases"), "--out", str(tmp_path / "out")]
+    for line in ("2 of 2 cases segmented, 0 were there", "0 of 2 cases segmented, 2 were there"):
+        assert main([*words, "--checkpoint", str(HANDMADE / "dropout.ckpt")]) == 0
+        said = capsys.readouterr().out
+        assert line in said
+    assert f"{name}: segmented without flair" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fit", "-c", DEBUG, "--data.without", "[flair]"], "data.without is for validate, test and predict"),
+        (["test", "-c", DEBUG, "--data.without", "[pd]"], "data.without=['pd'] must be some of flair, t1ce, t2"),
+        (["test", "-c", DEBUG, "--data.without", "[flair,t1ce,t2]"], "leaves no modality"),
+        (["subsets", "--checkpoint", "alone.ckpt", "--data.root", str(CASES)], "no splits.json beside it"),
+        (["subsets", "--checkpoint", BEST, "--data.root", str(CASES), "--out", "a.txt"], "let the name end in .json"),
+        (["subsets", "--checkpoint", BEST, "--data.root", str(CASES), "--metrics", "f"], "metric 'f' does not exist"),
+        (["ablate", "--checkpoint", str(HANDMADE / "last.ckpt"), "--trust", TRUST, "--data.root", "."], "no transform"),
+    ],
+)
+def test_mistakes_are_named_before_the_work(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(BEST, "alone.ckpt")
+    monkeypatch.setattr(Segmenter, "segment", None)
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
