@@ -1,21 +1,27 @@
 """Where the numbers of a run go: a CSV file, and Weights & Biases besides."""
 
 import csv
+import hashlib
 import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from functools import wraps
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+# before wandb is imported, which else looks up the host of its own crash reports, of offline runs too
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from raum_lightning.atomic import append_text, write_csv
+from raum_lightning.errors import ConfigError
 from raum_lightning.runs.checkpoints import MODEL_CARD, structure
 from raum_lightning.runs.folder import RunFolder
 
@@ -119,6 +125,8 @@ class WandbLogger(loggers.WandbLogger):
         name: Name of the run.
         save_dir: Folder in which `wandb/` is created.
         id: Names the run for good: the same id continues it.
+        hash_ids: Send a hash in place of each case's id, and nothing of what the terminal shows. It hides an id from
+            who cannot guess it: numbers of a hospital can be tried one by one.
         offline: Keep the run on disk until `wandb sync`; where not given, only when no key is configured. WANDB_MODE in
             the environment (online, offline, shared or disabled) comes first.
         entity: User or team on the server that owns the project; your default one where not given.
@@ -137,6 +145,7 @@ class WandbLogger(loggers.WandbLogger):
         name: str | None = None,
         save_dir: Path | str = ".",
         id: str | None = None,
+        hash_ids: bool = False,
         offline: bool | None = None,
         entity: str | None = None,
         group: str | None = None,
@@ -149,7 +158,10 @@ class WandbLogger(loggers.WandbLogger):
         mode, reason = _mode(offline)
         if mode == "offline":
             rank_zero_info(f"{reason}: the run stays on disk")
+        if hash_ids and log_model:
+            raise ConfigError("log_model sends a checkpoint, which names its cases; do without it or without hash_ids")
         Path(save_dir).mkdir(parents=True, exist_ok=True)
+        self.shown_id = _hashed if hash_ids else str
         # `mode` and not Lightning's `offline`, which sets a mode that wandb no longer knows
         how: dict[str, Any] = {"mode": mode, "resume": None if mode == "offline" else "allow"}
         # its dozens of lines at the end become the one of `finish_wandb`
@@ -157,6 +169,8 @@ class WandbLogger(loggers.WandbLogger):
         how |= {"entity": entity, "group": group, "job_type": job_type, "tags": tags, "notes": notes}
         super().__init__(project=project, name=name, save_dir=save_dir, id=id, **how)
         self._wandb_init.pop("anonymous", None)  # wandb warns of it even where it is None
+        if hash_ids:
+            self._wandb_init["settings"]["console"] = "off"
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", "300")  # seconds; W&B's own default is to wait for ever
         self.keeps_best, self.alerts = log_model == "best", alerts
         self.verb = "fit"
@@ -215,7 +229,7 @@ class WandbLogger(loggers.WandbLogger):
     @_never_fatal
     def log_hyperparams(self, params: Any) -> None:
         """Log the configuration as long as W&B's own process lives."""
-        super().log_hyperparams(params)
+        super().log_hyperparams(_with_ids(params, self.shown_id) if isinstance(params, dict) else params)
 
     @_never_fatal
     def alert(self, title: str, text: str, *, failed: bool = False) -> None:
@@ -297,3 +311,20 @@ def _has_key() -> bool:
         return netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (FileNotFoundError, NetrcParseError):
         return False
+
+
+def _hashed(case: str) -> str:
+    return hashlib.blake2b(case.encode(), digest_size=6).hexdigest()
+
+
+def _with_ids(params: dict[str, Any], shown: Callable[[str], str]) -> dict[str, Any]:
+    """Return a configuration whose cases are called as they are `shown`: those of the split, excluded and weighted."""
+    params = deepcopy(params)
+    data = params.get("data")
+    if isinstance(data, dict):
+        data["exclude"] = [shown(case) for case in data.get("exclude") or ()]
+        if isinstance(weights := data.get("case_weights"), dict):
+            data["case_weights"] = {shown(case): weight for case, weight in weights.items()}
+    if isinstance(split := params.get("split"), dict):
+        params["split"] = {part: [shown(case) for case in cases] for part, cases in split.items()}
+    return params

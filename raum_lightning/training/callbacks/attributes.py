@@ -27,3 +27,9 @@ def wandb_of(trainer: pl.Trainer) -> WandbLogger | None:
     """Return the first W&B logger, on rank 0; None on others and where there is none."""
     ours = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
     return ours[0] if ours and trainer.is_global_zero else None
+
+
+def shown_id(logger: WandbLogger, case: str) -> str:
+    """Return what W&B calls a case: its id, or what raum's logger with `hash_ids` makes of it."""
+    shown: str = getattr(logger, "shown_id", str)(case)
+    return shown

@@ -11,7 +11,7 @@ from raum_lightning.data.store import Prepared
 from raum_lightning.errors import ConfigError
 from raum_lightning.figures.paint import grey
 from raum_lightning.figures.planes import AXIAL, PLANES, Upright, centre, most
-from raum_lightning.training.callbacks.attributes import data_of, wandb_of
+from raum_lightning.training.callbacks.attributes import data_of, shown_id, wandb_of
 
 # of a predicted case, at most
 SLICES = 16
@@ -62,7 +62,7 @@ class Overlays(pl.Callback):
         ):
             arrays = (tensor.cpu().numpy() for tensor in (image[channel], reference, prediction))
             for plane, picture in slices(data.prepared[name], *arrays, classes=data.dataset.classes).items():
-                logger.log_image(f"overlays/{name}/{plane}", step=trainer.global_step, **picture)
+                logger.log_image(f"overlays/{shown_id(logger, name)}/{plane}", step=trainer.global_step, **picture)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the validations."""
@@ -86,7 +86,7 @@ class Overlays(pl.Callback):
         for name, image, prediction in zip(batch["case"], batch["image"], outputs, strict=True):
             arrays = (tensor.cpu().numpy() for tensor in (image[channel], prediction))
             picture = through(data.prepared[name], *arrays, classes=data.dataset.classes)
-            logger.log_image(f"predictions/{name}", step=trainer.global_step, **picture)
+            logger.log_image(f"predictions/{shown_id(logger, name)}", step=trainer.global_step, **picture)
 
 
 def through(

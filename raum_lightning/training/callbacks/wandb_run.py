@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from raum_lightning.training.callbacks.attributes import scores_of, wandb_of
+from raum_lightning.training.callbacks.attributes import scores_of, shown_id, wandb_of
 from raum_lightning.training.callbacks.mask_tables import VOLUMES
 
 
@@ -37,7 +37,7 @@ class WandbRun(pl.Callback):
         logger, scores = wandb_of(trainer), scores_of(pl_module)
         if logger is not None and scores:
             columns = ["case", *next(iter(scores.values()))]
-            rows = [[case, *row.values()] for case, row in scores.items()]
+            rows = [[shown_id(logger, case), *row.values()] for case, row in scores.items()]
             logger.log_table(f"{_verb(trainer)}/cases", columns, rows)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -52,7 +52,10 @@ class WandbRun(pl.Callback):
             return
         with path.open(newline="") as file:
             columns, *rows = csv.reader(file)
-        cells = [[case, *(float(volume) if volume else None for volume in volumes)] for case, *volumes in rows]
+        cells = [
+            [shown_id(logger, case), *(float(volume) if volume else None for volume in volumes)]
+            for case, *volumes in rows
+        ]
         logger.log_table("predict/cases", columns, cells)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,0 +1,102 @@
+"""What W&B is not sent: anything of a run that raum keeps offline, and the ids of cases where they are hashed."""
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raum_lightning.errors import ConfigError
+from raum_lightning.loggers import WandbLogger, finish_wandb
+
+# an audit hook sees what Python asks the network for; W&B's own process, in Go, takes the proxy of the environment
+LOG = """
+import sys
+asked = []
+
+def hook(event, arguments):
+    if event == "socket.getaddrinfo":
+        asked.append(str(arguments[0]))
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        asked.append(str(arguments[1][0]))
+
+sys.addaudithook(hook)
+from raum_lightning.loggers import WandbLogger, finish_wandb
+logger = WandbLogger(save_dir=sys.argv[1])
+logger.log_metrics({"val/dice_mean": 0.5}, 0)
+finish_wandb()
+print("asked", sorted({host for host in asked if host not in ("127.0.0.1", "localhost")}))
+"""
+HOME = {"HOME", "NETRC", "XDG_CONFIG_HOME"}
+
+
+@pytest.fixture
+def proxy() -> Iterator[tuple[str, list[bytes]]]:
+    """The address of a proxy that serves nobody, and what it was asked for."""
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:  # closed
+                    return
+                with connection:
+                    asked.append(connection.recv(200))
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", asked
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def log(folder: Path, proxy: str, **more: str) -> str:
+    """Log a number in a process without a key of W&B; return the hosts that its Python asked for."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_") and name not in HOME}
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), proxy)
+    environment = kept | proxies | {"HOME": str(folder)} | more
+    run = [sys.executable, "-c", LOG, str(folder)]
+    return subprocess.run(run, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.mark.slow
+def test_nothing_is_sent_of_a_run_that_is_offline(tmp_path: Path, proxy: tuple[str, list[bytes]]) -> None:
+    address, asked = proxy
+    assert "asked []" in log(tmp_path, address)
+    assert asked == [] and [*tmp_path.glob("wandb/offline-run-*/*.wandb")]
+
+
+@pytest.mark.slow
+def test_what_would_be_sent_is_seen(tmp_path: Path, proxy: tuple[str, list[bytes]]) -> None:
+    """W&B's default, without which the test above could not fail."""
+    address, asked = proxy
+    said = log(tmp_path, address, WANDB_ERROR_REPORTING="true")
+    assert asked or "asked []" not in said
+
+
+def test_ids_are_hashed_in_the_configuration(tmp_path: Path) -> None:
+    logger = WandbLogger(save_dir=tmp_path, offline=True, hash_ids=True)
+    assert logger.shown_id("p01") == hashlib.blake2b(b"p01", digest_size=6).hexdigest() != "p01"
+    data = {"exclude": ["p01"], "case_weights": {"p02": 2}, "fold": 1}
+    logger.log_hyperparams({"data": data, "module": {"lr": 0.1}, "split": {"train": ["p03"], "val": []}})
+    assert data["exclude"] == ["p01"]
+    kept = dict(logger.experiment.config)
+    finish_wandb()
+    assert kept["module"] == {"lr": 0.1} and kept["data"]["fold"] == 1
+    assert kept["data"]["exclude"] == [logger.shown_id("p01")]
+    assert kept["split"] == {"train": [logger.shown_id("p03")], "val": []}
+    assert kept["data"]["case_weights"] == {logger.shown_id("p02"): 2}
+
+
+def test_a_checkpoint_names_its_cases(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="log_model sends a checkpoint, which names its cases"):
+        WandbLogger(save_dir=tmp_path, offline=True, hash_ids=True, log_model="best")
+
+
+def test_ids_are_sent_as_they_are_else(tmp_path: Path) -> None:
+    assert WandbLogger(save_dir=tmp_path, offline=True).shown_id("p01") == "p01"
