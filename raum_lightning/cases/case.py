@@ -50,6 +50,10 @@ class Case:
     def __post_init__(self) -> None:
         check_id(self.id)
 
+    def __repr__(self) -> str:
+        mask = "no mask" if self.label is None else "mask"
+        return f"<Case {self.id}: {', '.join(self.images)}, {mask}, {self.edition.name}, in {self.folder}>"
+
     @property
     def dataset(self) -> DataSet:
         """The data set that its names and label values are of."""

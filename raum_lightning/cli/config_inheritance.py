@@ -18,10 +18,11 @@ LENGTHS = ("max_steps", "max_epochs")
 
 @dataclass
 class Configuration:
-    """What files say together: the tree, and for each key the place where its value stands."""
+    """What files say together: the tree, where the value of each key stands, and the folders of the files."""
 
     files: list[Path]
     tree: Tree = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
     places: dict[Key, str] = field(default_factory=dict)
 
 
@@ -46,6 +47,7 @@ def read_files(files: Sequence[Path]) -> Configuration:
         forget_length(merged.tree, [key for key in LENGTHS if key in mapping(tree.get("trainer"))])
         merged.tree = merge(merged.tree, tree)
         merged.places |= places
+    merged.folders = list(dict.fromkeys(file.parent for file in reversed(content)))
     return merged
 
 

@@ -31,6 +31,7 @@ BASES: dict[str, type] = {
     "module.loss": nn.Module,
 }
 SHOWN = 20
+SEARCHED = "a file of your own is found beside the YAML file or in the current folder"
 
 
 def explain_configuration(parser: ArgumentParser, given: CommandLine, said: str) -> str:
@@ -155,7 +156,7 @@ def _find(name: str, path: Key) -> tuple[Callable[..., Any] | None, str | None]:
         try:
             there = [key for key, value in vars(import_module(module)).items() if inspect.isclass(value)]
         except Exception:
-            return None, f"{name} cannot be imported ({first_line(str(error))})"
+            return None, f"{name} cannot be imported ({first_line(str(error))}); {SEARCHED}"
         nearest = _nearest(last, there)
         return None, f"{module} has no class {last}" + (f"; did you mean {nearest}?" if nearest else "")
 

@@ -11,8 +11,8 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="module or package whose networks the file may name, besides this package's and MONAI's: name only what "
-        "you would import yourself; may be given several times",
+        help="module, package or .py file whose networks the file may name, besides this package's and MONAI's: name "
+        "only what you would import yourself; may be given several times",
     )
 
 

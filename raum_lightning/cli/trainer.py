@@ -20,13 +20,13 @@ from raum_lightning.cli.derived import METRICS, derive, take_sizes
 from raum_lightning.cli.errors import refusals
 from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.log_filters import quieten
+from raum_lightning.cli.own_code import MODULE_CLASS, find_beside, find_module_class, lists_for_tensors
 from raum_lightning.cli.plan import apply_plan, as_list, make_plan, without_run
 from raum_lightning.data.augment.one_of import INSTANTIATORS
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import ConfigError
 from raum_lightning.inference.trusted import INSTANTIATOR
 from raum_lightning.loggers import finish_wandb
-from raum_lightning.module import SegmentationModule
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.runs.lock import locked
 from raum_lightning.runs.naming import RunOptions, new_id
@@ -60,6 +60,7 @@ CKPT_PATH = (
     "a file; for fit also auto: resume this run from what it has saved, if it has; for the other verbs also best or "
     "last of the experiment's newest run, or of --run.id (default: best)"
 )
+OWN_MODULE = "a class that inherits from SegmentationModule and takes its place; its arguments are keys of module"
 OUT = (
     "folder for what validate, test and predict write; where not given that of the checkpoint's run, or one below "
     "--run.root where that is given and the run lies elsewhere"
@@ -69,22 +70,10 @@ OUT = (
 def run_trainer(args: Sequence[str]) -> int:
     """Run one verb; return the exit code."""
     quieten()
-    # a mistyped key is an error, not an abbreviation, and is explained by us
-    exact = {"allow_abbrev": False, "exit_on_error": False}
     failed = True
     try:
         with leaving_on_signal():
-            RaumCLI(
-                SegmentationModule,
-                BratsDataModule,
-                save_config_callback=SaveConfig,
-                seed_everything_default=0,
-                trainer_defaults=TRAINER_DEFAULTS,
-                parser_kwargs=exact | dict.fromkeys(RaumCLI.subcommands(), exact),
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-                args=list(args),
-            )
+            RaumCLI(list(args))
         failed = False
     finally:
         finish_wandb(failed=failed)
@@ -104,6 +93,25 @@ class RaumCLI(LightningCLI):
     start: Path | None
     """The checkpoint to go on from."""
 
+    def __init__(self, args: list[str]) -> None:
+        self.given = read_command_line(args[1:])
+        find_beside(self.given.files.folders)
+        lists_for_tensors()
+        self.module_class = find_module_class(self.given)
+        # a mistyped key is an error, not an abbreviation, and is explained by us
+        exact = {"allow_abbrev": False, "exit_on_error": False}
+        super().__init__(
+            self.module_class,
+            BratsDataModule,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs=exact | dict.fromkeys(self.subcommands(), exact),
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Return the verbs and the arguments of the trainer's methods that are no options, or options of our own."""
@@ -111,10 +119,11 @@ class RaumCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our groups before the trainer's, with `module` for the parent's `model`."""
-        parser.add_lightning_class_args(SegmentationModule, "module")
+        parser.add_lightning_class_args(self.module_class, "module")
         parser.add_lightning_class_args(BratsDataModule, "data")
         parser.add_class_arguments(RunOptions, "run")
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH)
+        parser.add_argument(f"--{MODULE_CLASS}", type=str | None, default=None, help=OWN_MODULE)
         parser.add_argument("--out", type=Path | None, default=None, help=OUT)
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
@@ -124,9 +133,7 @@ class RaumCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the verb and its words; the files among them are merged before the parser sees them."""
-        verb, *words = args
-        self.given = read_command_line(words)
-        derived = derive(self.given)
+        verb, derived = args[0], derive(self.given)
         self.derived = list(derived.network)
         text = yaml.safe_dump(derived.tree, sort_keys=False)
         try:

@@ -160,6 +160,10 @@ class BratsDataModule(pl.LightningDataModule):
         if augment_on == "device" and self.transform is not None:
             self.batch_augmentation = BatchAugmentation(self.transform, roi_size=self.roi_size)
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self.split, part))} {part}" for part in ("train", "val", "test"))
+        return f"<BratsDataModule {self.root}: {', '.join(self._modalities) or 'auto'}; {sizes}>"
+
     def prepare_data(self) -> None:
         """Prepare what the run needs and is not prepared yet, with a progress bar; on one rank of each node."""
         if self.trainer is not None and self.trainer.training:

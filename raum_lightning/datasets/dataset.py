@@ -65,6 +65,10 @@ class DataSet:
     splits: str | None = None
     source: str = ""
 
+    def __repr__(self) -> str:
+        labels = ", ".join(f"{value} {name}" for value, name in self.labels.items())
+        return f"<DataSet {self.name}: {', '.join(self.images)}; {labels}>"
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names by class index, background first."""

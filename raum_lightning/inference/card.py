@@ -96,6 +96,10 @@ class ModelCard:
         if wrong := [name for name, holds in rules.items() if not holds]:
             raise ConfigError(f"{wrong[0]}={getattr(self, wrong[0])!r} {RULES.get(wrong[0], 'makes no sense')}")
 
+    def __repr__(self) -> str:
+        regions = ", ".join(self.regions)
+        return f"<ModelCard: {', '.join(self.modalities)} to {regions}, trained on {self.dataset}>"
+
     @classmethod
     def of_checkpoint(cls, content: Mapping[str, Any]) -> Self | None:
         """Return the card in a checkpoint, made from what older versions wrote where need be; None where it has none.

@@ -56,6 +56,10 @@ class Segmentation:
     card: ModelCard
     prediction: Prediction
 
+    def __repr__(self) -> str:
+        volumes = ", ".join(f"{name} {volume:.1f} ml" for name, volume in self.volumes.items())
+        return f"<Segmentation of {self.case.id}: {volumes}, as {self.data_set.name}>"
+
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
         """K X Y Z in [0, 1]: of the classes with background, or of the regions; made when it is asked for."""
@@ -140,6 +144,11 @@ class Segmenter:
             accelerate(network, enabled=self.device.type == "cpu" and not compile)
             if compile:
                 compile_network(network)
+
+    def __repr__(self) -> str:
+        count, flips = len(self.networks), self.card.flips
+        networks = type(self.networks[0]).__name__ if count == 1 else f"{count} networks"
+        return f"<Segmenter: {networks} on {self.device}, {flips} flip{'s' * (flips > 1)}; {self.card!r}>"
 
     def segment(self, source: Source, *, progress: Progress | None = None) -> Segmentation:
         """Return the segmentation of one case; `progress` is told (windows done, of).

@@ -6,9 +6,11 @@ imported, and only where every name in it is one of theirs: see `PACKAGES`. What
 
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from importlib import import_module
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
@@ -163,6 +165,8 @@ def _argument(value: Any, hint: Any, packages: Sequence[str], where: str) -> Any
         return next((enum[value] for enum in enums if value in enum.__members__), value)
     if not isinstance(value, (list, tuple)):
         return value
+    if Tensor in (hint, *get_args(hint)):  # which YAML and checkpoints hold as a list
+        return torch.tensor(value, dtype=torch.float32)
     options = [option for option in (hint, *get_args(hint)) if option is tuple or get_origin(option) is tuple]
     inner = next(iter(get_args(options[0])), None) if options else None
     items = [_argument(item, inner, packages, f"{where}[{index}]") for index, item in enumerate(value)]
@@ -178,10 +182,23 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _trusted(trust: Iterable[str]) -> tuple[str, ...]:
     names = (trust,) if isinstance(trust, str) else tuple(trust)
+    names = tuple(_module_of(name) for name in names)
     for name in names:
         if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
             raise ConfigError(f"trust={name!r} is no name of a module; give one such as my_package.networks")
     return names
+
+
+def _module_of(name: str) -> str:
+    """Return the module of a name that may be that of a .py file, which then can be imported."""
+    file = Path(name)
+    if file.suffix != ".py":
+        return name
+    if not file.is_file():
+        raise ConfigError(f"trust={name!r}: no such file")
+    if (folder := str(file.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
+    return file.stem
 
 
 def _within(path: str, packages: Sequence[str]) -> bool:

@@ -28,6 +28,9 @@ class RunFolder:
 
     path: Path
 
+    def __repr__(self) -> str:
+        return f"<RunFolder {self.path}>"
+
     @property
     def config(self) -> Path:
         """The configuration."""
