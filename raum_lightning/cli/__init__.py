@@ -29,6 +29,7 @@ TOOL_VERBS = {
     "postprocess": "find how masks are best cleaned, and clean them",
     "cross-validate": "train every fold, predict each case by the fold that has not seen it, score and clean",
     "compare": "compare the scores of several methods on the same cases, with tests and intervals",
+    "ensemble": "join several networks into one file, with post-processing and model card",
     "view": "draw a case, its mask and a prediction",
     "report": "make one page of a run: curves, scores, pictures, configuration",
 }

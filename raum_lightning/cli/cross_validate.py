@@ -62,12 +62,30 @@ def run(args: argparse.Namespace) -> int:
             predict_folds(study, device=args.device, progress=progress)
     with progress_bar("scoring cases") as progress:
         content = write_results(study, rules=args.rules, progress=progress)
+    _join(study)
     summary = {"raw": content["summary"], "cleaned": content["cleaned"]["summary"]}
     for state, one in summary.items():
         dice = ", ".join(f"{part.upper()} {number(one[f'dice_{part}']['mean'], 3)}" for part in content["parts"])
         print(f"Dice, {state}: {dice}")
     print(f"results: {study.folder.results.with_suffix('.md')}")
     return 0
+
+
+def _join(study: "Study") -> None:
+    """Write the ensemble of all folds; where they differ too much, say so: everything else is done."""
+    from raum_lightning.errors import CheckpointError
+    from raum_lightning.inference.ensemble import write_ensemble
+    from raum_lightning.postprocess import Postprocess
+    from raum_lightning.studies.prediction import trusted
+
+    folds = [study.folder.checkpoint(fold) for fold in range(len(study.splits))]
+    try:
+        write_ensemble(
+            folds, study.folder.ensemble, trust=trusted(study), postprocess=Postprocess.read(study.folder.post)
+        )
+        print(f"ensemble: {study.folder.ensemble}")
+    except CheckpointError as error:
+        print(f"no ensemble: {error}")
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -7,7 +7,8 @@ free. A program of `torch.export` can run any code when it is opened. Safetensor
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,8 @@ from raum_lightning.runs.checkpoints import MODEL_CARD
 
 ONNX, PROGRAM, SAFETENSORS = ".onnx", ".pt2", ".safetensors"
 NETWORK = "network"
+# of several networks in one file, see `ensemble`
+NETWORKS = "networks"
 INPUT, OUTPUT = "image", "logits"
 
 
@@ -83,17 +86,42 @@ def read_program(path: Path) -> tuple[nn.Module, ModelCard]:
     return Program(program), _card(path, {MODEL_CARD: extra[f"{MODEL_CARD}.json"]})
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelCard, Any]:
-    """Return the weights, the card, and how the network is made; raise `ExportError` for other files."""
+def read_safetensors(path: Path, member: int | None = None) -> tuple[dict[str, Tensor], ModelCard, Any]:
+    """Return the weights, the card, and how the network is made; raise `ExportError` for other files.
+
+    Of the file of an ensemble, those of one `member`.
+    """
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        card = _card(path, metadata)
+        names = list(file.keys())
+        if NETWORKS not in metadata:
+            return {name: file.get_tensor(name) for name in names}, card, json.loads(metadata.get(NETWORK, "null"))
+        if member is None:
+            raise ExportError(f"{path}: holds an ensemble, which `raum segment` takes; give one network here")
+        prefix = f"{member}."
+        own = [name for name in names if name.startswith(prefix)]
+        weights = {name.removeprefix(prefix): file.get_tensor(name) for name in own}
+        return weights, card, json.loads(metadata[NETWORKS])[member]
+
+
+def count_members(path: Path) -> int:
+    """Return how many networks the file of an ensemble holds, 0 for the file of one network."""
+    with _opened(path) as file:
+        specs = json.loads((file.metadata() or {}).get(NETWORKS, "[]"))
+        if not isinstance(specs, list):
+            raise ExportError(f"{path}: does not say how its networks are made, as `raum ensemble` writes it")
+        return len(specs)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     _check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            card = _card(path, metadata)
-            spec = json.loads(metadata.get(NETWORK, "null"))
-            return {name: file.get_tensor(name) for name in file.keys()}, card, spec  # noqa: SIM118 - no mapping
+            yield file
     except (SafetensorError, OSError, json.JSONDecodeError, RecursionError) as error:
         raise ExportError(f"{path}: safetensors cannot read it ({error})") from error
 

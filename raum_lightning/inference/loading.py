@@ -60,7 +60,7 @@ def open_network(
             weights, card, spec = read_safetensors(path)
         else:
             weights, card, spec = _read_checkpoint(path, described=network is None)
-        return TrainedNetwork(_filled(network, spec, weights, tuple(trust)).eval(), card, spec)
+        return TrainedNetwork(filled(network, spec, weights, tuple(trust)).eval(), card, spec)
     except CheckpointError as error:
         raise error if str(path) in str(error) else CheckpointError(f"{path}: {error}") from error
 
@@ -120,7 +120,8 @@ def network_weights(state: Mapping[str, Any], file_size: int) -> dict[str, Tenso
     return weights
 
 
-def _filled(network: nn.Module | None, spec: Any, weights: Mapping[str, Tensor], trust: tuple[str, ...]) -> nn.Module:
+def filled(network: nn.Module | None, spec: Any, weights: Mapping[str, Tensor], trust: tuple[str, ...]) -> nn.Module:
+    """Return the network that `spec` describes, or the one that is given, with the weights."""
     if network is None:
         check(spec, trust)
         check_shapes(spec, weights, trust)

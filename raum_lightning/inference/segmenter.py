@@ -6,7 +6,7 @@ segmenter.segment("BraTS20_Training_001").save("seg.nii.gz")
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from raum_lightning.errors import CaseError, CheckpointError, ConfigError
 from raum_lightning.geometry import Frame, voxel_size
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.compiling import compile_network, in_batches_of
+from raum_lightning.inference.ensemble import LOOSE, Member, check_alike, open_members
 from raum_lightning.inference.framed import Grid, Prediction, read_framed
-from raum_lightning.inference.loading import TrainedNetwork, open_network
+from raum_lightning.inference.loading import TrainedNetwork
 from raum_lightning.inference.sliding_window import Network, average
 from raum_lightning.inference.windows import Visit, plan
 from raum_lightning.labels import in_classes
@@ -138,6 +139,8 @@ class Segmenter:
         self.dtype = _dtype(precision, self.device)
         if self.device.type == "cpu":
             keep_memory()
+        if compile and any(isinstance(network, Member) for network in networks):
+            raise ConfigError("compile=True compiles networks that stay in memory, which those of one file do not")
         self.networks = [network.to(self.device).eval() for network in networks]
         self.compiles = compile
         for network in self.networks:
@@ -215,7 +218,8 @@ def load(
     """Return a segmenter from a checkpoint of `raum fit` or a file of `raum export`, or an ensemble from several.
 
     Args:
-        checkpoint: A checkpoint, or a file that ends in .safetensors, .onnx or .pt2; or several.
+        checkpoint: A checkpoint, or a file that ends in .safetensors (also of `raum ensemble`), .onnx or .pt2; or
+            several.
         trust: Modules whose classes the files may name, besides those of this package and MONAI.
         trust_code: Open a .pt2, which can run any code.
         network: Takes the weights of a checkpoint that does not say how its network is made.
@@ -232,9 +236,9 @@ def load(
     trust = (trust,) if isinstance(trust, str) else tuple(trust)
     members: list[TrainedNetwork] = []
     for path in paths:
-        member = open_network(path, trust=trust, trust_code=trust_code, network=network)
-        _check_alike(paths[0], (members or [member])[0].card, path, member.card)
-        members.append(member)
+        for member in open_members(path, trust=trust, trust_code=trust_code, network=network):
+            check_alike(paths[0], (members or [member])[0].card, path, member.card, LOOSE)
+            members.append(member)
     return Segmenter([member.network for member in members], members[0].card, **settings)
 
 
@@ -270,34 +274,6 @@ def _steps(given: Path | str | None, card: ModelCard) -> Postprocess:
     if given is None:
         return Postprocess.of(card.postprocess or {}, "the model card's postprocess")
     return Postprocess() if str(given) == "none" else Postprocess.read(Path(given).expanduser())
-
-
-# what members of an ensemble may differ in
-_FREE = {
-    "dataset",
-    "description",
-    "overlap",
-    "sw_batch_size",
-    "flips",
-    "training_cases",
-    "scores",
-    "versions",
-    "postprocess",
-}
-
-
-def _check_alike(first: Path, ours: ModelCard, path: Path, theirs: ModelCard) -> None:
-    """Raise `CheckpointError` where two networks cannot be averaged; voxel sizes may differ by 1 %."""
-    for key in (field.name for field in fields(ModelCard) if field.name not in _FREE):
-        one, other = getattr(ours, key), getattr(theirs, key)
-        if one != other and not (key == "spacing" and np.allclose(one, other, rtol=0.01)):
-            raise CheckpointError(
-                f"{path}: {key} {_plain(other)} differs from {_plain(one)} of {first}; an ensemble needs the same"
-            )
-
-
-def _plain(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _device(name: str) -> torch.device:

@@ -120,6 +120,8 @@ def test_each_case_is_predicted_and_scored_once_by_the_fold_that_has_not_seen_it
     row = f"| dice | WT | {one['mean']:.3f} | {one['std']:.3f} | {one['median']:.3f} | {one['low']:.3f} to "
     assert row in page and "## Worst cases" in page and content["provenance"]["data"] in page
     assert f"raum {' '.join(WORDS[:3])}" in page
+    case = ["--case", str(here / "cases" / names[0]), "--out", str(here / "ensemble.nii.gz")]
+    assert main(["segment", "--model", str(here / FOLDER / "ensemble.safetensors"), *case]) == 0
     assert (here / FOLDER / "pictures" / f"{content['worst'][0]}.png").stat().st_size > 10_000
 
 
