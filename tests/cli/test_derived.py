@@ -90,7 +90,7 @@ def test_loggers_keep_the_folder_that_they_are_given_or_get_the_runs(
     assert "train/loss" in (run / "metrics.csv").read_text()
     known = {"cases", "runs", *(["mine"] if folder == "mine" else [])}
     assert {path.name for path in tmp_path.iterdir()} == known
-    own = {"config.yaml", "splits.json", "metrics.csv", "checkpoints"}
+    own = {"config.yaml", "splits.json", "provenance.json", "metrics.csv", "checkpoints"}
     assert ({path.name for path in run.iterdir()} > own) == (folder == "run")
     # given again, its configuration is another run's
     assert str(run) not in (run / "config.yaml").read_text()
