@@ -287,7 +287,7 @@ def _where(run: Any) -> str:
         return f"W&B: {run.url}"
     folder = Path(run.settings.sync_dir).parent
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f"W&B: `wandb sync {folder}/offline-run-*-{run.id}` sends it, `wandb leet {folder}` shows it"
+    return f"W&B: `wandb sync {folder}/*-{run.id}` sends it, `wandb leet {folder}` shows it"
 
 
 def _mode(offline: bool | None) -> tuple[str, str]:

@@ -3,7 +3,9 @@
 import logging
 import os
 import re
+import sys
 import warnings
+from typing import Any
 
 WARNINGS = (
     # volumes are read from a memory map in milliseconds; the training loader has the workers it was given
@@ -21,19 +23,38 @@ WARNINGS = (
     # of Lightning itself: https://github.com/Lightning-AI/pytorch-lightning/issues/21340
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
-# advertisements, devices that are not used, what `RunSummary` says of the ranks, and Ctrl-C, which we say ourselves
-UNSAID = re.compile(r".*Tip:|\nDetected KeyboardInterrupt|(GPU|TPU|HPU) available: |-{20}", re.DOTALL)
+# advertisements, devices that are not used, what `RunSummary` says of ranks and end, and Ctrl-C, which we say ourselves
+UNSAID = re.compile(
+    r".*Tip:|\nDetected KeyboardInterrupt|(GPU|TPU|HPU) available: |-{20}|`Trainer.fit` stopped: `max_(steps|epochs)=",
+    re.DOTALL,
+)
 # what they say, every rank would say
 TALKATIVE = ("fabric.utilities.seed", "fabric.utilities.distributed", "pytorch.trainer.connectors.signal_connector")
 
 
+class StandardError(logging.StreamHandler[Any]):
+    """Writes to what `sys.stderr` is at the moment: a bar that is being drawn lets it pass above itself."""
+
+    @property
+    def stream(self) -> Any:
+        """The stream."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        pass
+
+
 def quieten() -> None:
-    """Filter these warnings and messages out, in this process."""
+    """Filter these warnings and messages out, in this process, and let no message write over a bar."""
     for pattern in WARNINGS:
         warnings.filterwarnings("ignore", pattern)
     if "SLURM_JOB_ID" not in os.environ:  # a login node, or a workstation with SLURM's tools
         warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
     for name in ("pytorch", "fabric"):
+        root = logging.getLogger(f"lightning.{name}")
+        if any(type(handler) is logging.StreamHandler for handler in root.handlers):
+            root.handlers = [StandardError()]
         log = logging.getLogger(f"lightning.{name}.utilities.rank_zero")
         log.addFilter(lambda record: not UNSAID.match(record.msg))
     for name in TALKATIVE:

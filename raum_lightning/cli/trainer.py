@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as LightningBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
+from rich.console import Console
 
 from raum_lightning.atomic import write_text
 from raum_lightning.cli.command_line import CommandLine, read_command_line
@@ -200,7 +201,9 @@ class RaumCLI(LightningCLI):
         # for the other verbs too: they restore its state with the checkpoint
         best = self._best(self.settings["run"]["keep"]) if saves else None
         own_bar = any(isinstance(callback, LightningBar) for callback in as_list(config.get("callbacks")))
-        shows = not own_bar and config.get("enable_progress_bar") is not False
+        shows = not own_bar and config.get("enable_progress_bar") is not False and Console().is_terminal
+        if not own_bar and not shows:
+            config["enable_progress_bar"] = False  # in a log file `RunSummary` says how far it is
         ours: list[Callback] = [
             # before the table, which it would else write over
             *([ProgressBar()] if shows else []),

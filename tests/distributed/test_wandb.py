@@ -156,7 +156,7 @@ def test_a_run_ends_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[s
     capfd.readouterr()
     finish_wandb()
     shown, folder = capfd.readouterr(), tmp_path / "wandb"
-    said = f"W&B: `wandb sync {folder}/offline-run-*-one` sends it, `wandb leet {folder}` shows it\n"
+    said = f"W&B: `wandb sync {folder}/*-one` sends it, `wandb leet {folder}` shows it\n"
     assert (shown.out, shown.err) == (said, "")
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
-from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 from raum_lightning.training.callbacks.attributes import data_of, log_interval
 from raum_lightning.training.schedule import is_due
@@ -17,32 +18,106 @@ from raum_lightning.training.schedule import is_due
 WIDTH = 80
 
 
+class Clock:
+    """Measures a training from `start` on: seconds until the run's end, and where they were spent."""
+
+    def __init__(self) -> None:
+        self.began, self.first = time.monotonic(), 0
+        self.validated, self.paused, self.waited = 0.0, 0.0, 0.0
+
+    def start(self, trainer: pl.Trainer) -> None:
+        """Begin, at the step at which the trainer is."""
+        self.began, self.first, self.validated = time.monotonic(), trainer.global_step, 0.0
+        self.waited = _waited(trainer)
+
+    def pause(self) -> None:
+        """Begin a validation."""
+        self.paused = time.monotonic()
+
+    def resume(self) -> None:
+        """End a validation."""
+        self.validated += time.monotonic() - self.paused
+
+    def left(self, trainer: pl.Trainer) -> float | None:
+        """Return the seconds until the run's end, validations included; None before the first step."""
+        taken = trainer.global_step - self.first
+        rest = trainer.estimated_stepping_batches - trainer.global_step
+        return (time.monotonic() - self.began) / taken * rest if taken else None
+
+    def line(self, trainer: pl.Trainer) -> str:
+        """Return where the time went: waiting for data, validation, and steps with all else."""
+        total = time.monotonic() - self.began
+        phases = {"waiting for data": _waited(trainer) - self.waited, "validation": self.validated}
+        phases = {"steps": total - sum(phases.values())} | phases
+        shares = ", ".join(f"{name} {seconds / max(total, 1e-9):.0%}" for name, seconds in phases.items())
+        return f"time     {clock(total)}: {shares}"
+
+
+def clock(seconds: float) -> str:
+    """Return hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _waited(trainer: pl.Trainer) -> float:
+    return float(getattr(trainer.train_dataloader, "waited", 0.0))
+
+
+class Remaining(ProgressColumn):
+    """Beside the bar of the training the time until the run's end, beside others how many cases are done."""
+
+    def __init__(self, bar: "ProgressBar") -> None:
+        super().__init__()
+        self.bar = bar
+
+    def render(self, task: Task) -> Text:
+        """Return the text of a bar."""
+        if task.id != self.bar.train_progress_bar_id:
+            return Text(f"{task.completed:.0f}/{task.total or 0:.0f}")
+        return Text("-:--:-- left" if self.bar.left is None else f"{clock(self.bar.left)} left")
+
+
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, without the number of epochs of a run that counts steps and without the logger's version."""
+    """Lightning's bar in one line of at most 80 columns: time until the run's end, step, loss and last mean Dice."""
 
     def __init__(self) -> None:
         super().__init__(leave=False)
+        self.clock = Clock()
+        self.left: float | None = None
+
+    def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
+        """Return description, bar and what remains; Lightning adds the metrics."""
+        return [TextColumn("{task.description}"), BarColumn(10), Remaining(self)]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock too."""
+        super().on_train_start(trainer, pl_module)
+        self.clock.start(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the terminal to what `RunSummary` says."""
+        super().on_train_end(trainer, pl_module)
+        self._end()
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Losses and the step of the run."""
-        metrics: dict[str, Any] = (
-            {"step": f"{trainer.global_step}/{trainer.max_steps}"} if trainer.max_steps > 0 else {}
-        )
+        """Return the step of the run, the loss and the last mean Dice."""
+        metrics: dict[str, Any] = {"step": f"{trainer.global_step}/{trainer.estimated_stepping_batches:.0f}"}
         metrics |= super().get_metrics(trainer, pl_module)
+        self.left = self.clock.left(trainer)
         if (loss := trainer.callback_metrics.get("train/loss")) is not None:
-            metrics["train/loss"] = loss.item()
+            metrics["loss"] = loss.item()
         if (dice := trainer.callback_metrics.get("val/dice_mean")) is not None:
             metrics["dice"] = dice.item()
         metrics.pop("v_num", None)
         return metrics
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leaves the terminal to the table of scores, which is to be the last thing on it."""
+        """Leave the terminal to the table of scores, which is to be the last thing on it."""
         super().on_test_end(trainer, pl_module)
         self._end()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The same for `validate`."""
+        """Do the same for `validate`."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._end()
@@ -58,11 +133,11 @@ class ProgressBar(RichProgressBar):
             super()._update_metrics(trainer, pl_module)
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return f"Epoch {current_epoch}".ljust(len(self.validation_description))
+        return "Training".ljust(len(self.validation_description))
 
 
 class RunSummary(pl.Callback):
-    """Says what is trained on what, a line for each validation, and at the end where it lies and how good it is.
+    """Says what is trained on what, a line for each validation, and at the end where it lies, how good, and the time.
 
     Args:
         folder: Of the run.
@@ -71,11 +146,11 @@ class RunSummary(pl.Callback):
 
     def __init__(self, folder: Path, best: ModelCheckpoint | None) -> None:
         self.folder, self.best = folder, best
-        self.began, self.first = time.monotonic(), 0
+        self.clock = Clock()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print one line each for network, data and steps, on rank 0."""
-        self.began, self.first = time.monotonic(), trainer.global_step
+        self.clock.start(trainer)
         if not trainer.is_global_zero:
             return
         module: Any = pl_module
@@ -84,26 +159,27 @@ class RunSummary(pl.Callback):
         split = data.split
         rate = max(group["initial_lr"] for group in trainer.optimizers[0].param_groups)
         batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        console = Console(highlight=False, soft_wrap=True)
-        console.print(f"run      {self.folder}")
-        console.print(f"network  {type(module.network).__name__}, {parameters:.2f} M parameters, {trainer.precision}")
-        console.print(
-            f"cases    {len(split.train)} train, {len(split.val)} val, {len(split.test)} test, from {data.root}"
-        )
-        console.print(
+        # builtin, so that a bar that is being drawn lets it pass above itself
+        print(f"run      {self.folder}")
+        print(f"network  {type(module.network).__name__}, {parameters:.2f} M parameters, {trainer.precision}")
+        print(f"cases    {len(split.train)} train, {len(split.val)} val, {len(split.test)} test, from {data.root}")
+        print(
             f"batch    {batch} patches a step ({data.batch_size} per rank, {trainer.world_size} ranks, "
-            f"{trainer.accumulate_grad_batches} accumulated); lr {rate:g} is not scaled by it"
+            f"{trainer.accumulate_grad_batches} accumulated)"
         )
+        print(f"lr       {rate:g}, not scaled by the batch", flush=True)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the time."""
+        self.clock.pause()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print a line within `fit`, on rank 0."""
+        self.clock.resume()
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        taken = trainer.global_step - self.first
-        steps = trainer.estimated_stepping_batches
-        left = (time.monotonic() - self.began) / taken * (steps - trainer.global_step) if taken else None
+        steps, left = trainer.estimated_stepping_batches, self.clock.left(trainer)
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        # builtin, so that a bar that is being drawn lets it pass above itself
         print(validation_line(values, trainer.global_step, steps, best=self._best(values), left=left), flush=True)
 
     def _best(self, values: Mapping[str, float]) -> float | None:
@@ -115,18 +191,19 @@ class RunSummary(pl.Callback):
         return (min if self.best.mode == "min" else max)(known, default=None)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the best score and its checkpoint, on rank 0."""
-        if not trainer.is_global_zero or self.best is None:
+        """Print where the time went, the best score and its checkpoint, on rank 0."""
+        if not trainer.is_global_zero:
+            return
+        print(self.clock.line(trainer))
+        if self.best is None:
             return
         score, path = self.best.best_model_score, self.best.best_model_path
         name = "mean Dice" if self.best.monitor == "val/dice_mean" else self.best.monitor
         said = f"best {name} on validation {float(score):.3f}:" if score is not None else "was not validated"
-        # soft wrap: the terminal may break a long path, a copy of it is whole
-        console = Console(highlight=False, soft_wrap=True)
-        console.print(f"run {self.folder}")
-        console.print(said)
+        print(f"run      {self.folder}")
+        print(said)
         if score is not None:
-            console.print(str(path))
+            print(path, flush=True)
 
 
 def validation_line(

@@ -1,6 +1,11 @@
 """What a run says of itself, on a terminal and in a log file."""
 
-from raum_lightning.training.callbacks.progress import validation_line
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raum_lightning.training.callbacks.progress import Clock, clock, validation_line
 
 
 def test_a_validation_is_one_line_of_at_most_80_columns() -> None:
@@ -21,3 +26,24 @@ def test_long_runs_with_many_regions_keep_to_80_columns() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     assert validation_line({}, 4, 8) == "4/8"
+
+
+def test_where_the_time_of_a_run_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    loader = SimpleNamespace(waited=3.0)
+    trainer: Any = SimpleNamespace(global_step=10, estimated_stepping_batches=50, train_dataloader=loader)
+    measured = Clock()
+    measured.start(trainer)
+    assert measured.left(trainer) is None
+    now, loader.waited, trainer.global_step = 160.0, 13.0, 20
+    measured.pause()
+    now = 200.0
+    measured.resume()
+    # 10 steps in 100 s, 30 to go
+    assert measured.left(trainer) == 300
+    assert measured.line(trainer) == "time     0:01:40: steps 50%, waiting for data 10%, validation 40%"
+
+
+def test_seconds_as_a_clock() -> None:
+    assert [clock(seconds) for seconds in (0.4, 59.6, 3599, 360000)] == ["0:00:00", "0:01:00", "0:59:59", "100:00:00"]
