@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from raum_lightning.cases.rules import RULES, SET_RULES, Finding, Subject
 from raum_lightning.errors import CaseError
 
 # goes up when what is measured changes
-VERSION = 1
+VERSION = 2
 CACHE = "checked.json"
 # memory that all threads together may take, and what a voxel takes of it while a case is measured
 MEMORY, BYTES_PER_VOXEL = 700e6, 7
+# errors that a training lists before it refers to `raum check`
+LISTED = 20
 
 
 def check_cases(
@@ -30,18 +34,23 @@ def check_cases(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
-    """Return what is wrong with cases, in the order of the cases; what concerns all of them last.
+    """Return what is wrong with cases; the arguments are those of `measure_cases` and `judge`."""
+    return judge(cases, measure_cases(cases, cache=cache, progress=progress), modalities, masked=masked)
+
+
+def judge(
+    cases: Sequence[Case], facts: Sequence[Facts], modalities: Sequence[str], *, masked: bool | None = None
+) -> list[Finding]:
+    """Return what is wrong with cases by what was measured, in the order of the cases; what concerns all of them last.
 
     Args:
         cases: As `find_cases` gives them.
-        modalities: What every case must have; of others that it has, all files are judged too.
+        facts: Of each case, as `measure_cases` gives them.
+        modalities: What every case must have; of others that it has, all files that were measured are judged too.
         masked: Whether every case must have a mask; by default where any has one. Cases that a dataset.json lists need
             none.
-        cache: Folder in which what was measured is kept, so that files that did not change are not read again.
-        progress: Is told (done, of).
     """
     masked = any(case.label for case in cases) if masked is None else masked
-    facts = _measure_all(cases, cache, progress)
     subjects = [
         Subject(case, fact, modalities, masked and not case.channels) for case, fact in zip(cases, facts, strict=True)
     ]
@@ -60,40 +69,76 @@ def check_cases(
     return sorted(found, key=lambda finding: (order.get(finding.case, len(order)), finding.severity))
 
 
-def _measure_all(cases: Sequence[Case], cache: Path | None, progress: Callable[[int, int], None] | None) -> list[Facts]:
+def check_before_training(
+    by_id: Mapping[str, Case],
+    modalities: Sequence[str],
+    *,
+    cache: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> str | None:
+    """Check the files that a training reads; return a line about warnings, or None where there are none.
+
+    Raises:
+        CaseError: There are errors; the message lists them.
+    """
+    cases = [*by_id.values()]
+    used = [replace(case, images={m: case.images[m] for m in modalities if m in case.images}) for case in cases]
+    findings = judge(cases, measure_cases(used, cache=cache, progress=progress), modalities, masked=True)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        lines = [f"{finding.file}: {finding.message}; {finding.advice}" for finding in errors[:LISTED]]
+        lines += [f"and {len(errors) - LISTED} more, which `raum check` lists"] if len(errors) > LISTED else []
+        listed = "\n  ".join(lines)
+        raise CaseError(
+            f"{len({finding.case for finding in errors})} of {len(cases)} cases cannot be used; repair them or list "
+            f"their ids under data.exclude (data.check=false trains on all that can be read):\n  {listed}"
+        )
+    if not findings:
+        return None
+    rules = Counter(finding.rule for finding in findings)
+    return (
+        f"{len(findings)} warnings on the cases ({', '.join(f'{name} {count}' for name, count in rules.items())}); "
+        "`raum check` says which"
+    )
+
+
+def measure_cases(
+    cases: Sequence[Case], *, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> list[Facts]:
+    """Return what was measured of each case.
+
+    Args:
+        cases: Of which all images and the mask are read.
+        cache: Folder in which what was measured is kept, so that files that did not change are not read again.
+        progress: Is told (done, of) for the cases that are read.
+    """
     known = _read_cache(cache) if cache else {}
     keys = [_key(case) for case in cases]
-    facts: list[Facts] = []
-    with ThreadPoolExecutor(_workers(cases)) as pool:
-        jobs = zip(cases, keys, strict=True)
-        for done, fact in enumerate(pool.map(lambda job: known.get(job[1]) or measure(job[0]), jobs), 1):
-            facts.append(fact)
+    new = {key: case for key, case in zip(keys, cases, strict=True) if key not in known}
+    measured = dict(known)
+    with ThreadPoolExecutor(_workers([*new.values()])) as pool:
+        for done, (key, fact) in enumerate(zip(new, pool.map(measure, new.values()), strict=True), 1):
+            measured[key] = fact
             if progress:
-                progress(done, len(cases))
-    if cache:
-        kept = {key: fact.plain() for key, fact in zip(keys, facts, strict=True)}
-        write_text(cache / CACHE, json.dumps(kept))
-    return facts
+                progress(done, len(new))
+    if cache and new:
+        write_text(cache / CACHE, json.dumps({key: fact.plain() for key, fact in measured.items()}))
+    return [measured[key] for key in keys]
 
 
 def _read_cache(folder: Path) -> Mapping[str, Facts]:
     try:
         content: dict[str, Any] = json.loads((folder / CACHE).read_text())
         return {key: Facts.of_plain(facts) for key, facts in content.items()}
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-    ):  # not there, or of another version: measured again
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # not there, or of another version
         return {}
 
 
 def _key(case: Case) -> str:
     """Return what changes when a file of the case does: paths, sizes, times, and what the values of its mask mean."""
-    files = {str(path): _stat(path) for path in (*case.images.values(), case.label) if path}
-    values = (case.edition.name, sorted(case.edition.indices.items()))
+    files = {str(path): _stat(path) for path in (*case.images.values(), case.label, case.brain) if path}
+    known = case.dataset
+    values = (known.name, known.classes, sorted(known.indices.items()), known.background)
     key = json.dumps([VERSION, sorted(case.images.items()), sorted(case.channels.items()), files, values], default=str)
     return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 

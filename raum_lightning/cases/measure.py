@@ -65,13 +65,14 @@ class Image:
 
 @dataclass(frozen=True)
 class Mask:
-    """What was measured of a mask: voxels that are not 0, and their shares outside the brain and of the brain."""
+    """What was measured of a mask: voxels of the tumour, their shares outside the brain and of it, voxels by class."""
 
     file: str
     digest: str
     voxels: int
     outside: float
     covered: float
+    classes: dict[str, int]
 
 
 @dataclass
@@ -124,7 +125,7 @@ def measure(case: Case) -> Facts:
         except CaseError as error:
             facts.unreadable.append((str(path), str(error)))
     if case.label is not None and labels is not None and brains:
-        facts.mask = _mask(case.label, labels, brains)
+        facts.mask = _mask(case, case.label, labels, brains)
     facts.alike = [(a, b, _correlation(samples[a], samples[b])) for a, b in combinations(samples, 2)]
     return facts
 
@@ -213,12 +214,15 @@ def _moments(flat: NDArray[np.float32]) -> tuple[int, float, float]:
     return count, mean + shift, float(np.sqrt(max(squares / max(count, 1) - mean**2, 0)))
 
 
-def _mask(path: Path, labels: NDArray[np.uint8], brains: list[NDArray[np.uint8]]) -> Mask:
+def _mask(case: Case, path: Path, labels: NDArray[np.uint8], brains: list[NDArray[np.uint8]]) -> Mask:
     flat = labels.reshape(-1, order="F")
     tumour, brain = _packed(_is_tumour(flat)), np.bitwise_or.reduce(brains)
     voxels, inside = _bits(tumour), _bits(tumour & brain)
     digest = hashlib.blake2b(flat.data, digest_size=16).hexdigest()
-    return Mask(str(path), digest, voxels, 1 - inside / max(voxels, 1), inside / max(_bits(brain), 1))
+    blocks = (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
+    counts = sum((np.bincount(block, minlength=IGNORED + 1) for block in blocks), np.zeros(IGNORED + 1, np.int64))
+    classes = {name: int(counts[index]) for index, name in enumerate(case.dataset.classes) if index != BACKGROUND}
+    return Mask(str(path), digest, voxels, 1 - inside / max(voxels, 1), inside / max(_bits(brain), 1), classes)
 
 
 def _is_tumour(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:

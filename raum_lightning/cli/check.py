@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,11 @@ from raum_lightning.cli.dataset_option import add_dataset
 
 if TYPE_CHECKING:
     from raum_lightning.cases.case import Case
+    from raum_lightning.cases.measure import Facts
     from raum_lightning.cases.rules import Finding
+
+# share of the masks below which a class is called rare
+RARE = 0.05
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,22 +35,55 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the cases with findings and a summary; return 1 when there is an error."""
-    from raum_lightning.cases.check import check_cases
+    from raum_lightning.cases.check import judge, measure_cases
     from raum_lightning.cases.discovery import find_cases
     from raum_lightning.progress import progress_bar
 
     cases = find_cases(args.root, args.dataset)
     modalities = args.modalities or cases[0].edition.modalities
     with progress_bar("checking cases") as progress:
-        findings = check_cases(cases, modalities, cache=args.cache, progress=progress)
+        facts = measure_cases(cases, cache=args.cache, progress=progress)
+    findings = judge(cases, facts, modalities)
+    classes = _classes(cases, facts)
     if args.json:
-        print(json.dumps(_plain(cases, findings), indent=2))
+        print(json.dumps(_plain(cases, findings, classes), indent=2))
     else:
+        print(*_about(cases, classes, args), sep="\n")
         _print(cases, findings)
     return int(any(finding.severity == "error" for finding in findings))
 
 
-def _plain(cases: Sequence["Case"], findings: Sequence["Finding"]) -> dict[str, object]:
+def _classes(cases: Sequence["Case"], facts: Sequence["Facts"]) -> dict[str, tuple[int, int]]:
+    """Return, for each class of the data sets, its voxels and the cases that have it."""
+    masks = [fact.mask for fact in facts if fact.mask]
+    names = dict.fromkeys(name for case in cases for name in case.dataset.classes[1:])
+    counts = {name: [mask.classes.get(name, 0) for mask in masks] for name in names}
+    return {name: (sum(voxels), sum(count > 0 for count in voxels)) for name, voxels in counts.items()}
+
+
+def _about(cases: Sequence["Case"], classes: Mapping[str, tuple[int, int]], args: argparse.Namespace) -> Iterator[str]:
+    """Yield lines on what was found: data set and why, cases and patients, classes."""
+    from raum_lightning.cases.ids import printable
+
+    for name, count in Counter(case.dataset.name for case in cases).items():
+        first = next(case for case in cases if case.dataset.name == name)
+        file = next(iter(first.images.values()), first.folder)
+        by = f"recognised by the names of files such as {file.name}"
+        if args.dataset != "auto":
+            by = f"as --dataset {args.dataset} says"
+        elif first.channels or first.dataset.splits:
+            by = f"described by {args.root / 'dataset.json'}"
+        yield printable(f"data set {name}: {count} cases, {by}")
+    masked = sum(case.label is not None for case in cases)
+    yield f"{len({case.patient for case in cases})} patients, {masked} masks"
+    for name, (voxels, having) in classes.items():
+        rare = ": rare, in under 5 % of the masks" if having < RARE * masked else ""
+        yield f"class {name}: {voxels:,} voxels in {having} of {masked} masks{rare}"
+
+
+def _plain(
+    cases: Sequence["Case"], findings: Sequence["Finding"], classes: Mapping[str, tuple[int, int]]
+) -> dict[str, object]:
     def of(case: str) -> list[dict[str, str]]:
         return [asdict(finding) for finding in findings if finding.case == case]
 
@@ -53,7 +91,9 @@ def _plain(cases: Sequence["Case"], findings: Sequence["Finding"]) -> dict[str, 
         {"id": case.id, "edition": case.edition.name, "modalities": sorted(case.images), "findings": of(case.id)}
         for case in cases
     ]
-    return {"summary": _count(cases, findings), "cases": rows, "findings": of("")}
+    counts = {name: {"voxels": voxels, "cases": having} for name, (voxels, having) in classes.items()}
+    summary = _count(cases, findings) | {"patients": len({case.patient for case in cases}), "classes": counts}
+    return {"summary": summary, "cases": rows, "findings": of("")}
 
 
 def _count(cases: Sequence["Case"], findings: Sequence["Finding"]) -> dict[str, int]:

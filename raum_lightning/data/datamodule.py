@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from raum_lightning.cases.case import Case
+from raum_lightning.cases.check import check_before_training
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cases.splits import Split, check_folds, make_split, read_split
 from raum_lightning.data.augment import BatchAugmentation
@@ -74,6 +75,8 @@ class BratsDataModule(pl.LightningDataModule):
         exclude: Ids of cases to leave out.
         predict_root: Folder with the cases to predict, whose masks are not read; the test cases where it is not given.
         prepared_dir: Where prepared volumes are kept.
+        check: Look, as `raum check` does, for what is wrong with the cases before a training prepares them. What was
+            measured is kept in prepared_dir, so that only new files are read.
         num_workers: Processes that read and augment patches, per rank; 0 for none but the main process.
         edition: The former name of `dataset`.
         seed: Decides, with epoch and index, each patch and its augmentation; that of `seed_everything` where not given.
@@ -102,6 +105,7 @@ class BratsDataModule(pl.LightningDataModule):
         exclude: Sequence[str] = (),
         predict_root: Path | str | None = None,
         prepared_dir: Path | str = "runs/prepared",
+        check: bool = True,
         num_workers: int = 2,
         seed: int | None = None,
         edition: str | None = None,
@@ -139,6 +143,7 @@ class BratsDataModule(pl.LightningDataModule):
         self.exclude = frozenset(exclude)
         self.predict_root = Path(predict_root).expanduser() if predict_root else None
         self.prepared_dir = Path(prepared_dir).expanduser()
+        self.check = check
         self.num_workers = num_workers
         self.seed = seed
         self.split = Split([], [], [])
@@ -165,12 +170,18 @@ class BratsDataModule(pl.LightningDataModule):
         return f"<BratsDataModule {self.root}: {', '.join(self._modalities) or 'auto'}; {sizes}>"
 
     def prepare_data(self) -> None:
-        """Prepare what the run needs and is not prepared yet, with a progress bar; on one rank of each node."""
-        if self.trainer is not None and self.trainer.training:
+        """Check and prepare what the run needs and was not yet, with progress bars; on one rank of each node."""
+        fitting = self.trainer is not None and self.trainer.training
+        if fitting:
             if self.without:
                 raise ConfigError("data.without is for validate, test and predict; fit takes data.modality_dropout")
             check_batch(self.batch_size, self.patches_per_epoch, self._ranks["num_replicas"])
         self.select(announce=True)
+        if fitting and self.check:
+            with progress_bar("checking cases") as progress:
+                said = check_before_training(self.cases, self.modalities, cache=self.prepared_dir, progress=progress)
+            if said:
+                rank_zero_info(said)
         with progress_bar("preparing cases") as progress:
             damage = prepare(list(self.cases.values()), self.prepared_dir, self.modalities, progress=progress)
         for sentence in damage:

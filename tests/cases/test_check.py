@@ -5,7 +5,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,7 +20,9 @@ from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cases.measure import Facts, measure
 from raum_lightning.cases.rules import RULES, SET_RULES, Finding
 from raum_lightning.cli import main
+from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.labels import EDITIONS
+from tests.helpers import DEBUG
 from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes
 
 ALL = ("flair", "t1", "t1ce", "t2")
@@ -158,6 +162,84 @@ def test_what_harms_a_training(tmp_path: Path, change: Change, rule: str, severi
     assert Path(finding.file).name == f"a_{file}.nii.gz" and words in finding.message
 
 
+def test_a_head_with_its_skull_is_no_finding(tmp_path: Path) -> None:
+    """Where `background: none` declares it: 4 litres, up to the edges of the volume, and fat brighter than a tumour."""
+    rng, shape = np.random.default_rng(0), (170, 170, 150)
+    mask = np.zeros(shape, np.uint8)
+    mask[80:100, 80:100, 60:80] = 1
+    image = rng.normal(300, 60, shape).clip(1)
+    image[mask > 0] = 200
+    for role, array in (("flair", image.astype(np.int16)), ("seg", mask)):
+        (tmp_path / "cases/a").mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array, AFFINE), tmp_path / f"cases/a/{role}.nii")
+    rules = {}
+    for background in ("0", "none"):
+        mine = f"images: {{flair: '{{case}}/flair'}}\nmask: '{{case}}/seg'\nlabels: {{1: T}}\nbackground: {background}"
+        (tmp_path / "mine.yaml").write_text(mine)
+        cases = find_cases(tmp_path / "cases", tmp_path / "mine.yaml")
+        # one cache for both: what was measured depends on the background
+        rules[background] = {finding.rule for finding in check_cases(cases, ["flair"], cache=tmp_path)}
+    assert rules == {"0": {"background", "mask of another"}, "none": set()}
+
+
+def test_a_class_that_few_masks_hold(tmp_path: Path) -> None:
+    for seed in range(3):
+        write(tmp_path, f"c{seed}", seed)
+    cases = [replace(case, id=f"{case.id}-{n}") for n in range(8) for case in find_cases(tmp_path)][:21]
+    facts = check.measure_cases(cases[:3]) * 7
+    for fact in facts[1:3]:
+        assert fact.mask and fact.mask.classes["ET"] > 0
+    without = [
+        replace(fact, mask=fact.mask and replace(fact.mask, classes=fact.mask.classes | {"ET": 0})) for fact in facts
+    ]
+    rare = [f for f in check.judge(cases, [facts[0], *without[1:]], ALL) if f.rule == "rare class"]
+    assert [(f.severity, f.case, f.message) for f in rare] == [("warning", "", "1 of 21 masks have ET")]
+    common = [*facts[:2], *without[2:]]
+    assert not [f for f in check.judge(cases, common, ALL) if f.rule == "rare class"]  # 2 of 21 are 9.5 %
+
+
+def test_a_training_is_refused_before_a_case_is_prepared(
+    brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once what was measured is known, no file is read again; t1 is not among the modalities, and not looked at."""
+    monkeypatch.chdir(tmp_path)
+    bad, sound = sorted(brats.iterdir())[:2]
+    mask = bad / f"{bad.name}_seg.nii.gz"
+    kept = mask.read_bytes()
+    nib.save(nib.Nifti1Image(corner({"seg": np.zeros(SHAPE, np.uint8)}), AFFINE), mask)
+    (sound / f"{sound.name}_t1.nii.gz").write_bytes(b"broken")
+    run = ["fit", "-c", DEBUG, "--data.root", str(brats), "--trainer.logger", "false", "--trainer.max_steps", "1"]
+    assert main(run) == 2
+    said = capsys.readouterr().err
+    assert "1 of 6 cases cannot be used; repair them or list their ids under data.exclude" in said
+    assert f"{mask}: 100% of the tumour lies outside the brain; give the case its own mask" in said
+    assert [path.name for path in Path("runs/prepared").iterdir()] == [check.CACHE]
+
+    class Fitting:
+        """What of a trainer the data module asks."""
+
+        training, predicting, validating, world_size, global_rank = True, False, False, 1, 0
+
+    def prepare(**options: Any) -> set[str]:
+        data = BratsDataModule(brats, prepared_dir="runs/prepared", **options)
+        data.trainer = Fitting()  # type: ignore[assignment]
+        data.prepare_data()
+        return {path.name.rpartition("-")[0] for path in Path("runs/prepared").glob("*/")}
+
+    assert len(prepare(check=False)) == 6
+    mask.write_bytes(kept)
+    measured: list[str] = []
+
+    def counting(case: Case) -> Facts:
+        measured.append(case.id)
+        return measure(case)
+
+    monkeypatch.setattr(check, "measure", counting)
+    for _ in range(2):
+        prepare()
+        assert measured == [bad.name]
+
+
 def test_two_cases_with_the_same_content(tmp_path: Path) -> None:
     write(tmp_path, "a", 1)
     write(tmp_path, "b", 2, set_role("t1", lambda files: head(1)["t1"]))
@@ -233,13 +315,21 @@ def test_the_command_lists_only_cases_with_findings(tmp_path: Path, capsys: pyte
         write(tmp_path, f"c{seed}", seed, swap if seed == 1 else lambda files: None)
     assert main(["check", str(tmp_path)]) == 0  # a warning
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"c1 (brats2020, {tmp_path}/c1)" and said[1].startswith(
-        "  warning c1_flair.nii.gz: flair and t1ce"
-    )
-    assert said[2:] == ["3 cases, 2 without findings; 0 errors, 1 warnings"]
+    voxels = [sum(int((head(seed)["seg"] == value).sum()) for seed in range(3)) for value in (1, 2, 4)]
+    assert said[:5] == [
+        "data set brats2020: 3 cases, recognised by the names of files such as c0_flair.nii.gz",
+        "3 patients, 3 masks",
+        *(f"class {name}: {v:,} voxels in 3 of 3 masks" for name, v in zip(("NCR", "ED", "ET"), voxels, strict=True)),
+    ]
+    assert said[5] == f"c1 (brats2020, {tmp_path}/c1)"
+    assert said[6].startswith("  warning c1_flair.nii.gz: flair and t1ce")
+    assert said[7:] == ["3 cases, 2 without findings; 0 errors, 1 warnings"]
     assert main(["check", str(tmp_path), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert content["summary"] == {"cases": 3, "cases_with_findings": 1, "errors": 0, "warnings": 1}
+    assert content["summary"] == {
+        **{"cases": 3, "cases_with_findings": 1, "errors": 0, "warnings": 1, "patients": 3},
+        "classes": {n: {"voxels": v, "cases": 3} for n, v in zip(("NCR", "ED", "ET"), voxels, strict=True)},
+    }
     assert [case["id"] for case in content["cases"] if case["findings"]] == ["c1"]
     assert set(content["cases"][1]["findings"][0]) == {"severity", "rule", "case", "file", "message", "advice"}
 
