@@ -293,8 +293,8 @@ def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "give either the case's folder as --case or its files"),
-        (["--case", ".", "--flair", "a.nii"], "give either the case's folder as --case or its files"),
+        ([], "give either the case's folder as --case, its files"),
+        (["--case", ".", "--flair", "a.nii"], "give either the case's folder as --case, its files"),
         (["--case", "CASE", "--out", "seg.mha"], "seg.mha: is no name of a NIfTI file; let it end in .nii.gz or .nii"),
         (["--case", "CASE", "--out", "FLAIR"], "_flair.nii.gz: is a file of the case, which it would overwrite"),
         (["--case", "CASE", "--out", "MASK"], "_seg.nii.gz: is a file of the case, which it would overwrite"),
