@@ -155,7 +155,7 @@ class WandbLogger(loggers.WandbLogger):
         log_model: Literal["best"] | None = None,
         alerts: bool = False,
     ) -> None:
-        mode, reason = _mode(offline)
+        mode, reason = wandb_mode(offline)
         if mode == "offline":
             rank_zero_info(f"{reason}: the run stays on disk")
         if hash_ids and log_model:
@@ -259,12 +259,12 @@ def _of_verb(name: str, verb: str) -> str:
 
 
 def sending(folder: Path | str | None) -> str:
-    """By what command the runs in a folder go to the server, those that were online in part included."""
+    """Return by what command the runs in a folder go to the server, those that were online in part included."""
     return f"`wandb sync --include-online {folder}/wandb/*run-*` sends it"
 
 
 def finish_wandb(*, failed: bool = False) -> None:
-    """Ends the process's W&B run if there is one, so that the next starts its own; W&B shows it as failed or finished.
+    """End the process's W&B run if there is one, so that the next starts its own; W&B shows it as failed or finished.
 
     A run that was stopped to go on later counts as failed until it does.
     """
@@ -290,8 +290,8 @@ def _where(run: Any) -> str:
     return f"W&B: `wandb sync {folder}/*-{run.id}` sends it, `wandb leet {folder}` shows it"
 
 
-def _mode(offline: bool | None) -> tuple[str, str]:
-    """W&B's mode, and why."""
+def wandb_mode(offline: bool | None = None) -> tuple[str, str]:
+    """Return W&B's mode, and why where it is not online by itself."""
     if mode := os.environ.get("WANDB_MODE"):
         mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # their names of old
         return mode, f"W&B is {mode} by WANDB_MODE"
@@ -301,7 +301,7 @@ def _mode(offline: bool | None) -> tuple[str, str]:
 
 
 def _has_key() -> bool:
-    """Whether the environment or a netrc file holds a key, as `wandb login` leaves it; asks no server."""
+    """Return whether the environment or a netrc file holds a key, as `wandb login` leaves it; asks no server."""
     import wandb
 
     if "WANDB_API_KEY" in os.environ or "WANDB_IDENTITY_TOKEN_FILE" in os.environ:

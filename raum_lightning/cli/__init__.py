@@ -31,6 +31,8 @@ TOOL_VERBS = {
     "compare": "compare the scores of several methods on the same cases, with tests and intervals",
     "ensemble": "join several networks into one file, with post-processing and model card",
     "view": "draw a case, its mask and a prediction",
+    "doctor": "say what a run here stands on: programs, versions, devices, W&B, disk",
+    "completion": "print a script with which the shell completes verbs and keys",
     "report": "make one page of a run: curves, scores, pictures, configuration",
 }
 
@@ -101,13 +103,18 @@ def _run(verb: str, words: list[str]) -> int:
     return code
 
 
+def module_of(verb: str) -> ModuleType:
+    """Return the module of a verb that is no trainer's."""
+    return import_module(f"raum_lightning.cli.{verb.replace('-', '_')}")
+
+
 def parse(verb: str, words: list[str]) -> tuple[ModuleType, argparse.Namespace]:
     """Return the module of a verb that is no trainer's, and its arguments.
 
     One that `FORWARDS` gets the words that it does not know, which are for `raum fit`, as `forwarded`, and all as
     `words`.
     """
-    command = import_module(f"raum_lightning.cli.{verb.replace('-', '_')}")
+    command = module_of(verb)
     parser = argparse.ArgumentParser(prog=f"raum {verb}", description=TOOL_VERBS[verb])
     command.configure(parser)
     if not getattr(command, "FORWARDS", False):

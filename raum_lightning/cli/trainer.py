@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from raum_lightning.atomic import write_text
+from raum_lightning.cli import TRAINER_VERBS
 from raum_lightning.cli.command_line import CommandLine, read_command_line
 from raum_lightning.cli.derived import METRICS, derive, take_sizes
 from raum_lightning.cli.errors import refusals
@@ -23,6 +24,7 @@ from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.log_filters import quieten
 from raum_lightning.cli.own_code import MODULE_CLASS, find_beside, find_module_class, lists_for_tensors
 from raum_lightning.cli.plan import apply_plan, as_list, make_plan, without_run
+from raum_lightning.cli.trainer_help import keys, trainer_help
 from raum_lightning.data.augment.one_of import INSTANTIATORS
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import ConfigError
@@ -134,7 +136,14 @@ class RaumCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the verb and its words; the files among them are merged before the parser sees them."""
-        verb, derived = args[0], derive(self.given)
+        verb = args[0]
+        if {"-h", "--help"}.intersection(args):
+            print(trainer_help(self._parser(verb), verb, TRAINER_VERBS[verb]))
+            raise SystemExit(0)
+        if "--keys" in args:
+            print("\n".join(keys(self._parser(verb))))
+            raise SystemExit(0)
+        derived = derive(self.given)
         self.derived = list(derived.network)
         text = yaml.safe_dump(derived.tree, sort_keys=False)
         try:

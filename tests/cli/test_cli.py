@@ -364,8 +364,8 @@ def test_help_begins_with_what_is_ours(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "--help"])
     shown = capsys.readouterr().out
-    keys = ("ckpt_path", "module.lr", "data.root", "run.id", "trainer.max_steps")
-    places = [shown.index(f"\n  --{key} ") for key in keys]  # beneath the usage, which has no order
+    keys = ("ckpt_path\n", "run.id\n", "module.lr ", "data.root ", "trainer.max_steps ")
+    places = [shown.index(f"\n  --{key}") for key in keys]
     assert places == sorted(places)
     assert "auto: resume this run" in " ".join(shown[places[0] :].split())
 
