@@ -5,7 +5,7 @@ voxels have one size. A case of another orientation is reoriented, by permuting 
 value. Only where its voxels differ in size by more than 1 %, or it is oblique by more than 3 degrees, is it resampled.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, TypeVar
@@ -17,10 +17,14 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, orn
 from numpy.typing import NDArray
 from torch.nn.functional import affine_grid, grid_sample
 
+from raum_lightning.errors import GeometryError
+
 SIZE_TOLERANCE = 0.01
 OBLIQUE_DEGREES = 3.0
 # voxels that are resampled at once
 SLAB = 1 << 21
+# in a volume, as it is read and as it is resampled: 512 x 512 x 512
+MAX_VOXELS = 2**27
 
 Matrix = NDArray[np.float64]
 Box = tuple[slice, slice, slice]
@@ -123,6 +127,9 @@ class Resampler:
         frame: The orientation and voxel size that the network takes.
         shape: X Y Z of the case's arrays, in voxels.
         affine: 4 x 4, from their voxels to mm.
+
+    Raises:
+        GeometryError: The case would have more than `MAX_VOXELS` in the frame.
     """
 
     def __init__(self, frame: Frame, shape: Sequence[int], affine: Matrix) -> None:
@@ -139,7 +146,13 @@ class Resampler:
         # reoriented voxels per voxel of the frame
         self.matrix = np.linalg.inv(axes) @ ((straight if oblique else axes / own) * size)
         extent = np.abs(np.linalg.inv(self.matrix)) @ self.reorientation.shape
-        self.shape = np.ceil(extent - SIZE_TOLERANCE).astype(int).tolist()
+        voxels = np.ceil(extent - SIZE_TOLERANCE)
+        if not np.prod(voxels) <= MAX_VOXELS:
+            raise GeometryError(
+                f"{_by(shape)} voxels of {_by(own)} mm{' that lie obliquely' * oblique} become {_by(voxels)} of "
+                f"{_by(size)} mm, as the network takes them; at most {MAX_VOXELS:,} are made: crop or resample the case"
+            )
+        self.shape = voxels.astype(int).tolist()
 
     def to_frame(self, image: torch.Tensor) -> torch.Tensor:
         """Return an image C X Y Z of the case as C x y z in the frame; what is 0 in all channels is not brain, stays 0.
@@ -177,6 +190,10 @@ class Resampler:
                 yield sample(values, np.linalg.inv(self.matrix), shape, padding="border", rows=rows)
             else:
                 yield values[:, rows]
+
+
+def _by(sizes: Iterable[float]) -> str:
+    return " x ".join(f"{size:.6g}" for size in sizes)
 
 
 def sample(

@@ -1,5 +1,6 @@
 """From the grid of a case into the frame of a network and back."""
 
+import re
 from itertools import permutations, product
 
 import nibabel as nib
@@ -12,7 +13,9 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from raum_lightning.errors import GeometryError
 from raum_lightning.geometry import (
+    MAX_VOXELS,
     Frame,
     Reorientation,
     Resampler,
@@ -153,3 +156,32 @@ def test_arrays_and_tensors_are_reoriented_alike_and_back(codes: str, shape: tup
     np.testing.assert_array_equal(reorientation(torch.from_numpy(data)), expected)
     np.testing.assert_array_equal(reorientation.undo(reorientation(data)), data)
     np.testing.assert_array_equal(reorientation.undo(reorientation(torch.from_numpy(data))), data)
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 512)] * 3),
+    size=st.tuples(*[st.sampled_from([0.1, 0.5, 1.0, 3.0, 10.0])] * 3),
+    wanted=st.sampled_from([0.1, 0.7, 1.0, 10.0]),
+    degrees=st.sampled_from([0.0, 20.0, 45.0]),
+)
+def test_a_frame_has_no_more_voxels_than_a_file_may(
+    shape: tuple[int, int, int], size: tuple[float, float, float], wanted: float, degrees: float
+) -> None:
+    try:
+        resampler = Resampler(Frame("LPS", (wanted,) * 3), shape, oblique(degrees, size))
+    except GeometryError as error:
+        assert re.search(r"voxels of .* mm.* become .* of .* mm, as the network takes them; at most", str(error))
+    else:
+        assert np.prod(resampler.shape) <= MAX_VOXELS
+
+
+def test_a_frame_that_would_fill_the_memory_is_refused_with_its_sizes() -> None:
+    with pytest.raises(GeometryError) as refused:
+        Resampler(Frame("LPS", (0.1,) * 3), (200, 200, 100), oblique(0, (1.0, 1.0, 2.0)))
+    assert str(refused.value) == (
+        "200 x 200 x 100 voxels of 1 x 1 x 2 mm become 2000 x 2000 x 2000 of 0.1 x 0.1 x 0.1 mm, as the network takes "
+        "them; at most 134,217,728 are made: crop or resample the case"
+    )
+    assert Resampler(FRAME, (512, 512, 512), LPS).shape == [512, 512, 512]
+    with pytest.raises(GeometryError, match="mm that lie obliquely become 725 x 725 x 512 of 1 x 1 x 1 mm"):
+        Resampler(FRAME, (512, 512, 512), oblique(45))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.nifti import Volume
 from raum_lightning.data.normalise import z_scores
+from raum_lightning.errors import GeometryError
 from raum_lightning.geometry import Box, Frame, Matrix, Resampler, bounding_box
 from raum_lightning.inference.sliding_window import decide
 from raum_lightning.labels import Regions
@@ -44,7 +45,7 @@ def read_framed(
     """Return where a case's brain lies and, in `frame`, its image C x y z, z-scored, and where that is brain, x y z.
 
     A modality that the case lacks is 0 everywhere, as `RandomModalityDropout` has it. Raises `CaseError` as `Case.read`
-    does.
+    does, and `GeometryError` as `Resampler` does.
     """
     present = [modality for modality in modalities if modality in case.images]
     case.files(present)
@@ -64,7 +65,11 @@ def read_framed(
     assert brain is not None and first is not None, "no modalities"
     box = bounding_box(brain)
     brain = brain[box].copy()
-    grid = Grid(first.data.shape, first.affine, box, brain, Resampler(frame, brain.shape, first.affine))
+    try:
+        resampler = Resampler(frame, brain.shape, first.affine)
+    except GeometryError as error:
+        raise GeometryError(f"{first.path}: {error}") from None
+    grid = Grid(first.data.shape, first.affine, box, brain, resampler)
     share = grid.resampler.brain_share(torch.from_numpy(brain))
     inside = (share >= 0.5).numpy()
     image = np.zeros((len(modalities), *inside.shape), np.float16)
