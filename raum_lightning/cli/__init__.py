@@ -23,6 +23,7 @@ TOOL_VERBS = {
     "prepare": "prepare cases for training, and remove prepared ones that no case needs",
     "segment": "segment cases with a checkpoint, onto their own grids",
     "export": "write a checkpoint's network as safetensors, ONNX or torch.export, checked against it",
+    "import": "take weights of MONAI's UNETR as a file of ours, or give ours back",
     "evaluate": "score a folder of segmentations against references",
     "subsets": "score a checkpoint with each choice of its modalities",
     "ablate": "score a checkpoint without each block of its transformer, and without all",

@@ -59,6 +59,9 @@ class BratsDataModule(pl.LightningDataModule):
         foreground_probability: Share of patches centred on a tumour voxel; the others lie anywhere.
         class_weights: Weights by which the class of that voxel is sampled among those that the case has, such as
             {NCR: 1, ED: 1, ET: 1}; where not given, all tumour voxels are equally likely.
+        balanced: As in nnU-Net, of each batch of all ranks together exactly the share of `foreground_probability`,
+            rounded, is centred on tumour, and all classes that the case has are equally likely there, where
+            `class_weights` does not say otherwise. Cases take turns in any case.
         case_weights: How often a case is sampled compared with a weight of 1, which cases not named have: ids with
             their weights, or a YAML or JSON file of them; 0 for never.
         augmentation: TorchIO transforms, applied in this order, or the name of some: light (flips, rotations by 90
@@ -93,6 +96,7 @@ class BratsDataModule(pl.LightningDataModule):
         patches_per_epoch: int = 512,
         foreground_probability: float = 0.5,
         class_weights: dict[str, float] | None = None,
+        balanced: bool = False,
         case_weights: dict[str, float] | Path | None = None,
         augmentation: list[tio.Transform] | Literal["light", "default", "strong"] | bool = True,
         augment_on: Literal["workers", "device"] = "workers",
@@ -135,8 +139,13 @@ class BratsDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.patches_per_epoch = patches_per_epoch
         self.places = PatchPlaces(
-            roi_size, foreground_probability=foreground_probability, class_weights=class_weights, classes=classes
+            roi_size,
+            foreground_probability=foreground_probability,
+            class_weights=class_weights,
+            classes=classes,
+            equal_classes=balanced,
         )
+        self.balanced = balanced
         self.case_weights = read_weights(case_weights)
         self.folds, self.fold, self.test_fraction = folds, fold, test_fraction
         self.splits = Path(splits).expanduser() if splits else None
@@ -281,6 +290,7 @@ class BratsDataModule(pl.LightningDataModule):
             patches_per_epoch=self.patches_per_epoch,
             places=self.places,
             case_weights=self.weights,
+            batch=self.batch_size * sampler.num_replicas if self.balanced else None,
             transform=self.transform,
             raw=self.batch_augmentation is not None,
             seed=self._seed,

@@ -154,6 +154,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         cases: What the patches are cut from.
         places: Where in a case a patch lies, and its size.
         patches_per_epoch: Length of an epoch.
+        batch: Patches of a batch over all ranks, each with its exact share on tumour; a matter of chance where not
+            given.
         case_weights: In the order of `cases`, see `CaseOrder`; equal where not given.
         transform: A TorchIO transform.
         raw: Leave patches as read, for `BatchAugmentation` to augment them on the device.
@@ -167,6 +169,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         places: PatchPlaces,
         patches_per_epoch: int,
         case_weights: Sequence[float] | None = None,
+        batch: int | None = None,
         transform: tio.Transform | None = None,
         raw: bool = False,
         seed: int = 0,
@@ -176,6 +179,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self.patches_per_epoch = patches_per_epoch
         self.order = CaseOrder(case_weights or [1.0] * len(cases), seed=seed)
         self.places = places
+        self.batch = batch
         self.transform = transform or tio.Compose([])
         self.samplable = samplable(self.transform)
         self.margin = (0, 0, 0) if self.samplable else margin(self.transform, self.roi_size)
@@ -194,7 +198,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         case = self.cases[self.order(epoch * self.patches_per_epoch + index)]
         volume, mask = torch.from_numpy(case.image), torch.from_numpy(case.label)[None]
         rng = np.random.default_rng((self.seed, epoch, index))
-        start = self.places(case, mask.shape[1:], rng)
+        start = self.places(case, mask.shape[1:], rng, foreground=self._foreground(epoch, index))
         seed = int(rng.integers(2**63))
         if not self.samplable:
             image, label = self._transformed(volume, mask, start, seed)
@@ -206,6 +210,16 @@ class PatchDataset(Dataset[dict[str, Any]]):
             return {"image": image.clone(), "label": label[0].clone(), "case": case.id, "seed": seed, "offset": offset}
         image, label = sampled.apply(image, label, self.roi_size, offset)
         return {"image": image.half(), "label": label[0], "case": case.id}
+
+    def _foreground(self, epoch: int, index: int) -> bool | None:
+        """Return whether the patch is one of those of its batch that lie on tumour; None where chance decides."""
+        if self.batch is None:
+            return None
+        number, place = divmod(index, self.batch)
+        order = np.random.default_rng((self.seed, epoch, number, self.batch)).permutation(self.batch)
+        # nnU-Net rounds the number of the others
+        others = round(self.batch * (1 - self.places.foreground_probability))
+        return bool(order[place] >= others)
 
     def _transformed(
         self, volume: torch.Tensor, mask: torch.Tensor, start: Sequence[int], seed: int

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from raum_lightning.data.augment.kernels import Size
 from raum_lightning.data.option_checks import check_share, check_weights
 from raum_lightning.data.store import Prepared
+from raum_lightning.datasets import IGNORED
 from raum_lightning.errors import ConfigError
 from raum_lightning.labels import CLASSES
 from raum_lightning.yaml_files import read_yaml
@@ -53,6 +54,8 @@ class PatchPlaces:
         foreground_probability: Share of patches centred on a tumour voxel; the others lie anywhere in the volume.
         class_weights: Where given, a class is sampled by these weights among those that the case has, and then one of
             its voxels; else, and in a case with none of these classes, all tumour voxels are equally likely.
+        classes: Their names, background first.
+        equal_classes: Sample all classes alike where `class_weights` are not given.
     """
 
     def __init__(
@@ -62,9 +65,11 @@ class PatchPlaces:
         foreground_probability: float = 0.5,
         class_weights: Mapping[str, float] | None = None,
         classes: Sequence[str] = CLASSES,
+        equal_classes: bool = False,
     ) -> None:
         check_share("foreground_probability", foreground_probability)
         named = dict(class_weights or {})
+        self.equal_classes = equal_classes and not named
         if unknown := set(named) - set(classes[1:]):
             raise ConfigError(f"data.class_weights names {', '.join(sorted(unknown))}; give {', '.join(classes[1:])}")
         check_weights("class_weights", named)
@@ -74,13 +79,15 @@ class PatchPlaces:
         self.foreground_probability = foreground_probability
         self.class_weights = {classes.index(name): weight for name, weight in named.items()}
 
-    def __call__(self, case: Prepared, shape: Sequence[int], rng: np.random.Generator) -> list[int]:
+    def __call__(
+        self, case: Prepared, shape: Sequence[int], rng: np.random.Generator, *, foreground: bool | None = None
+    ) -> list[int]:
         """Return the patch's first voxel, inside the volume of `shape` along every axis on which that is the larger.
 
-        A volume that is smaller than the patch lies in its middle.
+        A volume that is smaller than the patch lies in its middle. Where `foreground` is not given chance decides.
         """
         room = [max(0, size - roi) for size, roi in zip(shape, self.roi_size, strict=True)]
-        if case.tumour and rng.random() < self.foreground_probability:
+        if case.tumour and (rng.random() < self.foreground_probability if foreground is None else foreground):
             voxels = self._candidates(case, rng)
             centre = np.unravel_index(voxels[rng.integers(len(voxels))], tuple(shape))
             wanted = [int(c) - roi // 2 for c, roi in zip(centre, self.roi_size, strict=True)]
@@ -92,7 +99,8 @@ class PatchPlaces:
 
     def _candidates(self, case: Prepared, rng: np.random.Generator) -> NDArray[np.int32]:
         """Return flat indices of the voxels to centre on."""
-        weights = {index: self.class_weights.get(index, 0.0) for index in case.tumour or ()}
+        chosen = dict.fromkeys({*(case.tumour or ())} - {IGNORED}, 1.0) if self.equal_classes else self.class_weights
+        weights = {index: chosen.get(index, 0.0) for index in case.tumour or ()}
         total = sum(weights.values())
         if not total:
             return case.tumour_voxels()

@@ -9,6 +9,7 @@ import torchio as tio
 
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.data.augment import BatchAugmentation, default_augmentation
+from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler, ShardSampler, read_box
 from raum_lightning.data.sampling import PatchPlaces
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
@@ -168,3 +169,38 @@ def test_read_box_beyond_the_volume() -> None:
     assert box[0, 1, 0].tolist() == [0, 3, 4, 0]
     assert box.sum() == 7
     assert read_box(volume, (5, 5, 5), (2, 2, 2)).sum() == 0
+
+
+@pytest.mark.parametrize(("batch", "share", "expected"), [(2, 0.33, 1), (6, 0.5, 3), (4, 0.33, 1), (3, 0.9, 3)])
+def test_every_balanced_batch_has_its_share_on_tumour(
+    cases: list[Prepared], batch: int, share: float, expected: int
+) -> None:
+    """Expected is batch - round(batch (1 - share)), as in nnU-Net; which of a batch they are changes."""
+    patches = dataset(cases, roi_size=(1, 1, 1), foreground=share, batch=batch, patches_per_epoch=12)
+    patterns = set()
+    for epoch in range(10):
+        for first in range(0, 12, batch):
+            chosen = [patches._foreground(epoch, index) for index in range(first, first + batch)]
+            assert sum(map(bool, chosen)) == expected
+            patterns.add(tuple(chosen))
+            for index, wanted in enumerate(chosen, first):
+                assert not wanted or dataset_label(patches, (epoch, index)) != BACKGROUND
+    assert len(patterns) > 1 or expected == batch
+
+
+def dataset_label(patches: PatchDataset, key: tuple[int, int]) -> int:
+    """The class of a patch of one voxel as it is in the file."""
+    plain = PatchDataset(
+        patches.cases, places=patches.places, patches_per_epoch=12, batch=patches.batch, seed=patches.seed
+    )
+    return int(plain[key]["label"])
+
+
+def test_balanced_is_a_key(brats: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"roi_size": (8, 8, 8), "prepared_dir": tmp_path / "prepared", "num_workers": 0}
+    for balanced, batch in ((True, 4), (False, None)):
+        data = BratsDataModule(brats, batch_size=4, balanced=balanced, patches_per_epoch=8, **options)
+        data.prepare_data()
+        data.setup("fit")
+        found = data.train_dataloader().dataset
+        assert isinstance(found, PatchDataset) and found.batch == batch and found.places.equal_classes is balanced

@@ -65,6 +65,16 @@ def test_over_many_rounds_shares_are_those_of_the_weights() -> None:
         assert counts[case] == pytest.approx(5 * DRAWS * weight / sum(weights), abs=4 * DRAWS**0.5)
 
 
+def test_equal_classes_are_equally_likely_unless_weights_are_given(case: Prepared) -> None:
+    label = np.asarray(case.label)
+    for weights, shares in ((None, {NCR: 1 / 3, ED: 1 / 3, ET: 1 / 3}), ({"ET": 1}, {ET: 1})):
+        places = PatchPlaces((1, 1, 1), foreground_probability=1, class_weights=weights, equal_classes=True)
+        rng = np.random.default_rng(0)
+        counts = Counter(int(label[tuple(places(case, label.shape, rng))]) for _ in range(DRAWS))
+        for index in (NCR, ED, ET):
+            assert counts[index] / DRAWS == pytest.approx(shares.get(index, 0), abs=0.06)
+
+
 def test_without_class_weights_voxels_count(case: Prepared) -> None:
     assert case.tumour
     counts, voxels = sampled_classes(case, None), sum(case.tumour.values())

@@ -4,7 +4,9 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from raum_lightning.cli import main
 from raum_lightning.labels import EDITIONS
@@ -15,6 +17,35 @@ STEPS = 7  # of five to an epoch
 SAVE_ALL = {
     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
     "init_args": {"dirpath": "saved", "filename": "{step}", "save_top_k": -1, "every_n_train_steps": 1},
+}
+
+# what keeps state of its own, or draws numbers, beside the network of `debug`
+MODERN = {
+    "module": {
+        "ema": 0.9,
+        "network": {
+            "class_path": "raum_lightning.models.UNETRV2",
+            "init_args": {
+                "patch_size": 8,
+                "out_indices": [1, 2, 4],
+                "embed_dim": 24,
+                "depth": 4,
+                "num_heads": 2,
+                "mlp": "swiglu",
+                "mlp_dim": 32,
+                "stem": "conv",
+                "stem_size": 4,
+                "skips": "stem",
+                "position": "rope",
+                "qk_norm": True,
+                "layer_scale": 0.1,
+                "drop_path": 0.3,
+                "deep_supervision": True,
+                "norm": "instance_affine",
+            },
+        },
+    },
+    "data": {"modality_dropout": {"flair": 0.3}, "balanced": True},
 }
 
 
@@ -73,3 +104,29 @@ def test_continued_where_epochs_count(whole: tuple[Path, dict[int, str]], monkey
     assert list(counted) == list(range(10))
     again = losses("from-epochs", *epochs, "--ckpt_path", "counted/step=3.ckpt")
     assert again == {at: loss for at, loss in counted.items() if at >= 3}
+
+
+def test_the_modern_network_with_its_mean_resumes_and_is_exported(
+    whole: tuple[Path, dict[int, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """EMA, deep supervision, rotary positions, DropPath, modality dropout and balanced batches together."""
+    monkeypatch.chdir(whole[0])
+    Path("modern.yaml").write_text(yaml.safe_dump(MODERN))
+    modern = ["-c", "modern.yaml", "-c", "save.yaml", "--trainer.callbacks.init_args.dirpath"]
+    counted = losses("modern", *modern, "modern")
+    again = losses("from-modern", *modern, "again", "--ckpt_path", "modern/step=3.ckpt")
+    assert again == {at: loss for at, loss in counted.items() if at >= 3} and len(set(counted.values())) == STEPS
+    one, other = (torch.load(f"{folder}/step=7.ckpt", weights_only=True) for folder in ("modern", "again"))
+    for key in ("state_dict", "current_weights"):
+        for name, weight in one[key].items():
+            assert torch.equal(weight, other[key][name]), (key, name)
+    last = "runs/debug/modern/checkpoints/last.ckpt"
+    state = torch.load(last, weights_only=True)["state_dict"]
+    for suffix in ("safetensors", "pt2"):
+        assert main(["export", "--checkpoint", last, "--out", f"modern.{suffix}"]) == 0, capsys.readouterr().err
+    exported = load_file("modern.safetensors")
+    assert not torch.equal(state["network.head.weight"], one["current_weights"]["head.weight"])
+    for name, weight in exported.items():
+        assert torch.equal(weight, state[f"network.{name}"])
+    case = ["--case", "cases/BraTS20_Training_001", "--out", "seg.nii.gz"]
+    assert main(["segment", "--model", "modern.safetensors", *case]) == 0

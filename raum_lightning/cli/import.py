@@ -1,0 +1,53 @@
+"""`raum import`: weights of another library as a file of ours, and back."""  # noqa: N999 - a verb
+
+import argparse
+from pathlib import Path
+
+from raum_lightning.errors import ConfigError
+
+COMMAND = "raum import"
+LIBRARIES = ("monai",)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.epilog = (
+        "With --modalities and --dataset the file can be segmented with; volumes are taken as LPS with voxels of 1 mm. "
+        "Without, it is for module.init_from."
+    )
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument("--from", dest="source", nargs=2, metavar=("monai", "FILE"), help="state dict of MONAI's UNETR")
+    way.add_argument(
+        "--to", dest="target", nargs=2, metavar=("monai", "CKPT"), help="a checkpoint or .safetensors of ours"
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="FILE", help=".safetensors, or .pt with --to")
+    add("--heads", type=int, help="heads of the attention (default: one for 64 numbers of a token)")
+    add("--img-size", type=int, nargs=3, metavar=("X", "Y", "Z"), help="in voxels (default: a cube)")
+    add("--modalities", nargs="+", default=[], help="what the input channels are, such as flair t1ce t2")
+    add("--dataset", help="whose classes the outputs are: a name of `raum datasets`, or a YAML file")
+    add("--mode", choices=("labels", "regions"), default="labels", help="what the outputs are (default: labels)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, say what the network is, and return 0."""
+    from raum_lightning.inference.foreign import export_monai, import_monai
+
+    library, file = args.source or args.target
+    suffix = ".safetensors" if args.source else ".pt"
+    if library not in LIBRARIES:
+        raise ConfigError(f"{library!r} is none of the libraries that are known: {', '.join(LIBRARIES)}")
+    if args.out.suffix != suffix:
+        raise ConfigError(f"{args.out}: let the name end in {suffix}")
+    if args.out.exists():
+        raise ConfigError(f"{args.out}: exists; give another name, or remove it first")
+    if args.target:
+        export_monai(Path(file), args.out)
+        print(f"{args.out}: a state dict for monai.networks.nets.UNETR")
+        return 0
+    names = ("heads", "img_size", "modalities", "dataset", "mode")
+    network = import_monai(Path(file), args.out, **{name: getattr(args, name) for name in names})
+    size = " x ".join(map(str, network.img_size))
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    print(f"{args.out}: UNETR, {network.in_channels} to {network.out_channels} channels, {size}, {millions:.2f} M")
+    return 0

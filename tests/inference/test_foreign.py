@@ -1,0 +1,90 @@
+"""MONAI's UNETR to a file of ours and back."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from monai.networks import nets
+
+from raum_lightning import load
+from raum_lightning.cli import main
+from raum_lightning.inference.weights import start_from
+from raum_lightning.labels import EDITIONS
+from raum_lightning.models import UNETR
+from tests.helpers.cases import write_brats
+from tests.helpers.networks import small
+
+CARD = ["--modalities", "flair", "t1ce", "t2", "--dataset", "brats2020"]
+
+
+def theirs(channels: int = 3) -> nets.UNETR:
+    torch.manual_seed(0)
+    return nets.UNETR(channels, 4, 32, feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2).eval()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": theirs().state_dict()}, "monai.pt")
+    return tmp_path
+
+
+def test_to_ours_and_back(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", "--from", "monai", "monai.pt", "--out", "a.safetensors", "--heads", "2", *CARD]) == 0
+    assert "a.safetensors: UNETR, 3 to 4 channels, 32 x 32 x 32, 0." in capsys.readouterr().out
+    segmenter = load("a.safetensors")
+    image = torch.randn(1, 3, 32, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(segmenter.networks[0](image), theirs()(image), rtol=1e-4, atol=1e-4)
+    write_brats(here, "BraTS20_Training_001", EDITIONS["brats2020"])
+    assert main(["segment", "--model", "a.safetensors", "--case", "BraTS20_Training_001", "--out", "m.nii.gz"]) == 0
+    assert main(["import", "--to", "monai", "a.safetensors", "--out", "back.pt"]) == 0
+    back = torch.load("back.pt", weights_only=True)
+    other = theirs()
+    other.load_state_dict(back, strict=True)
+    for name, weight in theirs().state_dict().items():
+        assert torch.equal(back[name], weight), name
+
+
+def test_without_a_card_it_is_to_start_from(here: Path) -> None:
+    torch.save(theirs(1).state_dict(), "one.pt")
+    assert main(["import", "--from", "monai", "one.pt", "--out", "one.safetensors", "--heads", "2"]) == 0
+    sizes = {"embed_dim": 24, "mlp_dim": 48, "num_heads": 2, "out_indices": (4, 7, 10, 12), "feature_size": 4}
+    network = UNETR(in_channels=1, out_channels=4, img_size=32, **sizes)
+    table = start_from(Path("one.safetensors"), network, modalities=("flair",), outputs=("a", "b", "c", "d"))
+    assert not table.new and not table.left_over
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--from", "timm", "monai.pt", "--out", "a.safetensors"],
+            "'timm' is none of the libraries that are known: monai",
+        ),
+        (["--from", "monai", "monai.pt", "--out", "a.pt"], "a.pt: let the name end in .safetensors"),
+        (["--from", "monai", "monai.pt", "--out", "a.safetensors"], "no tensor tells the heads of a network of 24"),
+        (["--from", "monai", "none.pt", "--out", "a.safetensors"], "none.pt: no such"),
+        (["--from", "monai", "small.pt", "--out", "a.safetensors"], "small.pt: is not of a whole UNETR of MONAI"),
+        (["--from", "monai", "monai.pt", "--out", "a.safetensors", "--heads", "2", *CARD[:2]], "names 1 of 3 channels"),
+        (["--to", "monai", "ours.safetensors", "--out", "a.pt"], "ours.safetensors: no such model"),
+        (["--from", "monai", "monai.pt", "--out", "there.safetensors"], "there.safetensors: exists"),
+    ],
+)
+def test_mistakes_are_named(here: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("there.safetensors").touch()
+    torch.save({"vit.norm.weight": torch.ones(3)}, "small.pt")
+    assert main(["import", *words]) == 2
+    assert said in capsys.readouterr().err and not Path("a.safetensors").exists()
+
+
+def test_skips_from_other_blocks_are_not_monais(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raum_lightning.inference import foreign
+    from raum_lightning.inference.loading import TrainedNetwork
+    from tests.helpers import handmade
+
+    monkeypatch.setattr(foreign, "open_network", lambda path: TrainedNetwork(small(), handmade.CARD))
+    assert main(["import", "--to", "monai", "ours.ckpt", "--out", "a.pt"]) == 2
+    assert "its decoder takes blocks [1, 2, 4] and MONAI's [4, 7, 10, 12]" in capsys.readouterr().err
