@@ -62,6 +62,16 @@ class Run:
         return content
 
     @cached_property
+    def starts(self) -> list[dict[str, Any]]:
+        """Date, commit, versions and hardware of each start; nothing where they were not written or cannot be read."""
+        path = self.files.provenance
+        try:
+            content = json.loads(path.read_text()) if path.exists() else []
+        except ValueError:
+            return []
+        return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
+
+    @cached_property
     def curves(self) -> dict[str, list[tuple[float, float]]]:
         """Points (step, value) by name; of a step that was logged twice the later value."""
         named: dict[str, dict[float, float]] = {}

@@ -21,7 +21,7 @@ SHOWN = ("flair", "t1ce")
 
 
 def page(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> str:
-    """The page of the run in `folder` as HTML; `progress` is told (done, of) its pictures.
+    """Return the page of the run in `folder` as HTML; `progress` is told (done, of) its pictures.
 
     What the run does not have is named, with the command that makes it. Raises `RunError` where there is no run.
     """
@@ -59,11 +59,28 @@ def _head(run: Run) -> str:
         tiles.append(("best validation Dice", best, f"mean of {', '.join(regions)} at step {step:,.0f}"))
     for region in regions:
         values = [row[f"dice_{region.lower()}"] for row in run.scores.values() if SORTED_BY in row]
-        tiles += [(f"test Dice {region}", fmean(values), f"mean, median {median(values):.3f}")] if values else []
+        distances = [row[key] for row in run.scores.values() if (key := f"hd95_{region.lower()}") in row]
+        beside = f", HD95 {fmean(distances):.1f} mm" if distances else ""
+        tiles += (
+            [(f"test Dice {region}", fmean(values), f"mean, median {median(values):.3f}{beside}")] if values else []
+        )
     shown = "".join(
         f"<div><small>{escape(a)}</small><strong>{b:.3f}</strong><small>{escape(c)}</small></div>" for a, b, c in tiles
     )
-    return f'<p>{facts}</p><div class="tiles">{shown}</div>'
+    return f'<p>{facts}</p>{_made_of(run)}<div class="tiles">{shown}</div>'
+
+
+def _made_of(run: Run) -> str:
+    """Return when, on what and with which versions the run was started last, and how often."""
+    if not run.starts:
+        return ""
+    start = run.starts[-1]
+    machine, versions = start.get("hardware") or {}, start.get("versions") or {}
+    devices = ", ".join(machine.get("gpus") or []) or f"{machine.get('cpu', '')}, {machine.get('cores', '?')} cores"
+    dates = " and ".join(dict.fromkeys(str(entry.get("started", "")) for entry in (run.starts[0], start)))
+    named = [f"started {dates}", devices, ", ".join(f"{name} {number}" for name, number in versions.items())]
+    named += [f"commit {start['commit']}"] if start.get("commit") else []
+    return f"<p>{' &middot; '.join(map(escape, named))}</p>"
 
 
 def _regions(run: Run) -> list[str]:
@@ -102,11 +119,14 @@ def _table(run: Run) -> str:
         _row(title, {name: reduce(column) for name, column in values.items()})
         for title, reduce in (("mean", fmean), ("median", median))
     ]
+    distances = [name for name in names if name.startswith("hd95_")]
+    asked = shlex.join(["--module.metrics", "[dice, precision, recall, hd95]"])
+    more = "" if distances else _missing("HD95 was not computed; this does it:", f"{run.command('test')} {asked}")
     return (
         f'<div class="wide"><table><thead><tr><th></th>{metrics}</tr><tr><th>case</th>{columns}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody><tfoot>{''.join(foot)}</tfoot></table></div>"
         "<p><small>Whole volumes, each case once, sorted by mean Dice. Dice by the rules of BraTS up to 2022: "
-        f"{explain('dice', DEFAULT)}.</small></p>"
+        f"{explain('dice', DEFAULT)}.</small></p>{more}"
     )
 
 
@@ -123,20 +143,24 @@ def _pictures(run: Run, progress: Callable[[int, int], None] | None) -> str:
     if not ids:
         return _missing("No case has a Dice yet; this scores the test cases:", run.command("test"))
     chosen = list(dict.fromkeys([ids[0], ids[len(ids) // 2], ids[-1]]))
-    if absent := [case for case in chosen if not run.prediction(case).exists()]:
-        return _missing(
-            f"Not segmented yet: {', '.join(absent)}. This segments the test cases:", run.command("predict")
-        )
-    names = ("Best", "Median", "Worst") if len(chosen) == 3 else ("Best", "Worst")
+    absent = [case for case in chosen if not run.prediction(case).exists()]
+    names = dict(zip(chosen, ("Best", "Median", "Worst") if len(chosen) == 3 else ("Best", "Worst"), strict=False))
+    if len(absent) == len(chosen):  # another case rather than none
+        others = {case: "Segmented" for case in ids if run.prediction(case).exists()}
+        names |= dict(list(others.items())[:1])
+    wanted = {case: name for case, name in names.items() if case not in absent}
     shown = []
     try:
-        for done, (name, case) in enumerate(zip(names, chosen, strict=False), 1):
+        for done, (case, name) in enumerate(wanted.items(), 1):
             shown.append(f"<h3>{name}: {escape(case)}, mean Dice {run.scores[case][SORTED_BY]:.3f}</h3>")
             shown.append(_picture(run, case))
             if progress:
-                progress(done, len(chosen))
+                progress(done, len(wanted))
     except CaseError as error:
         return f'<p class="missing">{escape(str(error))}. Relative paths start where the run was started.</p>'
+    if absent:
+        said = f"Not segmented yet: {', '.join(absent)}. This segments the test cases:"
+        shown.append(_missing(said, run.command("predict")))
     return "".join(shown)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.errors import CaseError, UserError
-from raum_lightning.figures import Scan, draw
+from raum_lightning.figures import Scan, dots, draw
 from raum_lightning.metrics import explain
 from raum_lightning.metrics.evaluation import WRITER, Evaluation
 from raum_lightning.metrics.folders import MaskFile, read_pair
@@ -123,6 +123,7 @@ def _picture(name: str, case: Case | None, pair: tuple[MaskFile, MaskFile]) -> s
         return f'<p class="missing">{escape(str(error))}</p>'
     file = io.BytesIO()
     scan = Scan(name, images, affine, masks["reference"], masks["prediction"], pair[1].dataset)
-    draw(scan, isolate=False).savefig(file, format="png", dpi=110)
+    figure = draw(scan, isolate=False)
+    figure.savefig(file, format="png", dpi=min(110, dots(figure)))
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="Slices of {escape(name)}, reference and prediction" src="data:image/png;base64,{data}">'

@@ -122,11 +122,34 @@ def test_the_page_shows_curves_configuration_and_commands(run: Path, text: str) 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(copy: Path) -> None:
     (copy / "predictions" / f"{CASES[0]}.nii.gz").unlink()
     text = page(copy)
-    assert f"Not segmented yet: {CASES[0]}." in text and "lightning predict" in text and not Reader(text).images
+    assert f"Not segmented yet: {CASES[0]}." in text and "lightning predict" in text
+    assert [re.findall(r"BraTS\w+", alt)[0] for alt in Reader(text).images] == [CASES[1], CASES[2]]
+    for case in CASES[1:3]:
+        (copy / "predictions" / f"{case}.nii.gz").unlink()
+    text = page(copy)  # one that is neither best, median nor worst, as after `make fit`
+    assert f"<h3>Segmented: {CASES[3]}, mean Dice 0.810</h3>" in text and len(Reader(text).images) == 1
+    for case in CASES[3:]:
+        (copy / "predictions" / f"{case}.nii.gz").unlink()
+    assert not Reader(page(copy)).images
     (copy / "test" / "cases.csv").unlink()
     (copy / "metrics.csv").unlink()
     text = page(copy)
     assert "not scored yet" in text and "no metrics.csv" in text and not Reader(text).rows
+
+
+def test_the_page_says_when_on_what_and_with_which_versions(copy: Path) -> None:
+    assert "started" not in page(copy) and "HD95 7.5 mm" in page(copy) and "HD95 was not" not in page(copy)
+    machine = {"gpus": [], "cpu": "a <b>CPU", "cores": 2}
+    start = {"started": "2026-11-25T10:00:00+00:00", "commit": "abc-dirty", "versions": {"torch": "2.13"}}
+    later = start | {"started": "2026-11-26T10:00:00+00:00", "hardware": machine}
+    (copy / "provenance.json").write_text(json.dumps([start, later]))
+    shown = page(copy)
+    said = "started 2026-11-25T10:00:00+00:00 and 2026-11-26T10:00:00+00:00 &middot; a &lt;b&gt;CPU, 2 cores &middot; "
+    assert f"<p>{said}torch 2.13 &middot; commit abc-dirty</p>" in shown
+    (copy / "provenance.json").write_text("[{}, 3]")
+    assert "started" in page(copy)
+    (copy / "test" / "cases.csv").write_text("case,dice_wt,dice_tc,dice_et,dice_mean\na,1,1,1,1\n")
+    assert "HD95 was not computed" in page(copy) and "[dice, precision, recall, hd95]" in page(copy)
 
 
 def test_names_from_a_run_are_shown_as_text(copy: Path) -> None:
