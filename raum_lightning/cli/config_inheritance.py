@@ -7,6 +7,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from raum_lightning.cli.shipped import find_experiment
 from raum_lightning.errors import RunError
 from raum_lightning.yaml_files import Key, read_yaml
 
@@ -18,30 +19,37 @@ LENGTHS = ("max_steps", "max_epochs")
 
 @dataclass
 class Configuration:
-    """What files say together: the tree, where the value of each key stands, and the folders of the files."""
+    """What files say together: the tree, where the value of each key stands, and the folders of the files.
+
+    `shipped` are those of `files` that were not found where they were named, and taken from the package instead.
+    """
 
     files: list[Path]
     tree: Tree = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
     places: dict[Key, str] = field(default_factory=dict)
+    shipped: list[Path] = field(default_factory=list)
 
 
 def read_files(files: Sequence[Path]) -> Configuration:
     """Merge files and their bases: all bases first, each once, then the files in the order in which they are given.
 
-    A file that is a base of a later one counts as that base. See `merge` for what wins over what.
+    A file that is a base of a later one counts as that base; one that is not there is the shipped experiment of its
+    name, if there is one. See `merge` for what wins over what.
 
     Raises:
         RunError: A file is not there, has no keys, or is its own base.
         ConfigError: A file is not valid YAML or has a key twice.
     """
     content: dict[Path, tuple[Tree, dict[Key, str]]] = {}
+    given, files = files, [find_experiment(file) for file in files]
     chains = [_chain(file, content) for file in files]
     bases = [file for chain in chains for file in chain[:-1]]
     tops = [
         chain[-1] for place, chain in enumerate(chains) if not any(chain[-1] in c[:-1] for c in chains[place + 1 :])
     ]
     merged = Configuration(list(files))
+    merged.shipped = [found for file, found in zip(given, files, strict=True) if found != file]
     for file in [*dict.fromkeys(bases), *tops]:
         tree, places = content[file]
         forget_length(merged.tree, [key for key in LENGTHS if key in mapping(tree.get("trainer"))])

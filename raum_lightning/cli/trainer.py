@@ -156,7 +156,7 @@ class RaumCLI(LightningCLI):
         verb, config, given = str(self.subcommand), self.config[self.subcommand], self.given
         root_is_given = any(option.key == ("run", "root") for option in given.options)
         plan = make_plan(verb, config, given.files.files, root_is_given=root_is_given)
-        for line in plan.said:
+        for line in (*(f"experiment: {file}, which is shipped" for file in given.files.shipped), *plan.said):
             rank_zero_info(line)
         self.start = plan.start
         self.run_dir = plan.run.path if plan.run else plan.experiment / new_id(plan.experiment)
