@@ -35,7 +35,7 @@ def atomic(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
         with suppress(OSError):  # which would hide the failure before it
             partial.unlink(missing_ok=True)
         if (failure := _system_failure(error)) is not None:
-            raise OutputError(_sentence(path, failure)) from error
+            raise not_written(path, failure) from error
         raise
 
 
@@ -64,7 +64,13 @@ def append_text(path: Path, text: str) -> None:
         with path.open("a", newline="", encoding="utf-8") as file:
             file.write(text)
     except OSError as failure:
-        raise OutputError(_sentence(path, failure)) from failure
+        raise not_written(path, failure) from failure
+
+
+def not_written(path: Path, failure: OSError) -> OutputError:
+    """Return the sentence for a file that could not be written, with why and in which folder."""
+    kept = "; the one before it is intact" if path.is_file() else ""
+    return OutputError(f"{path}: could not be written ({failure.strerror}; folder {path.parent.resolve()}){kept}")
 
 
 def partial_path(path: Path) -> Path:
@@ -114,8 +120,3 @@ def _system_failure(error: BaseException | None) -> OSError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-def _sentence(path: Path, failure: OSError) -> str:
-    kept = "; the one before it is intact" if path.is_file() else ""
-    return f"{path}: could not be written ({failure.strerror}; folder {path.parent.resolve()}){kept}"

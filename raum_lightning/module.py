@@ -32,6 +32,7 @@ from raum_lightning.labels import REGIONS, Regions, classify, to_regions
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
 from raum_lightning.models.cpu import accelerate
+from raum_lightning.models.described import Described
 from raum_lightning.postprocess import Postprocess, clean
 from raum_lightning.runs.checkpoints import MODEL_CARD
 from raum_lightning.training.callbacks.average import CURRENT, AveragedWeights
@@ -127,6 +128,8 @@ class SegmentationModule(pl.LightningModule):
         super().__init__()
         # the command line adds how network and loss were made, so that `load_from_checkpoint` needs no arguments
         self.save_hyperparameters(ignore=["network", "loss", "optimizer", "lr_scheduler"], logger=False)
+        if isinstance(network, Described):  # for a Trainer of the user's own
+            self.save_hyperparameters({"network": network.spec}, logger=False)
         self.network = network
         self.loss = loss or DiceCELoss()
         if mode not in (None, "labels", "regions"):

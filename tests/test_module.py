@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
+from torch import nn
 
+import raum_lightning
 from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.cli import main
 from raum_lightning.errors import ConfigError
@@ -249,3 +251,32 @@ def test_the_network_is_accelerated_on_a_cpu_unless_it_is_compiled(
     module.trainer = trainer(tmp_path)
     module.setup("fit")
     assert type(module.network) is kind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ours", "another"])
+def test_a_checkpoint_of_a_trainer_of_ones_own_segments(
+    brats: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Our networks say how they are made; another is given again, in Python."""
+    network: nn.Module = tiny_unetr() if kind == "ours" else nn.Conv3d(3, 4, 1)
+    given = {} if kind == "ours" else {"network": nn.Conv3d(3, 4, 1)}
+    module = SegmentationModule(network, warmup_steps=1, roi_size=(32, 32, 32))
+    fit = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    fit.fit(module, datamodule=data(brats, tmp_path, batch_size=2))
+    checkpoint, case = tmp_path / "own.ckpt", brats / "BraTS20_Training_001"
+    fit.save_checkpoint(checkpoint)
+    loaded = raum_lightning.load(checkpoint, device="cpu", **given)
+    for name, weight in loaded.networks[0].state_dict().items():
+        torch.testing.assert_close(weight, module.network.state_dict()[name], rtol=0, atol=0)
+    labels = loaded.segment(case).labels
+    words = ["segment", "--checkpoint", str(checkpoint), "--case", str(case), "--out", str(tmp_path / "seg.nii.gz")]
+    if kind == "another":
+        assert main(words) == 2
+        assert "does not say how its network is made" in capsys.readouterr().err
+        return
+    assert main(words) == 0
+    written = np.asarray(nib.load(tmp_path / "seg.nii.gz").dataobj)
+    np.testing.assert_array_equal(written, EDITIONS["brats2020"].decode(labels))
+    again = SegmentationModule.load_from_checkpoint(checkpoint)
+    assert isinstance(again.network, UNETR) and again.network.spec["init_args"]["embed_dim"] == 24

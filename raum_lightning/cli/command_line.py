@@ -119,8 +119,8 @@ def _prune(tree: Tree, option: Option) -> bool:
     parent, last = _descend(tree, key), key[-1]
     if parent is None or last not in parent:
         return False
-    value = parse_value(option.value)
-    if isinstance(value, str) and CLASS not in mapping(parent[last]) and Path(value).is_file():
+    value, under = parse_value(option.value), parent[last]
+    if isinstance(value, str) and isinstance(under, dict) and CLASS not in under and Path(value).is_file():
         value = read_yaml(Path(value))[0]  # a file with the keys of a group
     return _remove(parent, last, value)
 

@@ -4,6 +4,7 @@ Nothing heavy is imported: the types of torch and Lightning are looked up only w
 only then one of their exceptions can be on its way.
 """
 
+import errno
 import os
 import socket
 import sys
@@ -28,6 +29,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return said
     if isinstance(error, OSError):
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"a file could not be written ({error.strerror})"
         return f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else None
     if isinstance(error, _loaded("lightning.fabric.utilities.exceptions", "MisconfigurationException")):
         return f"trainer: {first_line(said)}"

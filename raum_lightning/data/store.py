@@ -17,6 +17,7 @@ whole, by renaming, so that several processes may prepare the same cases at once
 done under a final name. What a crash of the machine left damaged is prepared again.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -34,7 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raum_lightning.atomic import partial_path, remove_partials
+from raum_lightning.atomic import not_written, partial_path, remove_partials
 from raum_lightning.cases.case import Case
 from raum_lightning.data.normalise import normalise
 from raum_lightning.errors import CaseError
@@ -234,7 +235,7 @@ def _prepare_case(folder: Path, modalities: Sequence[str], case: Case) -> str | 
         image, label = reorientation(image), None if label is None else reorientation(label)
         normalised, crop = normalise(image, None if label is None else label != BACKGROUND)
         partial_folder.mkdir()
-        np.save(partial_folder / "image.npy", normalised)
+        _save(partial_folder / "image.npy", normalised)
         content = {
             "id": case.id,
             "edition": case.edition.name,
@@ -249,21 +250,30 @@ def _prepare_case(folder: Path, modalities: Sequence[str], case: Case) -> str | 
         partial_folder.rename(target)
     except CaseError as error:
         return str(error)
-    except OSError:
+    except OSError as failure:
         if not target.exists():  # else another process was first
-            raise
+            raise not_written(target, failure) from failure
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
     return None
 
 
 def _save_label(folder: Path, label: NDArray[np.uint8]) -> dict[int, int]:
-    np.save(folder / "label.npy", np.ascontiguousarray(label))
+    _save(folder / "label.npy", np.ascontiguousarray(label))
     flat = label.ravel()
     voxels = np.flatnonzero(flat).astype(np.int32)
     classes = flat[voxels]
-    np.save(folder / "tumour.npy", voxels[np.argsort(classes, kind="stable")])
+    _save(folder / "tumour.npy", voxels[np.argsort(classes, kind="stable")])
     return {int(index): int(count) for index, count in zip(*np.unique(classes, return_counts=True), strict=True)}
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    try:
+        np.save(path, array)
+    except OSError as failure:
+        if failure.errno is None:  # of NumPy, where the system took a part of the bytes
+            failure = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise failure from None
 
 
 def _stat(path: Path) -> tuple[int, int]:

@@ -94,7 +94,7 @@ def _read_checkpoint(path: Path, *, described: bool) -> tuple[dict[str, Tensor],
     check_instantiator(hyper_parameters)
     if described and "network" not in hyper_parameters:
         raise CheckpointError(
-            "does not say how its network is made, as checkpoints of a Trainer without `raum fit` do not: "
+            "does not say how its network is made, as those of networks of others trained without `raum fit` do not: "
             "give it, raum_lightning.load(checkpoint, network=...)"
         )
     if card is None:

@@ -33,10 +33,11 @@ from torch import Tensor, nn
 
 from raum_lightning.errors import ConfigError
 from raum_lightning.models.decoder import Level, NormName, ResidualBlock, Skip, choose_norm
+from raum_lightning.models.described import Described
 from raum_lightning.models.vit import ViT, run
 
 
-class UNETR(nn.Module):
+class UNETR(Described):
     """UNETR, a segmentation network for volumes of one size: B C X Y Z to logits B K X Y Z.
 
     Larger volumes go through a sliding window, since the position embedding belongs to one grid of patches.

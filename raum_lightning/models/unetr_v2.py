@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from raum_lightning.errors import ConfigError
 from raum_lightning.models.decoder import Level, NormName, ResidualBlock, Skip, choose_norm
+from raum_lightning.models.described import Described
 from raum_lightning.models.unetr import check_checkpointing, count_levels, three_axes
 from raum_lightning.models.vit import grid_of, run
 from raum_lightning.models.vit_v2 import Stem, ViTV2
@@ -42,7 +43,7 @@ class Projection(nn.Module):
         return y * self.factor.to(y.dtype)
 
 
-class UNETRV2(nn.Module):
+class UNETRV2(Described):
     """UNETR with a convolutional stem, rotary positions and other parts, each by a key: B C X Y Z to logits B K X Y Z.
 
     Args:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from raum_lightning.atomic import not_written
 from raum_lightning.datasets import DataSet, load
 from raum_lightning.errors import ConfigError
 from raum_lightning.phantom.anatomy import Brain, Field, Sampling, build_brain, cover, union
@@ -236,10 +237,13 @@ def _write(phantom: Phantom, targets: Mapping[str, Path], dataset: DataSet, seed
         image.header.set_xyzt_units("mm")
         image.header["descrip"] = phantom.recipe
         target = targets[role]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".phantom-", dir=target.parent) as temporary:
-            nib.save(image, Path(temporary) / target.name)
-            (Path(temporary) / target.name).replace(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".phantom-", dir=target.parent) as temporary:
+                nib.save(image, Path(temporary) / target.name)
+                (Path(temporary) / target.name).replace(target)
+        except OSError as failure:
+            raise not_written(target, failure) from failure
 
 
 def _description(path: Path, *, whole: bool = False) -> str | None:

@@ -3,9 +3,9 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from raum_lightning.atomic import is_alive
+from raum_lightning.atomic import is_alive, not_written
 from raum_lightning.errors import RunError
 from raum_lightning.runs.folder import RunFolder
 
@@ -15,17 +15,21 @@ def locked(run: RunFolder) -> Iterator[None]:
     """Hold the run's lock, which says host, process and SLURM job, within the block.
 
     That of a process which no longer runs on this host is taken over, and so is that of the same SLURM job, which was
-    requeued. Raises `RunError` for any other.
+    requeued. Raises `RunError` for any other, and `OutputError` where the folder cannot be written.
     """
     mine = f"{socket.gethostname()} {os.getpid()} {os.environ.get('SLURM_JOB_ID', '-')}"
-    run.path.mkdir(parents=True, exist_ok=True)
     while True:
         try:
+            run.path.mkdir(parents=True, exist_ok=True)
             with run.lock.open("x") as file:
                 file.write(mine)
             break
         except FileExistsError:
             _remove_stale(run)
+        except OSError as failure:
+            with suppress(OSError):  # which would hide the failure before it
+                run.lock.unlink(missing_ok=True)
+            raise not_written(run.lock, failure) from failure
     try:
         yield
     finally:

@@ -294,3 +294,12 @@ def test_one_of_with_weights_by_yaml(tmp_path: Path) -> None:
     }
     with pytest.raises(ValueError, match=r"torchio\.OneOf: torch\.nn\.ReLU is no transform"):
         augmentation({"torch.nn.ReLU": 1})
+
+
+def test_a_file_is_no_group_of_keys_where_the_configuration_has_none(tmp_path: Path) -> None:
+    """The config.yaml of a run has `ckpt_path: null`, and a checkpoint is no YAML."""
+    (tmp_path / "config.yaml").write_text("ckpt_path: null")
+    (tmp_path / "last.ckpt").write_bytes(b"PK\x80")
+    checkpoint = str(tmp_path / "last.ckpt")
+    given = read_command_line(["-c", str(tmp_path / "config.yaml"), "--ckpt_path", checkpoint])
+    assert given.files.tree == {} and given.options[0].value == checkpoint

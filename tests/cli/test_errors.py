@@ -36,6 +36,12 @@ def test_a_defect_is_raised(defect: Exception, monkeypatch: pytest.MonkeyPatch) 
     assert raised.value is defect
 
 
+def test_a_full_disk_is_no_defect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(view, "run", planted(OSError(28, "No space left on device")))
+    assert main(WORDS) == 2
+    assert capsys.readouterr().err == "error: a file could not be written (No space left on device)\n"
+
+
 def test_a_defect_ends_in_a_traceback_and_exit_code_1() -> None:
     code = (
         "import sys; from raum_lightning.cli import main, view\n"

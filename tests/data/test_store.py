@@ -14,7 +14,7 @@ from raum_lightning.atomic import partial_path
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.data.normalise import normalise
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
-from raum_lightning.errors import CaseError
+from raum_lightning.errors import CaseError, OutputError
 from raum_lightning.labels import ED, ET, NCR
 from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes
 
@@ -198,3 +198,19 @@ def test_an_array_that_vanishes_later_is_named(brats: Path, tmp_path: Path) -> N
     (prepared.folder / "label.npy").unlink()
     with pytest.raises(CaseError, match=r"label\.npy: cannot be read .* `raum prepare` repairs it"):
         _ = prepared.label
+
+
+def test_a_full_disk_is_named(brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy says how many bytes were written, and neither file nor reason; what was prepared before stays."""
+    cases = find_cases(brats)[:2]
+    prepare(cases[:1], tmp_path / "prepared", ["flair"])
+
+    def full(path: Path, array: np.ndarray) -> None:
+        raise OSError("167958 requested and 14272 written")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(
+        OutputError, match=r"_002-\w+: could not be written \(No space left on device; folder .*prepared"
+    ):
+        prepare(cases, tmp_path / "prepared", ["flair"])
+    assert [folder.name[:20] for folder in (tmp_path / "prepared").iterdir()] == ["BraTS20_Training_001"]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from raum_lightning.cli import phantom as command
+from raum_lightning.errors import OutputError
 from raum_lightning.labels import ED, ET, MODALITIES, NCR, REGIONS, in_classes
 from raum_lightning.phantom import Phantom, phantom_case, write_case, write_phantoms
 from raum_lightning.phantom.anatomy import Sampling, capsule, ellipsoid
@@ -266,3 +267,9 @@ def test_noise_has_unit_variance_at_every_shape() -> None:
         assert abs(field.mean()) < 0.1 and abs(field.std() - 1) < 0.1
     pooled = fields[1].reshape(*[n for size in fields[0].shape for n in (size, 2)]).mean((1, 3, 5))
     np.testing.assert_allclose(pooled, fields[0], atol=0.15)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "BraTS20_Training_001").touch()
+    with pytest.raises(OutputError, match=r"BraTS20_Training_001_\w+\.nii\.gz: could not be written"):
+        write_phantoms(tmp_path, cases=1, shape=(36, 36, 32), progress=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raum_lightning.errors import RunError
+from raum_lightning.errors import OutputError, RunError
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.runs.lock import locked
 
@@ -50,3 +50,9 @@ def test_a_dead_process_and_the_same_job_are_taken_over(run: RunFolder, monkeypa
     run.lock.write_text("elsewhere 5 17")
     with locked(run):
         assert run.lock.read_text() == f"{HOST} {os.getpid()} 17"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file/run/.*could not be written"), locked(RunFolder(tmp_path / "file/run")):
+        pass
