@@ -40,6 +40,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--folds", type=int, help="parts of the cross-validation (default: data.folds, or those of data.splits)")
     add("--id", help="name, after which the folder is called cv-ID (default: 5fold); the same name continues it")
     add("--parallel", type=int, default=1, metavar="N", help="folds that train at once and share GPUs or cores")
+    add(
+        "--slurm",
+        type=Path,
+        metavar="FILE",
+        help='submit an array of jobs, each this script with the arguments of a fold as "$@" of its `lightning fit`, '
+        "and a job after it for the rest",
+    )
+    add("--trained", action="store_true", help="train nothing: predict and score with the folds as they are")
     add("--rules", default="auto", help="brats2020, brats2023, brats2024, brats2026; auto: the data set's")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="for predicting")
     add("--rescore", type=Path, metavar="DIR", help="only make the tables of this cross-validation again")
@@ -51,13 +59,18 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.studies.prediction import predict_folds
     from raum_lightning.studies.results import write_results
     from raum_lightning.studies.tables import number
-    from raum_lightning.studies.training import train_folds
+    from raum_lightning.studies.training import accept_folds, train_folds
 
     _check(args)
     study = _again(args) if args.rescore else _begin(args)
+    if args.slurm:
+        return _submit(study, args.slurm)
     if not args.rescore:
-        with _ended_by_signals():
-            train_folds(study, parallel=args.parallel)
+        if args.trained:
+            accept_folds(study)
+        else:
+            with _ended_by_signals():
+                train_folds(study, parallel=args.parallel)
         with progress_bar("predicting cases") as progress:
             predict_folds(study, device=args.device, progress=progress)
     with progress_bar("scoring cases") as progress:
@@ -69,6 +82,24 @@ def run(args: argparse.Namespace) -> int:
         print(f"Dice, {state}: {dice}")
     print(f"results: {study.folder.results.with_suffix('.md')}")
     return 0
+
+
+def _submit(study: "Study", script: Path) -> int:
+    from raum_lightning.studies.slurm import submit
+
+    array, after = submit(study, script, study.command)
+    trains = f"job {array} trains the folds" if array else "all folds are trained"
+    print(f"{trains}, job {after} makes {study.folder.results.with_suffix('.md')}")
+    return 0
+
+
+def _without(option: str, words: Sequence[str]) -> list[str]:
+    """Return the words without an option and its value."""
+    kept = list(words)
+    while option in kept:
+        place = kept.index(option)
+        del kept[place : place + 2]
+    return [word for word in kept if not word.startswith(f"{option}=")]
 
 
 def _join(study: "Study") -> None:
@@ -97,6 +128,8 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} is set for each fold: {OURS[name]}")
     if args.rescore and args.forwarded:
         raise ConfigError(f"--rescore takes everything from {args.rescore}; leave out {' '.join(args.forwarded)}")
+    if args.slurm and (args.rescore or args.parallel > 1):
+        raise ConfigError("--slurm trains all folds at once on the cluster; leave out --parallel and --rescore")
     if args.parallel < 1:
         raise ConfigError(f"--parallel {args.parallel} must be at least 1")
     if args.rules != "auto":
@@ -109,12 +142,13 @@ def _begin(args: argparse.Namespace) -> "Study":
     from raum_lightning.studies.folder import StudyFolder
 
     config = _resolved(args.forwarded)
-    files = read_command_line(args.forwarded).files.files
+    given = read_command_line(args.forwarded).files
+    files = given.files
     data = _data(config)
     folds = _count_folds(args.folds, config, data)
     experiment = config["run"].get("experiment") or (files[-1].stem if files else "unnamed")
     folder = StudyFolder(Path(config["run"]["root"]) / experiment / f"cv-{args.id or f'{folds}fold'}")
-    study = _study(folder, config, data, folds, args.words)
+    study = _study(folder, config, data, folds, _without("--slurm", args.words), given.folders)
     study.begin()
     if held_out := len(study.splits[0].test):
         print(f"{held_out} test cases are held out from every fold; --data.test_fraction 0 validates them too")
@@ -125,6 +159,7 @@ def _again(args: argparse.Namespace) -> "Study":
     """Return the study of a folder."""
     import json
 
+    from raum_lightning.cli.own_code import find_beside
     from raum_lightning.errors import RunError
     from raum_lightning.studies.folder import StudyFolder
     from raum_lightning.yaml_files import read_yaml
@@ -135,7 +170,9 @@ def _again(args: argparse.Namespace) -> "Study":
     config: dict[str, Any] = read_yaml(folder.config)[0]
     said = json.loads(folder.study.read_text())
     config["data"]["splits"] = str(folder.splits)
-    study = _study(folder, config, _data(config), len(json.loads(folder.splits.read_text())), said["command"])
+    code = [Path(path) for path in said["code"]]
+    find_beside(code)
+    study = _study(folder, config, _data(config), len(json.loads(folder.splits.read_text())), said["command"], code)
     study.check_data()
     return study
 
@@ -192,7 +229,12 @@ def _count_folds(asked: int | None, config: Mapping[str, Any], data: "BratsDataM
 
 
 def _study(
-    folder: "StudyFolder", config: Mapping[str, Any], data: "BratsDataModule", folds: int, command: Sequence[str]
+    folder: "StudyFolder",
+    config: Mapping[str, Any],
+    data: "BratsDataModule",
+    folds: int,
+    command: Sequence[str],
+    code: Sequence[Path],
 ) -> "Study":
     from raum_lightning.studies.study import Study
 
@@ -204,7 +246,7 @@ def _study(
         data.select(announce=fold == 0)
         splits.append(data.split)
         cases |= data.cases
-    return Study(folder, config, splits, cases, data.modalities, command)
+    return Study(folder, config, splits, cases, data.modalities, command, [str(path.resolve()) for path in code])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ class StudyFolder:
     study.json             the command, and fingerprints of the cases
     training.json          when each fold trained, and its peak memory
     fold<k>.log            what a fold printed that trained beside others
+    array.sbatch collect.sbatch  what --slurm has submitted
     predictions/ cleaned/  each case by the fold that has not seen it, as it is and after post.yaml
     post.yaml              the post-processing
     results.json .csv .md  scores, by case and together

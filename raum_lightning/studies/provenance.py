@@ -35,11 +35,12 @@ def cost(study: Study, fold: int) -> dict[str, Any]:
     """Return what a fold has cost: steps, patches, seconds, and peak memory of its process in MB; None for unknown."""
     last = study.folder.run(fold).last
     steps = structure(last).get("global_step") if last.exists() else None
+    seconds = seconds_of(study, fold)
     peaks = [attempt["peak_mb"] for attempt in training_of(study, fold) if attempt.get("peak_mb")]
     return {
         "steps": steps,
         "patches": steps * _patches_per_step(study.config) if steps is not None else None,
-        "seconds": round(seconds_of(study, fold), 1),
+        "seconds": round(seconds, 1) if seconds is not None else None,
         "peak_mb": round(max(peaks)) if peaks else None,
     }
 

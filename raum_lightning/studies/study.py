@@ -33,6 +33,7 @@ class Study:
         cases: All of these cases by id.
         modalities: What the networks see of them.
         command: The words that began it.
+        code: Folders of the YAML files, in which classes of the user's own are found.
     """
 
     folder: StudyFolder
@@ -41,6 +42,7 @@ class Study:
     cases: Mapping[str, Case]
     modalities: Sequence[str]
     command: Sequence[str]
+    code: Sequence[str] = ()
 
     def begin(self) -> None:
         """Write what is fixed from now on, or check that it is what was written.
@@ -56,7 +58,7 @@ class Study:
             return
         write_text(self.folder.config, yaml.safe_dump(dict(self.config), sort_keys=False))
         write_json(self.folder.splits, [asdict(split) for split in self.splits])
-        said = {"written_by": WRITER, "command": list(self.command), "modalities": list(self.modalities)}
+        said = {"written_by": WRITER, "command": list(self.command), "code": list(self.code)}
         write_json(self.folder.study, said | {"splits": self.splits_hash, "cases": self.case_hashes()})
 
     def check_data(self) -> None:

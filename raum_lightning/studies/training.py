@@ -100,13 +100,13 @@ def train_folds(
                 slots[fold] = next(slot for slot in range(parallel) if slot not in [slots[other] for other in running])
                 log = study.folder.log(fold) if parallel > 1 else None
                 say(f"fold {fold}: {study.folder.run(fold).path}" + (f", prints to {log}" if log else ""))
-                _note(study, fold, started=time.time())
-                environment = _share(slots[fold], parallel) | _group(study)
+                note(study, fold, started=time.time())
+                environment = _share(slots[fold], parallel) | environment_of(study)
                 running[fold] = start(fit_words(study, fold), environment, log)
             for fold, job in list(running.items()):
                 if (code := job.poll()) is not None:
                     del running[fold]
-                    _note(study, fold, ended=time.time(), code=code, peak_mb=job.peak_mb)
+                    note(study, fold, ended=time.time(), code=code, peak_mb=job.peak_mb)
                     failed |= {fold: code} if code else {}
             time.sleep(POLL if running else 0)
     finally:
@@ -116,6 +116,15 @@ def train_folds(
         fold, code = next(iter(failed.items()))
         where = f"see {study.folder.log(fold)}" if parallel > 1 else "its message stands above"
         raise RunError(f"fold {fold} ended with exit code {code}, {where}; the same command continues from here")
+
+
+def accept_folds(study: Study) -> None:
+    """Take every fold as trained; raise `RunError` for one that has no checkpoint."""
+    for fold in range(len(study.splits)):
+        if not study.folder.checkpoint(fold).exists():
+            raise RunError(f"fold {fold}: no checkpoint in {study.folder.run(fold).checkpoints}; train it first")
+        if not is_finished(study, fold):
+            note(study, fold, **({} if training_of(study, fold) else {"started": time.time()}), code=0)
 
 
 def fit_words(study: Study, fold: int) -> list[str]:
@@ -139,11 +148,16 @@ def training_of(study: Study, fold: int) -> list[dict[str, Any]]:
     return found
 
 
-def seconds_of(study: Study, fold: int) -> float:
-    """Return how long a fold has trained in all; an attempt that was killed counts up to its last checkpoint."""
+def seconds_of(study: Study, fold: int) -> float | None:
+    """Return how long a fold has trained in all; an attempt that was killed counts up to its last checkpoint.
+
+    None for one that SLURM started, whose time in the queue is not known.
+    """
     last = study.folder.run(fold).last
     saved = last.stat().st_mtime if last.exists() else 0.0
     attempts: list[dict[str, float]] = training_of(study, fold)
+    if any("slurm" in attempt for attempt in attempts):
+        return None
     nexts = [attempt["started"] for attempt in attempts[1:]] + [saved]
     ends = [attempt.get("ended", min(saved, after)) for attempt, after in zip(attempts, nexts, strict=False)]
     return sum(max(0.0, end - attempt["started"]) for attempt, end in zip(attempts, ends, strict=True))
@@ -155,7 +169,8 @@ def _read(study: Study) -> dict[str, Any]:
     return content
 
 
-def _note(study: Study, fold: int, **said: float) -> None:
+def note(study: Study, fold: int, **said: float) -> None:
+    """Keep what is `said` of an attempt to train a fold; `started` begins one."""
     content = _read(study)
     attempts = content.setdefault(str(fold), [])
     if "started" in said:
@@ -173,10 +188,11 @@ def _await_other(study: Study, fold: int, say: Callable[[str], None]) -> None:
             time.sleep(POLL)
 
 
-def _group(study: Study) -> dict[str, str]:
-    """Return the environment by which W&B shows the folds as one group."""
+def environment_of(study: Study) -> dict[str, str]:
+    """Return the environment of all folds: W&B shows them as one group, and the user's own classes are found."""
     run = study.folder.path
-    return {"WANDB_RUN_GROUP": f"{run.parent.name}/{run.name}", "WANDB_JOB_TYPE": "fold"}
+    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), *study.code])
+    return {"WANDB_RUN_GROUP": f"{run.parent.name}/{run.name}", "WANDB_JOB_TYPE": "fold", "PYTHONPATH": path}
 
 
 def _share(slot: int, parallel: int) -> dict[str, str]:

@@ -5,7 +5,9 @@ Run by `make cluster-test`, as root: munge and SLURM's daemons must be there.
 
 import csv
 import os
+import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +34,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         assert main(["phantom", "runs/phantom-cases", "--cases", "6", "--shape", "48", "48", "40"]) == 0
     with cluster(folder) as running:
         running.environment["LIGHTNING"] = str(Path(sys.executable).parent / "lightning")
-        running.environment["PYTHONPATH"] = str(REPOSITORY)
+        running.environment["PYTHONPATH"] = f"{REPOSITORY}:{Path(__file__).parent}"
         running.environment["OMP_NUM_THREADS"] = "1"
         yield running
 
@@ -122,3 +124,21 @@ def test_a_rank_that_is_killed(slurm: Slurm, whole: str) -> None:
     again = slurm.submit(*fit(), RUN=f"slurm-{job}")
     assert slurm.wait(again, "COMPLETED", "FAILED") == "COMPLETED", slurm.output(again)
     assert_same_run(slurm, job, whole)
+
+
+def test_the_folds_of_a_cross_validation_are_an_array(slurm: Slurm) -> None:
+    words = [*fit()[1:], "--trainer.max_steps", "4", "--data.test_fraction", "0", "--folds", "2", "--slurm", SCRIPT]
+    command = [sys.executable, "-m", "raum_lightning", "cross-validate", *words]
+    started = subprocess.run(command, env=slurm.environment, cwd=slurm.folder, capture_output=True, text=True)
+    assert started.returncode == 0, started.stderr
+    said = started.stdout
+    array, after = re.findall(r"job (\d+)", said)
+    state = slurm.wait(after, "COMPLETED", "FAILED", "CANCELLED", seconds=420)
+    assert state == "COMPLETED", slurm.output(after) + slurm.output(f"{array}_0")
+    study = slurm.folder / "runs/debug/cv-2fold"
+    assert len(list((study / "predictions").glob("*.nii.gz"))) == 6
+    assert (study / "results.md").is_file() and (study / "ensemble.safetensors").is_file()
+    for fold in (0, 1):
+        saved = torch.load(study.with_name(f"cv-2fold-fold{fold}") / "checkpoints/last.ckpt", weights_only=True)
+        assert saved["global_step"] == 4
+        assert "2 ranks" in slurm.output(f"{array}_{fold}")

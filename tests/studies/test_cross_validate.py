@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -131,6 +133,7 @@ def test_the_tables_are_made_again_from_the_predictions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(trained[0])
+    assert json.loads((FOLDER / "study.json").read_text())["code"] == [str(Path(DEBUG).parent)]
     before = {name: (FOLDER / name).read_text() for name in ("results.md", "results.json", "results.csv", "post.yaml")}
     for name in before:
         (FOLDER / name).unlink()
@@ -186,6 +189,50 @@ def test_changed_cases_settings_and_checkpoints_are_refused(
     image = Path("cases/BraTS20_Training_003/BraTS20_Training_003_flair.nii.gz")
     image.write_bytes(image.read_bytes() + b"0")
     assert "the data have changed since it began (BraTS20_Training_003)" in refused(WORDS, capsys)
+    assert forked.started == []
+
+
+SBATCH = """#!/bin/bash
+echo "$@" >> sbatch.txt
+echo $(( 16 + $(wc -l < sbatch.txt) ))
+"""
+SCRIPT = """#!/bin/bash
+#SBATCH --nodes=2
+
+set -eu
+echo lightning fit -c base.yaml "$@"
+"""
+
+
+def test_slurm_gets_an_array_and_a_job_after_it(
+    tmp_path: Path, forked: type[Forked], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_brats_cases(tmp_path / "cases", 4)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sbatch").write_text(SBATCH)
+    (tmp_path / "bin/sbatch").chmod(0o755)
+    Path("fit.sbatch").write_text(SCRIPT)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert main([*WORDS, "--slurm", "fit.sbatch"]) == 0
+    assert f"job 17 trains the folds, job 18 makes {FOLDER}/results.md" in capsys.readouterr().out
+    first, second = Path("sbatch.txt").read_text().splitlines()
+    assert first == f"--parsable --array=0,1,2 {FOLDER}/array.sbatch"
+    assert second.startswith("--parsable --dependency=afterok:17 ") and second.endswith(f" {FOLDER}/collect.sbatch")
+    ran = subprocess.run(
+        ["bash", FOLDER / "array.sbatch"],
+        env={**os.environ, "SLURM_ARRAY_TASK_ID": "1"},
+        capture_output=True,
+        text=True,
+    )
+    words = f"-c {FOLDER}/config.yaml --run.root runs --run.experiment debug --run.id cv-3fold-fold1"
+    assert ran.stdout.startswith(f"lightning fit -c base.yaml {words} ") and " --data.fold 1 " in ran.stdout
+    collect = (FOLDER / "collect.sbatch").read_text().splitlines()
+    assert collect[1] == "#SBATCH --nodes=2"
+    assert collect[-1].endswith(f"-m raum_lightning {shlex.join(WORDS)} --trained")
+    assert "fold 0: no checkpoint in runs/debug/cv-3fold-fold0/checkpoints" in refused([*WORDS, "--trained"], capsys)
+    Path("fit.sbatch").write_text("#!/bin/bash\nlightning fit\n")
+    assert "fit.sbatch: passes no arguments on" in refused([*WORDS, "--slurm", "fit.sbatch"], capsys)
     assert forked.started == []
 
 

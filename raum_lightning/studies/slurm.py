@@ -1,0 +1,75 @@
+"""The folds of a cross-validation as an array of SLURM jobs, and a job after them that makes the results."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from raum_lightning.atomic import write_text
+from raum_lightning.errors import ConfigError, RunError
+from raum_lightning.studies.study import Study
+from raum_lightning.studies.training import environment_of, fit_words, is_finished, note
+
+# of the job after the array, whatever the script asks for
+_ALONE = ("--nodes=1", "--ntasks=1", "--ntasks-per-node=1")
+
+
+def submit(study: Study, script: Path, words: Sequence[str]) -> tuple[str | None, str]:
+    """Submit an array that trains what is not trained, and a job after it; return their numbers.
+
+    `script` is one that trains: it ends in `lightning fit ... "$@"`. Its `#SBATCH` lines hold for both. Each job of the
+    array runs it with the words of its fold; the job after it runs `raum cross-validate WORDS --trained`. Without a
+    fold left to train there is no array.
+
+    Raises:
+        ConfigError: The script cannot be read, or passes no arguments on.
+        RunError: `sbatch` is not there or refuses.
+    """
+    header, body = _parts(script)
+    folds = [fold for fold in range(len(study.splits)) if not is_finished(study, fold)]
+    array, after = None, list[str]()
+    if folds:
+        chosen = study.folder.path / "array.sbatch"
+        write_text(chosen, "\n".join([*header, *_choose(study, folds), *body]) + "\n")
+        array = _sbatch(f"--array={','.join(map(str, folds))}", str(chosen))
+        after = [f"--dependency=afterok:{array}", "--kill-on-invalid-dep=yes"]
+        for fold in folds:
+            note(study, fold, started=time.time(), slurm=int(array))
+    collect = study.folder.path / "collect.sbatch"
+    command = shlex.join([sys.executable, "-m", "raum_lightning", "cross-validate", *words, "--trained"])
+    write_text(collect, "\n".join([*header, f"exec {command}"]) + "\n")
+    return array, _sbatch(*after, *_ALONE, str(collect))
+
+
+def _parts(script: Path) -> tuple[list[str], list[str]]:
+    """Return the comments at the top of a script, among them its options of SLURM, and the rest."""
+    try:
+        lines = script.read_text().splitlines()
+    except OSError as error:
+        raise ConfigError(f"--slurm {script}: cannot be read ({error.strerror})") from None
+    if not any('"$@"' in line for line in lines):
+        raise ConfigError(f'--slurm {script}: passes no arguments on; let it end in `lightning fit ... "$@"`')
+    end = next((number for number, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
+    return lines[:end], lines[end:]
+
+
+def _choose(study: Study, folds: Sequence[int]) -> list[str]:
+    """Return the lines that give a job of the array the arguments of its fold."""
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment_of(study).items()]
+    chosen = [f"{fold}) set -- {shlex.join(fit_words(study, fold)[1:])} ;;" for fold in folds]
+    return [*exports, 'case "$SLURM_ARRAY_TASK_ID" in', *chosen, "esac"]
+
+
+def _sbatch(*words: str) -> str:
+    # of the job in which this may run itself, a new one inherits nothing
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_JOB", "SBATCH_"))}
+    try:
+        done = subprocess.run(["sbatch", "--parsable", *words], capture_output=True, text=True, env=outside)
+    except FileNotFoundError:
+        raise RunError("--slurm: there is no sbatch on this machine; start it where jobs are submitted") from None
+    if done.returncode:
+        raise RunError(f"--slurm: sbatch refuses ({done.stderr.strip().splitlines()[-1]})")
+    return done.stdout.strip().partition(";")[0]
