@@ -36,6 +36,7 @@ from raum_lightning.models.described import Described
 from raum_lightning.postprocess import Postprocess, clean
 from raum_lightning.runs.checkpoints import MODEL_CARD
 from raum_lightning.training.callbacks.average import CURRENT, AveragedWeights
+from raum_lightning.training.callbacks.search import PostprocessSearch
 from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 from raum_lightning.training.data_fit import check_inputs, check_outputs, outputs_of
 from raum_lightning.training.first_patch import check_loss, output_channels
@@ -47,6 +48,8 @@ from raum_lightning.training.schedule import is_due
 from raum_lightning.training.sharding import hold_whole, shard
 
 Batch = dict[str, Any]
+# as `module.postprocess`: find the steps on the validation cases
+SEARCH = "search"
 
 
 class SegmentationModule(pl.LightningModule):
@@ -69,8 +72,9 @@ class SegmentationModule(pl.LightningModule):
         flips: Test-time augmentation: mirrored images whose outputs are averaged at test and prediction: 1, 2, 4 or 8.
         metrics: What is computed per case; see `raum_lightning.metrics`.
         rules: By which it is computed: brats2020 (to 2022, the default), brats2023, brats2024 or brats2026 (2025 on).
-        postprocess: YAML file of `raum postprocess fit`: predicted masks are cleaned by it, and test prints the scores
-            of both; kept in the model card, so that `raum segment` does the same.
+        postprocess: How predicted masks are cleaned: a YAML file of `raum postprocess fit`; search, which fits it on
+            the validation cases when training ends; or none. Kept in the model card, which `test`, `predict` and
+            `raum segment` follow where nothing is given; `test` prints the scores of raw and cleaned masks.
         monitor: The score of validation by which the best checkpoint is chosen: a metric and a part, such as dice_mean
             or hd95_et, or loss.
         lr: Learning rate of AdamW after the warm-up.
@@ -163,7 +167,8 @@ class SegmentationModule(pl.LightningModule):
         self.case_scores: dict[str, dict[str, float]] = {}
         self.val_scores: dict[str, float] = {}
         self.rules = find_rules(rules)
-        self.steps = Postprocess.read(Path(postprocess)) if postprocess else Postprocess()
+        self.postprocess = postprocess
+        self.steps = Postprocess() if postprocess in (None, SEARCH, "none") else Postprocess.read(Path(postprocess))
         self.val_metrics = SegmentationMetrics(metrics, rules=self.rules)
         self.test_metrics = SegmentationMetrics(metrics, rules=self.rules)
         check_monitor(monitor, self.val_metrics.metrics)
@@ -273,8 +278,9 @@ class SegmentationModule(pl.LightningModule):
         self.frozen.hold(self.global_step)
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return the running mean of the weights, where one is asked for."""
-        return [self.average] if self.average else []
+        """Return the running mean of the weights and the search for steps, where they are asked for."""
+        search = [PostprocessSearch()] if self.postprocess == SEARCH else []
+        return [*([self.average] if self.average else []), *search]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch of patches."""
@@ -313,7 +319,8 @@ class SegmentationModule(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one whole volume, with `flips`."""
         raw = self._segment(batch)
-        cleaned = self._clean(raw, batch) if self.steps.plain else None
+        # a search that found nothing says so by equal scores
+        cleaned = self._clean(raw, batch) if self.steps.plain or self.postprocess == SEARCH else None
         self._update(self.test_metrics, raw, batch, cleaned=cleaned)
 
     def on_test_epoch_end(self) -> None:
@@ -360,6 +367,9 @@ class SegmentationModule(pl.LightningModule):
         card = ModelCard.of_checkpoint(checkpoint)
         if data is not None and trainer is not None and not trainer.training and card is not None:
             data.check_trained(card.orientation, card.spacing)
+        fitting = trainer is not None and trainer.training
+        if card is not None and not fitting and self.postprocess in (None, SEARCH):
+            self.steps = Postprocess.of(card.postprocess or {}, "the model card's postprocess")
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and its scheduler, which is stepped after every step of it."""

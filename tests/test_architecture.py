@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "runs": {"cases"},
     "inference": {"postprocess", "models", "cases", "data", "runs"},
     "figures": {"metrics", "cases", "data"},
-    "training": {"figures", "inference", "metrics", "data", "runs", "cases", "losses"},
+    "training": {"figures", "inference", "postprocess", "metrics", "data", "runs", "cases", "losses"},
     "module": {"postprocess", "training", "inference", "metrics", "runs", "losses", "models"},
     "studies": {"training", "figures", "inference", "postprocess", "metrics", "data", "runs", "cases"},
     "report": {"figures", "metrics", "data", "runs", "cases"},

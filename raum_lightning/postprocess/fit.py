@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raum_lightning.datasets import DataSet
 from raum_lightning.errors import EvaluationError, UserError
 from raum_lightning.geometry import voxel_size
 from raum_lightning.labels import Regions
@@ -32,6 +33,8 @@ SAME_DICE = 1e-4
 FEWEST = 3
 
 Gains = NDArray[np.float64]
+# of each case, Dice and HD95 after each variant
+Rows = list[list[tuple[float, float]]]
 
 
 @dataclass(frozen=True)
@@ -87,21 +90,41 @@ def fit(
     """
     if len(pairs) < FEWEST:
         raise EvaluationError(f"{len(pairs)} cases are too few to leave one out; give at least {FEWEST}")
-    regions = pairs[0][1].dataset.regions
+    with mapping(workers) as mapped:
+
+        def table(tried: Sequence[Postprocess]) -> Rows:
+            rows = list(mapped(partial(_score_files, tried=tried, rules=rules), pairs))
+            if problems := [row for row in rows if isinstance(row, str)]:
+                raise EvaluationError(problems[0])
+            return rows
+
+        return search(table, pairs[0][1].dataset.regions, progress=progress)
+
+
+def search(
+    table: Callable[[Sequence[Postprocess]], Rows],
+    regions: Regions,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fitted:
+    """Return the steps that are safe; `table` gives Dice and HD95 of each case, at least three, after each variant."""
+
+    def gains(tried: Sequence[Postprocess]) -> Gains:
+        return np.array(table(tried)).swapaxes(0, 1)
+
     stages = list(candidates(regions))
     taken, found = Postprocess(), []
-    with mapping(workers) as mapped:
-        before = current = _table(mapped, pairs, [taken], rules)[0]
-        for done, (name, variants) in enumerate(stages, 1):
-            tried = [replace(taken, **_merged(taken, variant)) for variant in variants]
-            tables = _table(mapped, pairs, tried, rules)
-            step, best = _judge(name, current, tables, [str(Postprocess.of(variant)) for variant in variants])
-            found.append(step)
-            if step.taken:
-                taken, current = tried[best], tables[best]
-            if progress:
-                progress(done, len(stages))
-    return Fitted(taken, tuple(found), _means(before), _means(current), len(pairs))
+    before = current = gains([taken])[0]
+    for done, (name, variants) in enumerate(stages, 1):
+        tried = [replace(taken, **_merged(taken, variant)) for variant in variants]
+        tables = gains(tried)
+        step, best = _judge(name, current, tables, [str(Postprocess.of(variant)) for variant in variants])
+        found.append(step)
+        if step.taken:
+            taken, current = tried[best], tables[best]
+        if progress:
+            progress(done, len(stages))
+    return Fitted(taken, tuple(found), _means(before), _means(current), len(before))
 
 
 def candidates(regions: Regions) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -128,23 +151,27 @@ def _merged(taken: Postprocess, variant: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _table(mapped: Callable[..., Any], pairs: Sequence[Any], tried: Sequence[Postprocess], rules: Rules) -> Gains:
-    """Return Dice and HD95 of every variant and case: variants, cases, 2."""
-    rows = list(mapped(partial(_score_variants, tried=tried, rules=rules), pairs))
-    if problems := [row for row in rows if isinstance(row, str)]:
-        raise EvaluationError(problems[0])
-    return np.array(rows).swapaxes(0, 1)
-
-
-def _score_variants(
+def _score_files(
     pair: tuple[MaskFile, MaskFile], *, tried: Sequence[Postprocess], rules: Rules
 ) -> list[tuple[float, float]] | str:
-    """Return Dice and HD95 of one case, the means over its regions, after each variant; or why there are none."""
+    """Return the scores of one case after each variant; or why there are none."""
     try:
         prediction, target, affine = read_pair(*pair)
     except UserError as error:
         return str(error)
-    spacing, dataset = voxel_size(affine), pair[1].dataset
+    return score_variants(prediction, target, tried, rules, spacing=voxel_size(affine), dataset=pair[1].dataset)
+
+
+def score_variants(
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    tried: Sequence[Postprocess],
+    rules: Rules,
+    *,
+    spacing: tuple[float, float, float],
+    dataset: DataSet,
+) -> list[tuple[float, float]]:
+    """Return Dice and HD95 of one case, the means over its regions, after each variant; masks are X Y Z."""
     known: dict[bytes, tuple[float, float]] = {}
     found = []
     for steps in tried:

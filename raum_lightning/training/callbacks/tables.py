@@ -12,6 +12,7 @@ from rich.table import Table
 
 from raum_lightning.atomic import write_csv
 from raum_lightning.metrics import DEFAULT, explain
+from raum_lightning.metrics.statistics import mean
 from raum_lightning.training.callbacks.attributes import scores_of
 from raum_lightning.training.callbacks.flair_baseline import FlairThreshold
 
@@ -20,6 +21,9 @@ __all__ = ["CaseTable", "FlairThreshold", "table"]
 
 BASELINE = "flair: voxels brighter than a threshold on FLAIR, the best one on the training cases for each region."
 
+# before the names of the scores of cleaned masks
+CLEANED = "cleaned/"
+
 Scores = dict[str, dict[str, float]]
 
 
@@ -27,7 +31,8 @@ class CaseTable(pl.Callback):
     """Prints the Dice of every case and the mean, and writes all metrics to `path`, CSV.
 
     Scores come from `pl_module.case_scores`: case id to name to value. Every name that ends in `dice_<region>` is a
-    column; what stands before it heads a group of columns.
+    column; what stands before it heads a group of columns. Where masks were cleaned too, a second table has the means
+    of both.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,6 +46,9 @@ class CaseTable(pl.Callback):
             write_csv(self.path, ["case", *next(iter(scores.values()))], rows)
             console = Console()
             console.print(table(scores))
+            if any(name.startswith(CLEANED) for name in next(iter(scores.values()))):
+                console.print(means(scores))
+                console.print(f"cleaned by: {getattr(pl_module, 'steps', '')}", style="dim")
             rules = getattr(pl_module, "rules", DEFAULT)
             console.print(f"rules {rules}; dice: {explain('dice', rules)}", style="dim")
             if any("flair/dice_mean" in row for row in scores.values()):
@@ -54,7 +62,9 @@ class CaseTable(pl.Callback):
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Cases as rows, Dice as columns, the mean as the last row."""
-    names = [name for name in next(iter(scores.values())) if "dice_" in name and not name.startswith("lesion")]
+    names = [
+        name for name in next(iter(scores.values())) if "dice_" in name and not name.startswith(("lesion", CLEANED))
+    ]
     drawn = Table("case", title="Dice on whole volumes", show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     drawn.columns[0].footer, drawn.columns[0].no_wrap = "mean", True
     for name in names:
@@ -64,4 +74,19 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> Table:
         drawn.add_column(heading, f"{mean:.3f}", justify="right")
     for case, row in scores.items():
         drawn.add_row(case, *(f"{row[name]:.3f}" for name in names))
+    return drawn
+
+
+def means(scores: Mapping[str, Mapping[str, float]]) -> Table:
+    """Means over the cases of raw and cleaned masks, as rows for each metric; parts as columns."""
+    names = [name.removeprefix(CLEANED) for name in next(iter(scores.values())) if name.startswith(CLEANED)]
+    split = [name.rpartition("_") for name in names]
+    metrics, parts = (list(dict.fromkeys(one[place] for one in split)) for place in (0, 2))
+    drawn = Table("mean of", "masks", title="raw and cleaned", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for part in parts:
+        drawn.add_column(part if part == "mean" else part.upper(), justify="right")
+    for metric in metrics:
+        for prefix, masks in (("", "raw"), (CLEANED, "cleaned")):
+            cells = (mean(row[f"{prefix}{metric}_{part}"] for row in scores.values()) for part in parts)
+            drawn.add_row(metric, masks, *(f"{cell:.3f}" for cell in cells))
     return drawn

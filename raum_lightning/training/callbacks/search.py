@@ -1,0 +1,144 @@
+"""Searches, when training ends, how masks are best cleaned, on the validation cases."""
+
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer import call
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from raum_lightning.errors import ConfigError
+from raum_lightning.postprocess import Postprocess
+from raum_lightning.postprocess.fit import FEWEST, Fitted, Rows, figures, score_variants, search
+from raum_lightning.runs.checkpoints import MODEL_CARD, read
+from raum_lightning.training.callbacks.attributes import data_of
+from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
+
+
+class PostprocessSearch(pl.Callback):
+    """Writes into the model card of the best checkpoint the steps that are safe on the validation cases.
+
+    The masks are those of its weights, segmented as `test` does. Each rank segments and scores its own cases, and all
+    come to the same steps by the scores of all.
+
+    Raises:
+        ConfigError: The strategy shards the weights.
+    """
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say before training where there are too few cases to search on."""
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            raise ConfigError(
+                "module.postprocess=search cannot load the best weights where they are sharded: leave it out and give "
+                "the predictions of the validation cases to `raum postprocess fit`"
+            )
+        if (count := len(data_of(trainer).split.val)) < FEWEST:
+            rank_zero_info(
+                f"module.postprocess=search needs {FEWEST} validation cases and there are {count}: masks stay as they "
+                "are; data.folds and data.splits decide how many there are"
+            )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Search, and write what was found."""
+        module: Any = pl_module
+        path = _best(trainer)
+        if len(data_of(trainer).split.val) < FEWEST:
+            return
+        if path is None:
+            rank_zero_info("module.postprocess=search: no best checkpoint was saved, so there is none to clean for")
+            return
+        kept = {name: weight.clone() for name, weight in module.state_dict().items()}
+        module.load_state_dict(read(path)["state_dict"])
+        own = _segmented(trainer, module)
+        module.load_state_dict(kept)
+        fitted = search(lambda tried: _rows(own, tried, module, trainer), module.regions)
+        if trainer.is_global_zero:
+            _store(fitted.steps, path)
+            _say(fitted, module, path)
+        trainer.strategy.barrier()
+
+
+@dataclass(frozen=True)
+class Held:
+    """Class indices X Y Z of a case, prediction and target, packed."""
+
+    masks: bytes
+    shape: tuple[int, ...]
+    spacing: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, prediction: Tensor, target: Tensor, spacing: Sequence[float]) -> "Held":
+        """Return both packed: some 50 kB instead of 18 MB."""
+        both = torch.stack([prediction, target]).to(torch.uint8).cpu().numpy()
+        x, y, z = spacing
+        return cls(zlib.compress(both.tobytes(), 1), both.shape, (x, y, z))
+
+    def unpacked(self) -> Tensor:
+        """Return both, 2 X Y Z."""
+        return torch.from_numpy(np.frombuffer(bytearray(zlib.decompress(self.masks)), np.uint8).reshape(self.shape))
+
+
+def _best(trainer: pl.Trainer) -> Path | None:
+    found = [one.best_model_path for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    return Path(found[0]) if found and found[0] else None
+
+
+@torch.no_grad()
+def _segmented(trainer: pl.Trainer, module: Any) -> dict[str, Held]:
+    """Return this rank's validation cases, segmented without steps."""
+    training = module.training
+    module.eval()
+    loader: Any = trainer.val_dataloaders
+    held = {}
+    with trainer.precision_plugin.predict_step_context():
+        for number, loaded in enumerate(loader):
+            batch = call._call_strategy_hook(trainer, "batch_to_device", loaded, dataloader_idx=0)
+            masks = module.predict_step(batch, number)
+            for case, *one in zip(batch["case"], masks, batch["label"], batch["spacing"].tolist(), strict=True):
+                held[case] = Held.of(*one)
+    module.train(training)
+    return held
+
+
+def _rows(own: dict[str, Held], tried: Sequence[Postprocess], module: Any, trainer: pl.Trainer) -> Rows:
+    """Return the scores of all ranks' cases in order of ids; the last batch may hold a case twice."""
+    dataset = data_of(trainer).dataset
+    rows = {}
+    for case, held in own.items():
+        prediction, target = held.unpacked()
+        rows[case] = score_variants(prediction, target, tried, module.rules, spacing=held.spacing, dataset=dataset)
+    parts: list[Any] = [rows]
+    if trainer.world_size > 1:
+        parts = [None] * trainer.world_size
+        torch.distributed.all_gather_object(parts, rows)
+    found = {case: row for part in parts for case, row in part.items()}
+    return [found[case] for case in sorted(found)]
+
+
+def _store(steps: Postprocess, path: Path) -> None:
+    """Write the steps into the model card of a checkpoint, whose time stays: a run is resumed from its newest."""
+    path = path.resolve()
+    content, times = read(path), path.stat()
+    content[MODEL_CARD]["postprocess"] = steps.plain or None
+    VerifiedCheckpointIO().save_checkpoint(content, path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _say(fitted: Fitted, module: Any, path: Path) -> None:
+    dice, distance = figures(module.rules)
+    (before, before_mm), (after, after_mm) = fitted.before, fitted.after
+    print(
+        f"cleaning {fitted.steps}, found on {fitted.cases} validation cases (rules {module.rules.name}) for {path.name}"
+    )
+    print(
+        f"         mean {dice} {before:.3f} to {after:.3f}, {distance} {before_mm:.1f} to {after_mm:.1f} mm", flush=True
+    )
