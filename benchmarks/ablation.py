@@ -40,7 +40,7 @@ from raum_lightning import BratsDataModule, SegmentationModule
 from raum_lightning.atomic import append_text, write_json, write_text
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cases.splits import Split, make_split
-from raum_lightning.cli.plan import lacks_bf16
+from raum_lightning.cli.run_plan import lacks_bf16
 from raum_lightning.datasets import load
 from raum_lightning.models import UNETR, UNETRV2
 from raum_lightning.phantom import write_phantoms

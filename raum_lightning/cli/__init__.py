@@ -18,6 +18,7 @@ TRAINER_VERBS = {
 # each is a module of raum_lightning.cli with configure(parser) and run(arguments) -> exit code
 TOOL_VERBS = {
     "datasets": "list the data sets that are known by name, or print the description of one",
+    "plan": "measure what a training needs: memory, time, disk, and the keys that make it fit",
     "init": "write experiments, data sets and SLURM files to edit",
     "phantom": "write synthetic cases in the layout of a data set",
     "check": "read every case and say what is wrong with which",

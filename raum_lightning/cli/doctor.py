@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _findings(root: Path) -> Iterator[tuple[str, str, bool]]:
     """Yield name, what is found, and whether it is fine."""
-    from raum_lightning.cli.plan import lacks_bf16
+    from raum_lightning.cli.run_plan import lacks_bf16
     from raum_lightning.loggers import wandb_mode
     from raum_lightning.training.provenance import PACKAGE, commit, hardware, versions
 

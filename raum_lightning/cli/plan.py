@@ -1,183 +1,115 @@
-"""Which run a verb is about: its folder, its checkpoint and its precision, decided before anything is made or written.
+"""`raum plan`: what a training will need, measured by a few steps on made-up patches before any case is prepared."""
 
-`make_plan` is a function of configuration, environment and disk, and changes none of them; `apply_plan` tells the
-configuration.
-"""
-
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-from jsonargparse import Namespace
-
-from raum_lightning.cli.derived import METRICS, RUN_FOLDER
 from raum_lightning.errors import ConfigError, RunError
-from raum_lightning.runs.checkpoints import newest_sound, structure
-from raum_lightning.runs.folder import RunFolder, find_checkpoint
-from raum_lightning.runs.naming import given_id, restarted, restarts
+
+COMMAND = "raum plan"
+CHECKPOINTING = "--module.network.init_args.checkpointing"
+# voxels of a brain's box in BraTS, about: 140 x 175 x 140
+BOX = 3_430_000
+GIB = 2**30
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a verb is going to do.
-
-    Args:
-        experiment: The folder of all runs of the experiment.
-        run: The folder of this run; None for a new one, named when it is made.
-        start: The checkpoint to start from, if any.
-        precision: `trainer.precision`, as this machine can have it.
-        said: What the user is told.
-    """
-
-    experiment: Path
-    run: RunFolder | None
-    start: Path | None
-    precision: Any
-    said: tuple[str, ...] = ()
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.epilog = "Give the file of --out as a second -c to `lightning fit`."
+    add = parser.add_argument
+    add("-c", "--config", type=Path, action="append", required=True, metavar="YAML", help="an experiment; or several")
+    add("--data.root", dest="root", type=Path, metavar="DIR", help="cases, which are counted and not read")
+    add("--memory", type=float, metavar="GIB", help="what there is (default: the GPU's, or this machine's)")
+    add("--out", type=Path, metavar="YAML", help="write the keys here that make it fit")
 
 
-def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: bool = False) -> Plan:
-    """Return the plan of a verb.
+def run(args: argparse.Namespace) -> int:
+    """Measure, say what training needs, and return 0; 1 where nothing that was tried fits."""
+    from raum_lightning.runs.outputs import check_output
 
-    Args:
-        verb: fit, validate, test or predict.
-        config: The verb's configuration: `run`, `ckpt_path` and `trainer` are looked at.
-        files: The YAML files that were given; the last one names the experiment.
-        root_is_given: Whether `run.root` is typed, so that nothing is written to the run of a foreign checkpoint.
-
-    Raises:
-        RunError: The run or the checkpoint is not there, has been trained already, or has no step left.
-        ConfigError: `trainer.overfit_batches` is given, or `out` for fit.
-    """
-    if verb == "fit" and config.out:
-        raise ConfigError("--out is for validate, test and predict; fit writes to --run.root/experiment/id")
-    if config.trainer.overfit_batches:
-        raise ConfigError(
-            f"trainer.overfit_batches={config.trainer.overfit_batches}: patches are cut again in each epoch, so "
-            "there are no batches to repeat; give --data.patches_per_epoch with few patches and no augmentation, "
-            "or data.splits with a few training cases"
-        )
-    name = config.run.experiment or (files[-1].stem if files else "unnamed")
-    experiment = Path(config.run.root) / name
-    named = RunFolder(experiment / str(config.run.id)) if config.run.id else None
-    precision, said = _precision(config.trainer.precision, config.trainer.accelerator)
-    plan = Plan(experiment, named, None, precision, said)
-    if verb == "fit":
-        plan = _plan_fit(plan, config)
-    else:
-        beside = RunFolder.of_file(files[-1]) if files else None
-        plan = _plan_trained(plan, config.ckpt_path, beside, root_is_given=root_is_given)
-    if plan.start and not plan.start.is_file():
-        raise RunError(f"{plan.start}: no such checkpoint; --ckpt_path names a file")
-    return plan
+    if args.out:
+        if args.out.suffix not in (".yaml", ".yml"):
+            raise ConfigError(f"{args.out}: let the name end in .yaml")
+        check_output(args.out, COMMAND)
+    words = [word for file in args.config for word in ("-c", str(file))]
+    words += ["--data.root", str(args.root)] if args.root else ["--data.dataset", "brats2020"]
+    first = found = measure_apart(words)
+    room = (args.memory or found["memory"] / GIB) * GIB
+    keys: dict[str, Any] = {}
+    for keys, more in _ways(first):
+        found = first if not more else measure_apart([*words, *more])
+        _print(found, room, keys)
+        if fits := found["peak"] <= 0.95 * room:
+            break
+    _print_rest(found)
+    if not fits:
+        print(f"nothing that was tried fits in {room / GIB:.1f} GiB: lower data.roi_size or the network's feature_size")
+    elif args.out:
+        _write(args.out, keys, args)
+    return int(not fits)
 
 
-def _plan_fit(plan: Plan, config: Any) -> Plan:
-    """Return where to train and what to start from: a file, "auto" (what this run has saved, if it has) or nothing."""
-    wanted = "auto" if config.ckpt_path is None and restarts() else config.ckpt_path
-    given = Path(wanted) if wanted not in (None, "auto") else None
-    run = plan.run or (RunFolder.of_file(given) if given else None)
-    if run is None and (chosen := given_id()):
-        run = RunFolder(plan.experiment / chosen)
-    if run and wanted is None and run.saved:
-        raise RunError(f"{run.path} holds a trained run; continue it with --ckpt_path auto or give another --run.id")
-    own = newest_sound(run) if run and (wanted == "auto" or restarted()) else None
-    if given and not own:
-        _check_end(given, config.trainer.max_steps)
-    return replace(plan, run=run, start=own or given)
+def _ways(first: dict[str, Any]) -> list[tuple[dict[str, Any], list[str]]]:
+    """Return keys, as a tree and as words, from what is asked for to what takes least memory."""
+    ways: list[tuple[dict[str, Any], list[str]]] = [({}, [])]
+    parts = ("decoder", "all") if first["checkpointing"] else ()
+    ways += [({"module": {"network": {"init_args": {"checkpointing": part}}}}, [CHECKPOINTING, part]) for part in parts]
+    if (batch := first["batch"]) > 1:
+        tree, words = ways[-1]
+        smaller = {"data": {"batch_size": 1}, "trainer": {"accumulate_grad_batches": batch * first["accumulated"]}}
+        more = ["--data.batch_size", "1", "--trainer.accumulate_grad_batches", str(batch * first["accumulated"])]
+        ways.append((tree | smaller, [*words, *more]))
+    return ways
 
 
-def _plan_trained(plan: Plan, wanted: str | None, beside: RunFolder | None, *, root_is_given: bool) -> Plan:
-    """Return what to score or predict with, and where; `beside` is the run whose own configuration was given."""
-    if wanted in (None, "best", "last"):
-        named = plan.run or beside
-        start = find_checkpoint(plan.experiment, wanted, named.path if named else None)
-        plan = replace(plan, said=(*plan.said, f"checkpoint: {start}"))
-    else:
-        start = Path(str(wanted))
-    its = RunFolder.of_file(start)
-    if its and root_is_given and its.path.resolve().parents[1] != plan.experiment.parent.resolve():
-        its = None
-    return replace(plan, start=start, run=plan.run or its or RunFolder(plan.experiment / start.stem))
+def _print(found: dict[str, Any], room: float, keys: dict[str, Any]) -> None:
+    import json
+
+    changed = f" with {json.dumps(keys)}" if keys else ""
+    print(
+        f"{found['network']}, batch {found['batch']}, {found['precision']} on {found['device']}{changed}: peak "
+        f"{found['peak'] / GIB:.2f} of {room / GIB:.1f} GiB, {found['seconds']:.3g} s a step"
+    )
 
 
-def _check_end(checkpoint: Path, max_steps: int) -> None:
-    """Refuse a run that would end before its first step."""
-    done = structure(checkpoint).get("global_step", 0) if checkpoint.is_file() else 0
-    if 0 < max_steps <= done:
-        raise RunError(
-            f"{checkpoint} was saved at step {done} and trainer.max_steps is {max_steps}: nothing is left to train; "
-            f"give --trainer.max_steps above {done}, steps of both together"
-        )
+def _print_rest(found: dict[str, Any]) -> None:
+    hours = found["steps"] * found["seconds"] / 3600
+    print(f"schedule: {found['steps']} steps, {hours:.1f} h without validation and waiting for data")
+    print(f"checkpoints: three files of {found['checkpoint'] / 1e6:.0f} MB at most")
+    per_case = BOX * (2 * found["channels"] + 1) / 1e6
+    total = f", {per_case * found['cases'] / 1e3:.1f} GB for {found['cases']}" if found["cases"] else ""
+    print(f"prepared cases: about {per_case:.0f} MB each{total} (estimate for BraTS)")
 
 
-def _precision(precision: Any, accelerator: str) -> tuple[Any, tuple[str, ...]]:
-    if precision == "bf16-mixed" and (device := lacks_bf16(accelerator)):
-        return "32-true", (f"precision: this {device} has no bf16, 32-true takes its place",)
-    return precision, ()
+def _write(path: Path, keys: dict[str, Any], args: argparse.Namespace) -> None:
+    import yaml
+
+    from raum_lightning.atomic import write_text
+
+    text = yaml.safe_dump(keys, sort_keys=False) if keys else "{}\n"
+    write_text(path, f"# written by {COMMAND} for {', '.join(map(str, args.config))}\n{text}")
+    print(f"{path}: {'the keys that make it fit' if keys else 'no key is needed'}")
 
 
-def lacks_bf16(accelerator: str) -> str | None:
-    """Return GPU or CPU, whichever the run takes, where it has no bf16: emulated, that is slower than float32."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return None if torch.cuda.is_bf16_supported(including_emulation=False) else "GPU"
-    # torch 2.10 cannot say what a CPU has; of others than x86 nothing is known
-    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    x86 = accelerator in ("auto", "cpu") and has.get("architecture") == "x86_64"
-    return "CPU" if x86 and not (has.get("avx512_bf16") or has.get("amx_bf16")) else None
+def measure_apart(words: list[str]) -> dict[str, Any]:
+    """Return what `measure` does, in a process of its own, whose peak of memory is its own."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(measure, words).result()
+        except BrokenProcessPool as error:
+            raise RunError("the process that took the steps was ended, mostly for lack of memory") from error
 
 
-def apply_plan(plan: Plan, config: Any, run: RunFolder, verb: str) -> None:
-    """Tell the configuration the run's name, folder and precision, and its loggers where to write."""
-    config.run.experiment, config.run.id = run.path.parent.name, run.path.name
-    config.trainer.precision = plan.precision
-    config.trainer.default_root_dir = str(config.out or run.path)
-    if getattr(config.trainer.strategy, "class_path", "").endswith(".ModelParallelStrategy"):
-        # one file, as with all other strategies, not one for each rank
-        config.trainer.strategy.init_args.save_distributed_checkpoint = False
-    if config.trainer.logger is not False:
-        config.trainer.logger = _with_metrics(as_list(config.trainer.logger))
-    for logger in as_list(config.trainer.logger):
-        name, init = logger.class_path.rsplit(".", 1)[-1], logger.get("init_args", {})
-        if str(init.get("save_dir")) == RUN_FOLDER:
-            init.save_dir = str(config.out or (run.of(verb) if name == "CSVLogger" else run).path)
-        _name(name, init, run)
+def measure(words: list[str]) -> dict[str, Any]:
+    """Take a few training steps as `lightning fit` with these words would and return what they took."""
+    from tempfile import TemporaryDirectory
 
+    from raum_lightning.cli.trial import TrialCLI
 
-def _with_metrics(loggers: list[Any]) -> list[Any]:
-    """Add the logger of metrics.csv, which reports read, where it is not among them."""
-    if any(logger.class_path == METRICS for logger in loggers):
-        return loggers
-    added: Any = Namespace({"class_path": METRICS, "init_args": Namespace({"save_dir": RUN_FOLDER})})  # type: ignore[no-untyped-call]
-    return [*loggers, added]
-
-
-def _name(name: str, init: Any, run: RunFolder) -> None:
-    """Give W&B's logger the run's name."""
-    if name == "WandbLogger":
-        experiment, number = run.path.parent.name, run.path.name
-        init.group = init.group or os.environ.get("WANDB_RUN_GROUP") or experiment
-        init.name = init.name or f"{experiment}/{number}"
-        # a sweep's agent has chosen the id
-        init.id = init.id or os.environ.get("WANDB_RUN_ID") or f"{experiment}-{number}"
-
-
-def without_run(config: Any) -> Any:
-    """Return the configuration without what names this run, so that `fit` trains it again as another."""
-    plain = config.clone()
-    # the whole configuration, not the text that it was read from
-    plain.config = plain.run.id = plain.ckpt_path = plain.out = None
-    for logger in as_list(plain.trainer.logger):
-        if "id" in logger.init_args:
-            logger.init_args.id = None
-    return plain
-
-
-def as_list(value: Any) -> list[Any]:
-    """Return one or several loggers or callbacks as a list; none for null, true and false."""
-    if value in (None, True, False):
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+    with TemporaryDirectory() as folder:
+        own = ["--trainer.logger", "false", "--run.root", folder, "--trainer.enable_progress_bar", "false"]
+        return TrialCLI(["fit", *words, *own]).found

@@ -23,7 +23,7 @@ from raum_lightning.cli.errors import refusals
 from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.log_filters import quieten
 from raum_lightning.cli.own_code import MODULE_CLASS, find_beside, find_module_class, lists_for_tensors
-from raum_lightning.cli.plan import apply_plan, as_list, make_plan, without_run
+from raum_lightning.cli.run_plan import apply_plan, as_list, make_plan, without_run
 from raum_lightning.cli.trainer_help import keys, trainer_help
 from raum_lightning.data.augment.one_of import INSTANTIATORS
 from raum_lightning.data.datamodule import BratsDataModule

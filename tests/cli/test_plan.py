@@ -1,150 +1,78 @@
-"""What a verb is going to do, decided from configuration, environment and disk without a trainer."""
+"""`raum plan`: what is measured, which keys make it fit, and the file of them."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from jsonargparse import Namespace
+import yaml
 
-from raum_lightning.cli.plan import apply_plan, make_plan, without_run
-from raum_lightning.errors import ConfigError, RunError
-from raum_lightning.runs.folder import RunFolder
-
-FILE = [Path("experiments/small.yaml")]
-LOGGERS = ("SLURM", "TORCHELASTIC", "WANDB", "RAUM", "LOCAL_RANK")
+from raum_lightning.cli import main, plan
+from tests.helpers import DEBUG
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, and an environment that names no run."""
-    for name in [name for name in os.environ if name.startswith(LOGGERS)]:
-        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def config(ckpt_path: str | None = None, *, loggers: list[Any] | None = None, **trainer: Any) -> Namespace:
-    given = {"max_steps": 10, "overfit_batches": 0.0, "precision": "32-true", "accelerator": "cpu"} | trainer
-    return Namespace(
-        ckpt_path=ckpt_path,
-        config=None,
-        out=None,
-        run=Namespace(root="runs", experiment=None, id=None, keep=1),
-        trainer=Namespace(logger=loggers, strategy="auto", default_root_dir=None, **given),
-    )
-
-
-def saved(run: Path, *names: str, step: int = 4) -> RunFolder:
-    for name in names:
-        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        torch.save({"global_step": step}, run / "checkpoints" / name)
-    (run / "config.yaml").touch()
-    return RunFolder(run)
-
-
-def test_a_new_run_is_named_when_it_is_made(here: Path) -> None:
-    plan = make_plan("fit", config(), FILE)
-    assert (plan.experiment, plan.run, plan.start) == (Path("runs/small"), None, None)
-    assert not list(here.iterdir())
-    named = config()
-    named.run.id, named.run.experiment = "one", "tuned"
-    assert make_plan("fit", named, FILE).run == RunFolder(Path("runs/tuned/one"))
-
-
-def test_a_trained_run_is_resumed_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = saved(Path("runs/small/one"), "last.ckpt", "best.ckpt")
-    asked = config()
-    asked.run.id = "one"
-    with pytest.raises(RunError, match="holds a trained run; continue it with --ckpt_path auto"):
-        make_plan("fit", asked, FILE)
-    asked.ckpt_path = "auto"
-    plan = make_plan("fit", asked, FILE)
-    assert plan.run == run and plan.start in (run.last, run.best)
-    # a job that SLURM starts again finds its own run
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("SLURM_STEP_ID", "0")
-    assert make_plan("fit", config(), FILE).run == RunFolder(Path("runs/small/slurm-7"))
-    shutil.copytree(run.path, "runs/small/slurm-7")
-    assert make_plan("fit", config(), FILE).start == Path("runs/small/slurm-7") / plan.start.relative_to(run.path)
-
-
-def test_a_checkpoint_needs_steps_that_are_left() -> None:
-    run = saved(Path("runs/small/one"), "last.ckpt")
-    plan = make_plan("fit", config(str(run.last), max_steps=5), FILE)
-    assert (plan.run, plan.start) == (run, run.last)
-    with pytest.raises(RunError, match=r"was saved at step 4 and trainer\.max_steps is 4: nothing is left"):
-        make_plan("fit", config(str(run.last), max_steps=4), FILE)
-    assert make_plan("fit", config(str(run.last), max_steps=-1), FILE).start == run.last
-    with pytest.raises(RunError, match=r"none\.ckpt: no such checkpoint"):
-        make_plan("fit", config("none.ckpt"), FILE)
-
-
-def test_the_other_verbs_take_the_best_checkpoint() -> None:
-    run = saved(Path("runs/small/one"), "last.ckpt", "best.ckpt")
-    plan = make_plan("test", config(), FILE)
-    assert (plan.run, plan.start, plan.said) == (run, run.best, (f"checkpoint: {run.best}",))
-    assert make_plan("test", config("last"), FILE).start == run.last
-    assert make_plan("validate", config(), [run.config]).run == run
-
-
-def test_a_root_that_is_typed_keeps_a_foreign_run_as_it_is() -> None:
-    foreign = saved(Path("theirs/small/one"), "best.ckpt")
-    asked = config(str(foreign.best))
-    assert make_plan("predict", asked, FILE).run == foreign
-    asked.run.root = "mine"
-    assert make_plan("predict", asked, FILE, root_is_given=True).run == RunFolder(Path("mine/small/best"))
-    asked.run.root = "theirs"
-    assert make_plan("predict", asked, FILE, root_is_given=True).run == foreign
-
-
-def test_what_cannot_be_done_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"trainer\.overfit_batches=2: patches are cut again"):
-        make_plan("fit", config(overfit_batches=2), FILE)
+def test_it_takes_steps_and_leaves_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plan, "measure_apart", plan.measure)
+    assert main(["plan", "-c", DEBUG]) == 0
+    said = capsys.readouterr().out
+    assert "UNETR, batch " in said and " s a step\n" in said and "schedule: 4 steps, 0.0 h" in said
+    # 0.47 M weights of 4 bytes, three times
+    assert "checkpoints: three files of 6 MB at most" in said
+    # 140 x 175 x 140 voxels of three modalities in 2 bytes and a mask in 1
+    assert "prepared cases: about 24 MB each (estimate for BraTS)" in said
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "precision"),
+    ("room", "keys"),
     [
-        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, "32-true"),
-        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, "bf16-mixed"),
-        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, "bf16-mixed"),
-        ({"architecture": "aarch64"}, "bf16-mixed"),
+        (10, {}),
+        (7, {"module": {"network": {"init_args": {"checkpointing": "all"}}}}),
+        (
+            4,
+            {
+                "module": {"network": {"init_args": {"checkpointing": "all"}}},
+                "data": {"batch_size": 1},
+                "trainer": {"accumulate_grad_batches": 4},
+            },
+        ),
+        (1, None),
     ],
 )
-def test_a_cpu_without_bf16_trains_in_float32(
-    capabilities: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch
+def test_the_first_way_that_fits_is_written(
+    room: float, keys: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
-    plan = make_plan("fit", config(precision="bf16-mixed", accelerator="cpu"), FILE)
-    said = () if precision == "bf16-mixed" else ("precision: this CPU has no bf16, 32-true takes its place",)
-    assert (plan.precision, plan.said) == (precision, said)
-    assert make_plan("fit", config(precision="64-true", accelerator="cpu"), FILE).precision == "64-true"
+    """Peaks of 9 GiB as asked for, 8 and 6 with checkpointing, and 3 for a batch of 1."""
 
+    def measured(words: list[str]) -> dict[str, Any]:
+        peak = 3 if "--data.batch_size" in words else 6 if "all" in words else 8 if "decoder" in words else 9
+        numbers = {
+            "batch": 2,
+            "accumulated": 2,
+            "memory": 0,
+            "seconds": 1.8,
+            "steps": 2000,
+            "channels": 3,
+            "cases": 100,
+        }
+        names = {"network": "UNETR", "precision": "32-true", "device": "CPU", "checkpointing": True}
+        return names | numbers | {"peak": peak * plan.GIB, "checkpoint": 10**9}
 
-def test_loggers_write_to_the_run_unless_they_have_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    def logger(path: str, /, **init: Any) -> Namespace:
-        return Namespace(class_path=path, init_args=Namespace(**init))
-
-    wandb = {"id": None, "name": None, "group": None}
-    loggers = [
-        logger("raum_lightning.loggers.CSVLogger", save_dir="."),
-        logger("raum_lightning.loggers.WandbLogger", save_dir=".", **wandb),
-        logger("lightning.pytorch.loggers.TensorBoardLogger", save_dir="tb"),
-        logger("lightning.pytorch.loggers.CometLogger"),
-    ]
-    told = config(loggers=loggers, precision="bf16-mixed", accelerator="gpu")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: False)
-    plan = make_plan("fit", told, FILE)
-    assert plan.said == ("precision: this GPU has no bf16, 32-true takes its place",)
-    apply_plan(plan, told, RunFolder(Path("runs/small/one")), "test")
-    csv, wb, tensorboard, comet = (one.init_args for one in told.trainer.logger)
-    assert (csv.save_dir, tensorboard.save_dir, comet.as_dict()) == ("runs/small/one/test", "tb", {})
-    assert wb.as_dict() == {"save_dir": "runs/small/one", "id": "small-one", "name": "small/one", "group": "small"}
-    assert (told.run.experiment, told.run.id, told.trainer.precision) == ("small", "one", "32-true")
-    assert told.trainer.default_root_dir == "runs/small/one"
-    again = without_run(told)
-    assert (again.run.id, again.trainer.logger[1].init_args.id, told.run.id) == (None, None, "one")
+    monkeypatch.setattr(plan, "measure_apart", measured)
+    words = ["plan", "-c", DEBUG, "--memory", str(room), "--out", "fits.yaml"]
+    assert main(words) == (1 if keys is None else 0)
+    said = capsys.readouterr().out
+    assert "schedule: 2000 steps, 1.0 h" in said and "2.4 GB for 100" in said
+    if keys is None:
+        assert "nothing that was tried fits in 1.0 GiB" in said and not Path("fits.yaml").exists()
+    else:
+        assert yaml.safe_load(Path("fits.yaml").read_text()) == keys
+        assert main(words) == 0  # its own file may be written again
+    assert main([*words[:-1], "fits.txt"]) == 2

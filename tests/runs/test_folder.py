@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from raum_lightning.cli import main
-from raum_lightning.cli.plan import lacks_bf16
+from raum_lightning.cli.run_plan import lacks_bf16
 from raum_lightning.errors import RunError
 from raum_lightning.runs.folder import RunFolder, find_checkpoint
 from raum_lightning.runs.naming import new_id, restarts

@@ -1,0 +1,183 @@
+"""Which run a verb is about: its folder, its checkpoint and its precision, decided before anything is made or written.
+
+`make_plan` is a function of configuration, environment and disk, and changes none of them; `apply_plan` tells the
+configuration.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+
+from raum_lightning.cli.derived import METRICS, RUN_FOLDER
+from raum_lightning.errors import ConfigError, RunError
+from raum_lightning.runs.checkpoints import newest_sound, structure
+from raum_lightning.runs.folder import RunFolder, find_checkpoint
+from raum_lightning.runs.naming import given_id, restarted, restarts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a verb is going to do.
+
+    Args:
+        experiment: The folder of all runs of the experiment.
+        run: The folder of this run; None for a new one, named when it is made.
+        start: The checkpoint to start from, if any.
+        precision: `trainer.precision`, as this machine can have it.
+        said: What the user is told.
+    """
+
+    experiment: Path
+    run: RunFolder | None
+    start: Path | None
+    precision: Any
+    said: tuple[str, ...] = ()
+
+
+def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: bool = False) -> Plan:
+    """Return the plan of a verb.
+
+    Args:
+        verb: fit, validate, test or predict.
+        config: The verb's configuration: `run`, `ckpt_path` and `trainer` are looked at.
+        files: The YAML files that were given; the last one names the experiment.
+        root_is_given: Whether `run.root` is typed, so that nothing is written to the run of a foreign checkpoint.
+
+    Raises:
+        RunError: The run or the checkpoint is not there, has been trained already, or has no step left.
+        ConfigError: `trainer.overfit_batches` is given, or `out` for fit.
+    """
+    if verb == "fit" and config.out:
+        raise ConfigError("--out is for validate, test and predict; fit writes to --run.root/experiment/id")
+    if config.trainer.overfit_batches:
+        raise ConfigError(
+            f"trainer.overfit_batches={config.trainer.overfit_batches}: patches are cut again in each epoch, so "
+            "there are no batches to repeat; give --data.patches_per_epoch with few patches and no augmentation, "
+            "or data.splits with a few training cases"
+        )
+    name = config.run.experiment or (files[-1].stem if files else "unnamed")
+    experiment = Path(config.run.root) / name
+    named = RunFolder(experiment / str(config.run.id)) if config.run.id else None
+    precision, said = _precision(config.trainer.precision, config.trainer.accelerator)
+    plan = Plan(experiment, named, None, precision, said)
+    if verb == "fit":
+        plan = _plan_fit(plan, config)
+    else:
+        beside = RunFolder.of_file(files[-1]) if files else None
+        plan = _plan_trained(plan, config.ckpt_path, beside, root_is_given=root_is_given)
+    if plan.start and not plan.start.is_file():
+        raise RunError(f"{plan.start}: no such checkpoint; --ckpt_path names a file")
+    return plan
+
+
+def _plan_fit(plan: Plan, config: Any) -> Plan:
+    """Return where to train and what to start from: a file, "auto" (what this run has saved, if it has) or nothing."""
+    wanted = "auto" if config.ckpt_path is None and restarts() else config.ckpt_path
+    given = Path(wanted) if wanted not in (None, "auto") else None
+    run = plan.run or (RunFolder.of_file(given) if given else None)
+    if run is None and (chosen := given_id()):
+        run = RunFolder(plan.experiment / chosen)
+    if run and wanted is None and run.saved:
+        raise RunError(f"{run.path} holds a trained run; continue it with --ckpt_path auto or give another --run.id")
+    own = newest_sound(run) if run and (wanted == "auto" or restarted()) else None
+    if given and not own:
+        _check_end(given, config.trainer.max_steps)
+    return replace(plan, run=run, start=own or given)
+
+
+def _plan_trained(plan: Plan, wanted: str | None, beside: RunFolder | None, *, root_is_given: bool) -> Plan:
+    """Return what to score or predict with, and where; `beside` is the run whose own configuration was given."""
+    if wanted in (None, "best", "last"):
+        named = plan.run or beside
+        start = find_checkpoint(plan.experiment, wanted, named.path if named else None)
+        plan = replace(plan, said=(*plan.said, f"checkpoint: {start}"))
+    else:
+        start = Path(str(wanted))
+    its = RunFolder.of_file(start)
+    if its and root_is_given and its.path.resolve().parents[1] != plan.experiment.parent.resolve():
+        its = None
+    return replace(plan, start=start, run=plan.run or its or RunFolder(plan.experiment / start.stem))
+
+
+def _check_end(checkpoint: Path, max_steps: int) -> None:
+    """Refuse a run that would end before its first step."""
+    done = structure(checkpoint).get("global_step", 0) if checkpoint.is_file() else 0
+    if 0 < max_steps <= done:
+        raise RunError(
+            f"{checkpoint} was saved at step {done} and trainer.max_steps is {max_steps}: nothing is left to train; "
+            f"give --trainer.max_steps above {done}, steps of both together"
+        )
+
+
+def _precision(precision: Any, accelerator: str) -> tuple[Any, tuple[str, ...]]:
+    if precision == "bf16-mixed" and (device := lacks_bf16(accelerator)):
+        return "32-true", (f"precision: this {device} has no bf16, 32-true takes its place",)
+    return precision, ()
+
+
+def lacks_bf16(accelerator: str) -> str | None:
+    """Return GPU or CPU, whichever the run takes, where it has no bf16: emulated, that is slower than float32."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return None if torch.cuda.is_bf16_supported(including_emulation=False) else "GPU"
+    # torch 2.10 cannot say what a CPU has; of others than x86 nothing is known
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    x86 = accelerator in ("auto", "cpu") and has.get("architecture") == "x86_64"
+    return "CPU" if x86 and not (has.get("avx512_bf16") or has.get("amx_bf16")) else None
+
+
+def apply_plan(plan: Plan, config: Any, run: RunFolder, verb: str) -> None:
+    """Tell the configuration the run's name, folder and precision, and its loggers where to write."""
+    config.run.experiment, config.run.id = run.path.parent.name, run.path.name
+    config.trainer.precision = plan.precision
+    config.trainer.default_root_dir = str(config.out or run.path)
+    if getattr(config.trainer.strategy, "class_path", "").endswith(".ModelParallelStrategy"):
+        # one file, as with all other strategies, not one for each rank
+        config.trainer.strategy.init_args.save_distributed_checkpoint = False
+    if config.trainer.logger is not False:
+        config.trainer.logger = _with_metrics(as_list(config.trainer.logger))
+    for logger in as_list(config.trainer.logger):
+        name, init = logger.class_path.rsplit(".", 1)[-1], logger.get("init_args", {})
+        if str(init.get("save_dir")) == RUN_FOLDER:
+            init.save_dir = str(config.out or (run.of(verb) if name == "CSVLogger" else run).path)
+        _name(name, init, run)
+
+
+def _with_metrics(loggers: list[Any]) -> list[Any]:
+    """Add the logger of metrics.csv, which reports read, where it is not among them."""
+    if any(logger.class_path == METRICS for logger in loggers):
+        return loggers
+    added: Any = Namespace({"class_path": METRICS, "init_args": Namespace({"save_dir": RUN_FOLDER})})  # type: ignore[no-untyped-call]
+    return [*loggers, added]
+
+
+def _name(name: str, init: Any, run: RunFolder) -> None:
+    """Give W&B's logger the run's name."""
+    if name == "WandbLogger":
+        experiment, number = run.path.parent.name, run.path.name
+        init.group = init.group or os.environ.get("WANDB_RUN_GROUP") or experiment
+        init.name = init.name or f"{experiment}/{number}"
+        # a sweep's agent has chosen the id
+        init.id = init.id or os.environ.get("WANDB_RUN_ID") or f"{experiment}-{number}"
+
+
+def without_run(config: Any) -> Any:
+    """Return the configuration without what names this run, so that `fit` trains it again as another."""
+    plain = config.clone()
+    # the whole configuration, not the text that it was read from
+    plain.config = plain.run.id = plain.ckpt_path = plain.out = None
+    for logger in as_list(plain.trainer.logger):
+        if "id" in logger.init_args:
+            logger.init_args.id = None
+    return plain
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return one or several loggers or callbacks as a list; none for null, true and false."""
+    if value in (None, True, False):
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,150 @@
+"""What a verb is going to do, decided from configuration, environment and disk without a trainer."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import Namespace
+
+from raum_lightning.cli.run_plan import apply_plan, make_plan, without_run
+from raum_lightning.errors import ConfigError, RunError
+from raum_lightning.runs.folder import RunFolder
+
+FILE = [Path("experiments/small.yaml")]
+LOGGERS = ("SLURM", "TORCHELASTIC", "WANDB", "RAUM", "LOCAL_RANK")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, and an environment that names no run."""
+    for name in [name for name in os.environ if name.startswith(LOGGERS)]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config(ckpt_path: str | None = None, *, loggers: list[Any] | None = None, **trainer: Any) -> Namespace:
+    given = {"max_steps": 10, "overfit_batches": 0.0, "precision": "32-true", "accelerator": "cpu"} | trainer
+    return Namespace(
+        ckpt_path=ckpt_path,
+        config=None,
+        out=None,
+        run=Namespace(root="runs", experiment=None, id=None, keep=1),
+        trainer=Namespace(logger=loggers, strategy="auto", default_root_dir=None, **given),
+    )
+
+
+def saved(run: Path, *names: str, step: int = 4) -> RunFolder:
+    for name in names:
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        torch.save({"global_step": step}, run / "checkpoints" / name)
+    (run / "config.yaml").touch()
+    return RunFolder(run)
+
+
+def test_a_new_run_is_named_when_it_is_made(here: Path) -> None:
+    plan = make_plan("fit", config(), FILE)
+    assert (plan.experiment, plan.run, plan.start) == (Path("runs/small"), None, None)
+    assert not list(here.iterdir())
+    named = config()
+    named.run.id, named.run.experiment = "one", "tuned"
+    assert make_plan("fit", named, FILE).run == RunFolder(Path("runs/tuned/one"))
+
+
+def test_a_trained_run_is_resumed_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = saved(Path("runs/small/one"), "last.ckpt", "best.ckpt")
+    asked = config()
+    asked.run.id = "one"
+    with pytest.raises(RunError, match="holds a trained run; continue it with --ckpt_path auto"):
+        make_plan("fit", asked, FILE)
+    asked.ckpt_path = "auto"
+    plan = make_plan("fit", asked, FILE)
+    assert plan.run == run and plan.start in (run.last, run.best)
+    # a job that SLURM starts again finds its own run
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert make_plan("fit", config(), FILE).run == RunFolder(Path("runs/small/slurm-7"))
+    shutil.copytree(run.path, "runs/small/slurm-7")
+    assert make_plan("fit", config(), FILE).start == Path("runs/small/slurm-7") / plan.start.relative_to(run.path)
+
+
+def test_a_checkpoint_needs_steps_that_are_left() -> None:
+    run = saved(Path("runs/small/one"), "last.ckpt")
+    plan = make_plan("fit", config(str(run.last), max_steps=5), FILE)
+    assert (plan.run, plan.start) == (run, run.last)
+    with pytest.raises(RunError, match=r"was saved at step 4 and trainer\.max_steps is 4: nothing is left"):
+        make_plan("fit", config(str(run.last), max_steps=4), FILE)
+    assert make_plan("fit", config(str(run.last), max_steps=-1), FILE).start == run.last
+    with pytest.raises(RunError, match=r"none\.ckpt: no such checkpoint"):
+        make_plan("fit", config("none.ckpt"), FILE)
+
+
+def test_the_other_verbs_take_the_best_checkpoint() -> None:
+    run = saved(Path("runs/small/one"), "last.ckpt", "best.ckpt")
+    plan = make_plan("test", config(), FILE)
+    assert (plan.run, plan.start, plan.said) == (run, run.best, (f"checkpoint: {run.best}",))
+    assert make_plan("test", config("last"), FILE).start == run.last
+    assert make_plan("validate", config(), [run.config]).run == run
+
+
+def test_a_root_that_is_typed_keeps_a_foreign_run_as_it_is() -> None:
+    foreign = saved(Path("theirs/small/one"), "best.ckpt")
+    asked = config(str(foreign.best))
+    assert make_plan("predict", asked, FILE).run == foreign
+    asked.run.root = "mine"
+    assert make_plan("predict", asked, FILE, root_is_given=True).run == RunFolder(Path("mine/small/best"))
+    asked.run.root = "theirs"
+    assert make_plan("predict", asked, FILE, root_is_given=True).run == foreign
+
+
+def test_what_cannot_be_done_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.overfit_batches=2: patches are cut again"):
+        make_plan("fit", config(overfit_batches=2), FILE)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, "32-true"),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, "bf16-mixed"),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, "bf16-mixed"),
+        ({"architecture": "aarch64"}, "bf16-mixed"),
+    ],
+)
+def test_a_cpu_without_bf16_trains_in_float32(
+    capabilities: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    plan = make_plan("fit", config(precision="bf16-mixed", accelerator="cpu"), FILE)
+    said = () if precision == "bf16-mixed" else ("precision: this CPU has no bf16, 32-true takes its place",)
+    assert (plan.precision, plan.said) == (precision, said)
+    assert make_plan("fit", config(precision="64-true", accelerator="cpu"), FILE).precision == "64-true"
+
+
+def test_loggers_write_to_the_run_unless_they_have_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def logger(path: str, /, **init: Any) -> Namespace:
+        return Namespace(class_path=path, init_args=Namespace(**init))
+
+    wandb = {"id": None, "name": None, "group": None}
+    loggers = [
+        logger("raum_lightning.loggers.CSVLogger", save_dir="."),
+        logger("raum_lightning.loggers.WandbLogger", save_dir=".", **wandb),
+        logger("lightning.pytorch.loggers.TensorBoardLogger", save_dir="tb"),
+        logger("lightning.pytorch.loggers.CometLogger"),
+    ]
+    told = config(loggers=loggers, precision="bf16-mixed", accelerator="gpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: False)
+    plan = make_plan("fit", told, FILE)
+    assert plan.said == ("precision: this GPU has no bf16, 32-true takes its place",)
+    apply_plan(plan, told, RunFolder(Path("runs/small/one")), "test")
+    csv, wb, tensorboard, comet = (one.init_args for one in told.trainer.logger)
+    assert (csv.save_dir, tensorboard.save_dir, comet.as_dict()) == ("runs/small/one/test", "tb", {})
+    assert wb.as_dict() == {"save_dir": "runs/small/one", "id": "small-one", "name": "small/one", "group": "small"}
+    assert (told.run.experiment, told.run.id, told.trainer.precision) == ("small", "one", "32-true")
+    assert told.trainer.default_root_dir == "runs/small/one"
+    again = without_run(told)
+    assert (again.run.id, again.trainer.logger[1].init_args.id, told.run.id) == (None, None, "one")
