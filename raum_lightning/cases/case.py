@@ -25,7 +25,7 @@ from raum_lightning.errors import CaseError, LabelError
 # begins the description in the header of the masks that this project writes
 SIGNATURE = "raum"
 # what follows it in files of ours that are no masks
-NOT_MASKS = ("phantom", "probabilities:")
+NOT_MASKS = ("phantom", "probabilities:", "uncertainty:")
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 

@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--image", nargs=2, action="append", metavar=("MODALITY", "NIFTI"), help="a modality of any name; repeat it")
     add("--out", type=Path, required=True, help="mask to write, on the grid of the case; with --cases a folder of them")
     add("--probabilities", type=Path, metavar="NIFTI", help="write these too: X Y Z K, of each class or region")
+    add("--uncertainty", type=Path, metavar="NIFTI", help="write the entropy of flips and networks too, 0 to 1")
     add("--figure", type=Path, help="draw a picture too: .png, .pdf or .svg")
     add("--flips", type=int, choices=(1, 2, 4, 8), help="copies of test-time augmentation (default: the checkpoint's)")
     add("--overlap", type=float, help="shared fraction of adjacent windows (default: the checkpoint's)")
@@ -69,6 +70,10 @@ def run(args: argparse.Namespace) -> int:
     result.save(args.out)
     if args.probabilities:
         result.save_probabilities(args.probabilities)
+    if args.uncertainty:
+        from raum_lightning.inference.uncertainty import entropy
+
+        result.save_map(args.uncertainty, entropy(result.probabilities, result.card.mode), "uncertainty: entropy")
     seconds = time.perf_counter() - start
     volumes = ", ".join(f"{region} {volume:.1f} ml" for region, volume in result.volumes.items())
     if result.missing:
@@ -91,6 +96,7 @@ def _load(args: argparse.Namespace) -> "Segmenter":
 def _segment_folder(args: argparse.Namespace) -> int:
     from raum_lightning.cases.discovery import find_cases
     from raum_lightning.inference.folder import check_targets, hash_files, segment_cases
+    from raum_lightning.inference.uncertainty import Review
     from raum_lightning.progress import progress_bar
 
     segmenter = _load(args)
@@ -99,12 +105,15 @@ def _segment_folder(args: argparse.Namespace) -> int:
     check_targets(cases, args.out)
     with progress_bar("segmenting cases") as progress:
         weights = hash_files(args.checkpoint)
-        outcome = segment_cases(segmenter, cases, args.out, weights=weights, progress=progress)
+        review = Review(args.out)
+        outcome = segment_cases(segmenter, cases, args.out, weights=weights, progress=progress, look=review.add)
     for name, missing in outcome.missing.items():
         print(f"{name}: {_without(missing)}")
     if outcome.replaced:
         print(f"{len(outcome.replaced)} were of other weights, settings or images and are replaced")
     print(f"{args.out}: {len(outcome.written)} of {len(cases)} cases segmented, {len(outcome.kept)} were there already")
+    if review.rows:
+        print(f"{review.path}: the cases, those first that a person should look at first")
     for case, problem in outcome.failed.items():
         print(f"{case} was not segmented: {problem}")
     return int(bool(outcome.failed))
@@ -122,7 +131,7 @@ def _source(args: argparse.Namespace) -> Any:
             "give either the case's folder as --case, its files as --flair, --t1, --t1ce and --t2, or a folder of "
             "cases as --cases"
         )
-    if args.cases and (single := [name for name in ("figure", "probabilities") if getattr(args, name)]):
+    if args.cases and (single := [name for name in ("figure", "probabilities", "uncertainty") if getattr(args, name)]):
         raise ConfigError(f"--{single[0]} is of one case; give it with --case instead of --cases")
     return args.case or files
 
@@ -136,7 +145,7 @@ def _check_outputs(args: argparse.Namespace, case: "Case") -> None:
     # a mask that this project wrote may be written anew
     reference = [case.label] if case.label and not read_remark(case.label) else []
     taken = {path.resolve(): "a file of the case" for path in (*case.images.values(), *reference)}
-    for path in filter(None, (args.out, args.probabilities)):
+    for path in filter(None, (args.out, args.probabilities, args.uncertainty)):
         if not stem(path):
             raise ConfigError(f"{path}: is no name of a NIfTI file; let it end in {' or '.join(ENDINGS)}")
         if other := taken.get(path.resolve()):

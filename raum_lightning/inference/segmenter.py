@@ -73,9 +73,11 @@ class Segmentation:
 
     def save_probabilities(self, path: Path | str) -> None:
         """Write X Y Z K, float32; the header's description names the channels."""
-        description = f"raum probabilities: {' '.join(self.card.channels)}"
-        reference = self.case.images[self._first]
-        write_like(Path(path), np.moveaxis(self.probabilities, 0, -1), reference, description)
+        self.save_map(path, np.moveaxis(self.probabilities, 0, -1), f"probabilities: {' '.join(self.card.channels)}")
+
+    def save_map(self, path: Path | str, values: NDArray[np.float32], description: str) -> None:
+        """Write numbers X Y Z or X Y Z K on the grid of the case."""
+        write_like(Path(path), values, self.case.images[self._first], f"raum {description}")
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def test_all_but_the_broken_case_are_segmented_once(
 ) -> None:
     out = tmp_path / "out"
     assert segment(checkpoint, "--cases", cases, "--out", out) == 1
-    assert sorted(path.name for path in out.iterdir()) == [f"BraTS20_Training_00{n}.nii.gz" for n in (1, 3)]
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == [f"BraTS20_Training_00{n}.nii.gz" for n in (1, 3)]
     said = capsys.readouterr().out
     assert f"{out}: 2 of 3 cases segmented, 0 were there already\n" in said
     assert "BraTS20_Training_002 was not segmented: case BraTS20_Training_002: t1ce is missing" in said

@@ -1,0 +1,79 @@
+"""How sure the averaged probabilities of flips, folds or an ensemble are: by voxel, and by case for a reviewer."""
+
+import csv
+import math
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raum_lightning.atomic import write_csv
+from raum_lightning.inference.framed import Prediction
+from raum_lightning.inference.segmenter import Segmentation
+from raum_lightning.inference.sliding_window import decide
+from raum_lightning.labels import in_classes
+
+REVIEW = "review.csv"
+
+
+def entropy(probabilities: NDArray[np.float32], mode: str) -> NDArray[np.float32]:
+    """Return the entropy X Y Z of probabilities K X Y Z, in [0, 1]: 0 is certain, 1 is all alike.
+
+    In `mode` "labels" it is that over the classes divided by log K, in "regions" the largest of the regions' binary
+    entropies in bits.
+    """
+    total = np.zeros(probabilities.shape[1:], np.float32)
+    for channel in probabilities:
+        if mode == "labels":
+            total -= _p_log_p(channel) / math.log(len(probabilities))
+        else:
+            np.maximum(total, -(_p_log_p(channel) + _p_log_p(1 - channel)) / math.log(2), out=total)
+    return total.clip(0, 1)
+
+
+def estimated_dice(prediction: Prediction) -> dict[str, float]:
+    """Return for each region the Dice that its mask would have if the probabilities were right, in [0, 1].
+
+    That is twice the probability within the mask over the sum of mask and probability, each with one voxel more, so
+    that an empty mask of a region that is nowhere likely counts as right.
+    """
+    labels = decide(prediction.values[None], prediction.mode, prediction.regions)[0]
+    found = {}
+    for number, (name, members) in enumerate(prediction.regions.items()):
+        inside = torch.from_numpy(in_classes(labels.numpy(), members))
+        values = prediction.values[list(members)].sum(0) if prediction.mode == "labels" else prediction.values[number]
+        shared, likely, mask = float(values[inside].sum()), float(values.sum()), float(inside.sum())
+        found[name] = (2 * shared + 1) / (likely + mask + 1)
+    return found
+
+
+class Review:
+    """The table of a folder of masks, in the order in which a person should look at them: the least sure first.
+
+    Args:
+        folder: The table is its review.csv; cases that it has already stay in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / REVIEW
+        self.rows: dict[str, dict[str, str]] = {}
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = {row["case"]: row for row in csv.DictReader(file)}
+
+    def add(self, result: Segmentation) -> None:
+        """Add a case: estimated Dice, its mean and by region, and volumes in ml."""
+        dice = estimated_dice(result.prediction)
+        row = {"case": result.case.id, "estimated_dice": f"{fmean(dice.values()):.4f}"}
+        row |= {f"estimated_dice_{name.lower()}": f"{value:.4f}" for name, value in dice.items()}
+        row |= {f"ml_{name.lower()}": f"{volume:.3f}" for name, volume in result.volumes.items()}
+        self.rows[result.case.id] = row
+        ordered = sorted(self.rows.values(), key=lambda one: (float(one["estimated_dice"]), one["case"]))
+        write_csv(self.path, list(dict.fromkeys(key for one in ordered for key in one)), ordered)
+
+
+def _p_log_p(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    result: NDArray[np.float32] = values * np.log(np.maximum(values, np.float32(1e-30)))
+    return result
