@@ -29,6 +29,24 @@ Mode = Literal["labels", "regions"]
 _CPU_CHUNK, _ACCELERATOR_CHUNKS = 2**16, 16
 
 
+class WithChannel(nn.Module):
+    """A loss that takes class indices as B 1 X Y Z, as MONAI's do, in a place where they are B X Y Z.
+
+    Args:
+        loss: Called with logits B K X Y Z and class indices B 1 X Y Z, int64; such as monai.losses.DiceCELoss with
+            to_onehot_y and softmax.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the loss of logits B K X Y Z and class indices B X Y Z."""
+        value: torch.Tensor = self.loss(logits, labels[:, None])
+        return value
+
+
 class DiceCELoss(nn.Module):
     """Soft Dice with squared denominators plus cross-entropy, each with weight one.
 

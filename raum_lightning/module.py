@@ -63,7 +63,7 @@ class SegmentationModule(pl.LightningModule):
         loss: Called with logits B K X Y Z and class indices B X Y Z; `DiceCELoss()` where not given. The indices are
             uint8 for `DiceCELoss` and int64 for any other, as `torch.nn.CrossEntropyLoss` wants them. `val/loss` is
             over the voxels that a window saw, which the loss is given as 1 K N 1 1. MONAI's losses, which want
-            B 1 X Y Z, need a wrapper.
+            B 1 X Y Z, stand within `raum_lightning.losses.WithChannel`.
         mode: What the channels of the logits are: classes under a softmax (labels), or regions under sigmoids; that of
             `DiceCELoss` where not given, and labels with another loss.
         roi_size: Window of the sliding window in voxels; the network's `img_size` where not given.

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.losses import DiceCELoss as MonaiDiceCELoss
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
@@ -15,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raum_lightning import losses
 from raum_lightning.datasets import IGNORED, parse
 from raum_lightning.labels import ED, ET, NCR, RC, to_regions
-from raum_lightning.losses import DiceCELoss, deep_supervision
+from raum_lightning.losses import DiceCELoss, WithChannel, deep_supervision
 
 LOG2, LOG3 = math.log(2), math.log(3)
 
@@ -378,3 +379,9 @@ def test_deep_supervision_is_zero_where_all_resolutions_are_right() -> None:
     labels = torch.randint(4, (1, 8, 8, 8))
     logits = [100.0 * functional.one_hot(labels[:, ::step, ::step, ::step]).movedim(-1, 1) for step in (1, 2, 4)]
     assert deep_supervision(torch.nn.CrossEntropyLoss(), logits, labels).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_loss_of_monai_gets_the_channel_that_it_wants() -> None:
+    wanted = MonaiDiceCELoss(to_onehot_y=True, softmax=True)
+    logits, labels = torch.randn(2, 4, 3, 3, 3), torch.randint(4, (2, 3, 3, 3))
+    assert torch.equal(WithChannel(wanted)(logits, labels), wanted(logits, labels[:, None]))

@@ -20,6 +20,7 @@ from torch import nn
 
 from raum_lightning.cli.command_line import SPEC, CommandLine
 from raum_lightning.cli.config_inheritance import CLASS, Tree
+from raum_lightning.cli.derived import LOGGER, RUN_FOLDER
 from raum_lightning.cli.errors import first_line
 from raum_lightning.yaml_files import Key
 
@@ -39,7 +40,8 @@ def explain_configuration(parser: ArgumentParser, given: CommandLine, said: str)
     tree, places = given.together()
     known = _nested(parser.get_defaults().as_dict())
     check = _Check(places, [*_leaves(known)])
-    found = [*check.keys(tree, known, ())] or [*check.classes(tree, ())] or [check.value(said)]
+    found = [*check.keys(tree, known, ())] or [*check.classes(tree, ())]
+    found = found or [check.refused(tree, said) or check.value(said)]
     more = f"\nand {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return "\n".join(found[:SHOWN]) + more
 
@@ -83,13 +85,26 @@ class _Check:
             if inner or kind is None:
                 yield from inner
                 continue
+            arguments = dict(spec.get("init_args") or {})
+            if where[:2] == LOGGER and "save_dir" in inspect.signature(kind).parameters:
+                arguments.setdefault("save_dir", RUN_FOLDER)  # which need not be given
             try:
-                _class_parser(kind).parse_object(dict(spec.get("init_args") or {}))
+                _class_parser(kind).parse_object(arguments)
             except ArgumentError as error:
                 key, reason = _reason(str(error))
                 place = (*where, "init_args", *key.split(".")) if key else where
                 needs = reason.replace("the following arguments are required:", "needs")
                 yield self._at(place, f"{_dotted(place)}{_given(spec, key)}: {kind.__name__}: {needs}")
+
+    def refused(self, tree: Tree, said: str) -> str | None:
+        """Return what a class said when it was made, such as that a package is missing, with its place."""
+        problem = re.search(r"Problem with given class_path '([^']+)':\s*\n\s*(.+)", said)
+        if problem is None:
+            return None
+        name = problem[1].rpartition(".")[2]
+        places = [where for spec, where in _specs(tree, ()) if spec[CLASS].rpartition(".")[2] == name]
+        at = places[0] if places else ()
+        return self._at(at, ": ".join(filter(None, [_dotted(at), name, first_line(problem[2])])))
 
     def value(self, said: str) -> str:
         """Return what the parser said of one value, with its place."""

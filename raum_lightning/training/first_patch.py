@@ -70,7 +70,8 @@ def check_loss(loss: nn.Module, channels: int, labels: Callable[[Tensor], Tensor
     if problem:
         raise ConfigError(
             f"module.loss {type(loss).__name__} {problem} for logits B K X Y Z of {channels} channels and class "
-            "indices B X Y Z; give a loss, or a wrapper around it, that takes these and returns one number"
+            "indices B X Y Z; give a loss that takes these and returns one number, or one that wants indices "
+            "B 1 X Y Z, as MONAI's, within raum_lightning.losses.WithChannel"
         )
 
 

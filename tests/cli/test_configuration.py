@@ -244,7 +244,9 @@ def test_files_that_cannot_be_used(text: str, said: str, tmp_path: Path) -> None
             ["--module.network", "monai.networks.nets.SwinUNTR"],
             ["module.network: monai.networks.nets has no class SwinUNTR; did you mean SwinUNETR?"],
         ),
-        ("", ["--trainer.logger", "TensorBoardLogger"], ["trainer.logger: TensorBoardLogger: needs save_dir"]),
+        ("", ["--trainer.logger", "lightning.pytorch.loggers.CometLogger"],
+         ["trainer.logger: CometLogger: Requirement 'comet-ml>=3.44.4' not met. HINT: Try running `pip install -U "
+          "'comet-ml>=3.44.4'`"]),
         ("", ["--trainer.logger", "CSVLogger"],
          ["trainer.logger: several classes are named CSVLogger: give one of "
           "lightning.pytorch.loggers.csv_logs.CSVLogger, "
