@@ -108,7 +108,10 @@ def measure(words: list[str]) -> dict[str, Any]:
     """Take a few training steps as `lightning fit` with these words would and return what they took."""
     from tempfile import TemporaryDirectory
 
+    from raum_lightning.cli.log_filters import quieten
     from raum_lightning.cli.trial import TrialCLI
+
+    quieten()
 
     with TemporaryDirectory() as folder:
         own = ["--trainer.logger", "false", "--run.root", folder, "--trainer.enable_progress_bar", "false"]

@@ -1,6 +1,9 @@
 import pytest
 
+from raum_lightning.cli.config_inheritance import read_files
+from raum_lightning.data.patches import PatchSampler
 from raum_lightning.training.schedule import warmup_cosine
+from tests.helpers import EXPERIMENTS
 
 
 @pytest.mark.parametrize(
@@ -20,3 +23,13 @@ def test_closed_form(step: int, factor: float) -> None:
 
 def test_no_warmup_starts_at_full_rate() -> None:
     assert warmup_cosine(0, warmup_steps=0, total_steps=10) == 1.0
+
+
+@pytest.mark.parametrize(("experiment", "patches"), [("unetr", 120_000), ("unetr_long", 500_160)])
+def test_an_experiment_sees_as_many_patches_on_any_number_of_gpus(experiment: str, patches: int) -> None:
+    tree = read_files([EXPERIMENTS / f"{experiment}.yaml"]).tree
+    epoch, epochs = tree["data"]["patches_per_epoch"], tree["trainer"]["max_epochs"]
+    assert "max_steps" not in tree["trainer"] and epoch * epochs == patches
+    for ranks in (1, 2, 3, 4, 6, 8, 16, 32):
+        shares = [PatchSampler(epoch, num_replicas=ranks, rank=rank) for rank in range(ranks)]
+        assert sorted(index for share in shares for _, index in share) == list(range(epoch))
