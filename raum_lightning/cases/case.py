@@ -24,6 +24,8 @@ from raum_lightning.errors import CaseError, LabelError
 
 # begins the description in the header of the masks that this project writes
 SIGNATURE = "raum"
+# before the name of the case in a description, which has no more bytes than this
+NOTED, LONGEST_DESCRIPTION = "case=", 79
 # what follows it in files of ours that are no masks
 NOT_MASKS = ("phantom", "probabilities:", "uncertainty:")
 
@@ -202,10 +204,13 @@ def sample_of(data: NDArray[Scalar], count: int = 2**18) -> NDArray[Scalar]:
 def write_mask(path: Path, labels: NDArray[np.uint8], case: Case, modality: str, remark: str = "") -> None:
     """Write class indices X Y Z in the label values of the case's edition, with the geometry of `modality`.
 
-    The header's description notes the edition and a `remark`, which `read_remark` returns. The file appears whole or
-    not at all.
+    The header's description notes the edition, the case where there is room for it, and a `remark`, which `read_remark`
+    returns. The file appears whole or not at all.
     """
     description = f"{SIGNATURE} {case.edition.name} {remark}".rstrip()
+    named = f"{SIGNATURE} {case.edition.name} {NOTED}{case.id} {remark}".rstrip()
+    if len(named) <= LONGEST_DESCRIPTION and case.id.isascii() and len(case.id.split()) == 1:
+        description = named
     write_like(path, case.edition.decode(labels), case.images[modality], description)
 
 
@@ -214,7 +219,19 @@ def read_remark(path: Path) -> tuple[str, str] | None:
     words = _description(path)
     if len(words) < 2 or words[0] != SIGNATURE or words[1] in NOT_MASKS:
         return None
-    return words[1], " ".join(words[2:])
+    return words[1], " ".join(word for word in words[2:] if not word.startswith(NOTED))
+
+
+def other_case(path: Path, name: str) -> str | None:
+    """Return a sentence where `write_mask` noted another case than `name` in a file.
+
+    Of single files a case is called as the first of them, so that a beginning of a name is the same.
+    """
+    words = _description(path)
+    noted = next((word.removeprefix(NOTED) for word in words if word.startswith(NOTED)), "")
+    if words[:1] != [SIGNATURE] or noted.startswith(name) or name.startswith(noted):
+        return None
+    return f"{path}: is a mask of case {noted} by its header, and is taken for one of {name}"
 
 
 def is_ours(path: Path) -> bool:

@@ -109,6 +109,8 @@ def _print(evaluation: "Evaluation") -> None:
     ):
         if cases:
             console.print(f"{lack} ({len(cases)}): {', '.join(cases[:LISTED])}{', ...' if cases[LISTED:] else ''}")
+    for sentence in evaluation.folders.of_other_cases:
+        console.print(Text(sentence, "red"), soft_wrap=True)
     for case, problem in evaluation.problems.items():
         console.print(Text.assemble((f"{case} was not scored", "red"), f": {problem}"), soft_wrap=True)
 

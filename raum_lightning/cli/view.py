@@ -28,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw, write, say where, and return 0."""
+    from raum_lightning.cases.case import other_case
     from raum_lightning.cases.discovery import find_case, find_cases
     from raum_lightning.figures import Scan, check_ending, draw, save
     from raum_lightning.runs.outputs import check_output
@@ -44,4 +45,6 @@ def run(args: argparse.Namespace) -> int:
     scan = Scan.read(case, args.prediction)
     save(draw(scan, point=args.slice), args.out, width=args.width)
     print(f"{args.out}: {case.id}")
+    if args.prediction and (sentence := other_case(args.prediction, case.id)):
+        print(sentence)
     return 0

@@ -105,6 +105,7 @@ class Evaluation:
             "without_prediction": self.missing,
             "without_reference": self.folders.without_reference,
             "editions": self.folders.editions,
+            "of_other_cases": self.folders.of_other_cases,
         }
         write_json(path, content)
         rows = ({"case": case, "rules": self.rules.name, **plain(row)} for case, row in self.scores.items())

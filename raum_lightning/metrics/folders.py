@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raum_lightning.cases.case import Case, read_remark
+from raum_lightning.cases.case import Case, other_case, read_remark
 from raum_lightning.cases.discovery import files_below, find_cases, is_image, recognise
 from raum_lightning.cases.nifti import Volume, read_nifti, stem
 from raum_lightning.datasets import DataSet, load, names
@@ -65,6 +65,12 @@ class Folders:
     pairs: dict[str, tuple[MaskFile, MaskFile]]
     without_prediction: dict[str, MaskFile]
     without_reference: list[str]
+
+    @property
+    def of_other_cases(self) -> list[str]:
+        """A sentence on each prediction whose header names another case."""
+        said = (other_case(mask.path, case) for case, (mask, _) in self.pairs.items())
+        return [sentence for sentence in said if sentence]
 
     @property
     def editions(self) -> dict[str, dict[str, int]]:

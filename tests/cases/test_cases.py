@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from raum_lightning.cases import nifti
-from raum_lightning.cases.case import Case, read_remark, write_mask
+from raum_lightning.cases.case import Case, other_case, read_remark, write_mask
 from raum_lightning.cases.check import check_cases
 from raum_lightning.cases.discovery import find_case, find_cases
 from raum_lightning.cli import main
@@ -309,3 +310,20 @@ def test_a_written_mask_lies_on_its_case(tmp_path: Path) -> None:
     assert written.get_data_dtype() == np.uint8
     assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (2, 1)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+
+
+def test_a_mask_names_its_case_where_there_is_room(tmp_path: Path) -> None:
+    folder = write_brats(tmp_path, "BraTS20_Training_001", EDITIONS["brats2020"])
+    case, path = find_case(folder), tmp_path / "m.nii.gz"
+    labels, _ = case.read_label()
+    write_mask(path, labels, case, "flair", "0123456789abcdef")
+    assert read_remark(path) == ("brats2020", "0123456789abcdef")
+    assert other_case(path, case.id) is None
+    assert other_case(path, "BraTS20_Training_002") == (
+        f"{path}: is a mask of case BraTS20_Training_001 by its header, and is taken for one of BraTS20_Training_002"
+    )
+    write_mask(path, labels, replace(case, id=case.id + "_flair"), "flair")  # as of single files
+    assert other_case(path, case.id) is None
+    write_mask(path, labels, replace(case, id="x" * 80), "flair", "kept")
+    assert read_remark(path) == ("brats2020", "kept") and other_case(path, case.id) is None
+    assert other_case(folder / f"{case.id}_seg.nii.gz", "another") is None

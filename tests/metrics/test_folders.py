@@ -328,3 +328,17 @@ def test_a_users_mistake_gets_one_sentence(
     assert command(predictions, brats, *(folders.get(word, word) for word in words)) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
+
+
+def test_a_mask_of_another_case_is_said(brats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = find_cases(brats)[:2]
+    write_mask(tmp_path / f"p/{first.id}.nii.gz", first.read_label()[0], first, "flair")
+    write_mask(tmp_path / f"p/{second.id}.nii.gz", first.read_label()[0], first, "flair")
+    command(tmp_path / "p", brats, "--out", tmp_path / "m.json")
+    said = f"is a mask of case {first.id} by its header, and is taken for one of {second.id}"
+    assert said in " ".join(capsys.readouterr().out.split())
+    (sentence,) = json.loads((tmp_path / "m.json").read_text())["of_other_cases"]
+    assert sentence == f"{tmp_path / 'p'}/{second.id}.nii.gz: {said}"
+    picture = ["--prediction", str(tmp_path / f"p/{second.id}.nii.gz"), "--out", str(tmp_path / "a.png")]
+    assert main(["view", str(brats / second.id), *picture]) == 0
+    assert said in capsys.readouterr().out
