@@ -73,9 +73,8 @@ def run(args: argparse.Namespace) -> int:
                 train_folds(study, parallel=args.parallel)
         with progress_bar("predicting cases") as progress:
             predict_folds(study, device=args.device, progress=progress)
-    with progress_bar("scoring cases") as progress:
-        content = write_results(study, rules=args.rules, progress=progress)
-    _join(study)
+    content = write_results(study, rules=args.rules)
+    _join(study, (content["calibration"] or {}).get("temperature"))
     summary = {"raw": content["summary"], "cleaned": content["cleaned"]["summary"]}
     for state, one in summary.items():
         dice = ", ".join(f"{part.upper()} {number(one[f'dice_{part}']['mean'], 3)}" for part in content["parts"])
@@ -102,7 +101,7 @@ def _without(option: str, words: Sequence[str]) -> list[str]:
     return [word for word in kept if not word.startswith(f"{option}=")]
 
 
-def _join(study: "Study") -> None:
+def _join(study: "Study", temperature: float | None) -> None:
     """Write the ensemble of all folds; where they differ too much, say so: everything else is done."""
     from raum_lightning.errors import CheckpointError
     from raum_lightning.inference.ensemble import write_ensemble
@@ -111,9 +110,9 @@ def _join(study: "Study") -> None:
 
     folds = [study.folder.checkpoint(fold) for fold in range(len(study.splits))]
     try:
-        write_ensemble(
-            folds, study.folder.ensemble, trust=trusted(study), postprocess=Postprocess.read(study.folder.post)
-        )
+        steps = Postprocess.read(study.folder.post)
+        chosen: dict[str, Any] = {"postprocess": steps, "temperature": temperature}
+        write_ensemble(folds, study.folder.ensemble, trust=trusted(study), **chosen)
         print(f"ensemble: {study.folder.ensemble}")
     except CheckpointError as error:
         print(f"no ensemble: {error}")

@@ -51,6 +51,7 @@ class ModelCard:
         scores: What it scored on the validation cases when it was saved, such as `val/dice_mean`.
         versions: Of the package, Python and the libraries that trained it.
         postprocess: What is done with its masks, and with which thresholds.
+        temperature: By which its probabilities are made less sure (above 1) or more; see `temperature`.
         description: The whole description of the data set, with which cases like those of the training are found.
         may_lack: Modalities that it has learnt to do without, by `data.modality_dropout`.
 
@@ -74,6 +75,7 @@ class ModelCard:
     scores: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     postprocess: Mapping[str, Any] | None = None
+    temperature: float = 1.0
     description: Mapping[str, Any] = field(default_factory=dict)
     may_lack: tuple[str, ...] = ()
 
@@ -91,6 +93,7 @@ class ModelCard:
             "overlap": 0 <= self.overlap < 1,
             "sw_batch_size": self.sw_batch_size > 0,
             "flips": self.flips in FLIPS,
+            "temperature": isfinite(self.temperature) and self.temperature > 0,
             "may_lack": set(self.may_lack) <= set(self.modalities),
         }
         if wrong := [name for name, holds in rules.items() if not holds]:

@@ -7,6 +7,7 @@ member by member, the widest numbers first, so that each lies at a multiple of i
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
@@ -29,7 +30,7 @@ from raum_lightning.runs.checkpoints import MODEL_CARD
 # what members may differ in that only `raum segment --checkpoint A B` averages
 LOOSE = {"dataset", "description"}
 # what members of any ensemble may differ in
-_FREE = {"overlap", "sw_batch_size", "flips", "training_cases", "scores", "versions", "postprocess"}
+_FREE = {"overlap", "sw_batch_size", "flips", "training_cases", "scores", "versions", "postprocess", "temperature"}
 # of torch's types those that safetensors and weights have
 _TYPES = {
     torch.float64: "F64",
@@ -111,11 +112,17 @@ def open_members(
 
 
 def write_ensemble(
-    paths: Sequence[Path], out: Path, *, trust: Iterable[str] = (), postprocess: Postprocess | None = None
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    trust: Iterable[str] = (),
+    postprocess: Postprocess | None = None,
+    temperature: float | None = None,
 ) -> ModelCard:
     """Write the networks of checkpoints or *.safetensors as one file and return its card.
 
-    The file appears whole or not at all. Where no post-processing is given, it is that of the members.
+    The file appears whole or not at all. Where no post-processing is given, it is that of the members; the temperature
+    is the geometric mean of theirs.
 
     Raises:
         CheckpointError: Members differ in modalities, classes, data set or anything else that decides what is computed.
@@ -137,6 +144,8 @@ def write_ensemble(
             entries.append((-weight.element_size(), number, name, weight.dtype, tuple(weight.shape), weight.nbytes))
     entries.sort(key=lambda entry: entry[:3])
     card = _card(paths, cards, postprocess)
+    own = math.exp(sum(math.log(one.temperature) for one in cards) / len(cards))
+    card = replace(card, temperature=own if temperature is None else temperature)
     header: dict[str, Any] = {"__metadata__": {MODEL_CARD: card.to_json(), NETWORKS: json.dumps(specs)}}
     offset = 0
     for _, number, name, dtype, shape, size in entries:

@@ -29,6 +29,7 @@ from raum_lightning.inference.ensemble import LOOSE, Member, check_alike, open_m
 from raum_lightning.inference.framed import Grid, Prediction, read_framed
 from raum_lightning.inference.loading import TrainedNetwork
 from raum_lightning.inference.sliding_window import Network, average
+from raum_lightning.inference.temperature import temper
 from raum_lightning.inference.windows import Visit, plan
 from raum_lightning.labels import in_classes
 from raum_lightning.models.cpu import accelerate
@@ -64,7 +65,7 @@ class Segmentation:
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
         """K X Y Z in [0, 1]: of the classes with background, or of the regions; made when it is asked for."""
-        return self.prediction.probabilities()
+        return temper(self.prediction.probabilities(), self.card.mode, self.card.temperature)
 
     def save(self, path: Path | str, remark: str = "") -> None:
         """Write the mask, whole or not at all; the header's description notes a `remark` too."""

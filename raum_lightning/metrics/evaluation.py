@@ -180,7 +180,7 @@ def evaluate_pairs(
     if chosen.counts_missing:
         tasks |= {case: (None, mask) for case, mask in folders.without_prediction.items()}
     outcomes: dict[str, dict[str, float] | str] = {}
-    with mapping(workers or (min(_cores(), len(tasks)) if len(tasks) > FEW else 1)) as mapped:
+    with mapping(workers or workers_for(len(tasks))) as mapped:
         scored = mapped(partial(score_pair, metrics=names, classes=classes, rules=chosen), tasks.values())
         for case, outcome in zip(tasks, scored, strict=True):
             outcomes[case] = outcome
@@ -227,9 +227,10 @@ def score_pair(
     return scores
 
 
-def _cores() -> int:
-    """Return how many this process may use, where the system says so."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def workers_for(cases: int) -> int:
+    """Return how many processes so many cases take: one for each core that may be used, just this one for a few."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, cases) if cases > FEW else 1
 
 
 @contextmanager

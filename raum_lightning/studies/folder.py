@@ -17,6 +17,7 @@ class StudyFolder:
     fold<k>.log            what a fold printed that trained beside others
     array.sbatch collect.sbatch  what --slurm has submitted
     predictions/ cleaned/  each case by the fold that has not seen it, as it is and after post.yaml
+    calibration/           voxels of each case with their probabilities
     post.yaml              the post-processing
     results.json .csv .md  scores, by case and together
     pictures/              the worst cases
@@ -63,6 +64,10 @@ class StudyFolder:
     def cleaned(self) -> Path:
         """The masks after post-processing."""
         return self.path / "cleaned"
+
+    def sample(self, case: str) -> Path:
+        """Return the voxels of a case by which probabilities are calibrated."""
+        return self.path / "calibration" / f"{case}.npz"
 
     @property
     def post(self) -> Path:

@@ -16,6 +16,7 @@ from raum_lightning.metrics.folders import Folders, MaskFile, read_mask
 from raum_lightning.postprocess import Postprocess, clean
 from raum_lightning.runs.checkpoints import structure
 from raum_lightning.runs.folder import prediction_path
+from raum_lightning.studies.calibration import Sample
 from raum_lightning.studies.study import Study
 
 Progress = Callable[[int, int], None]
@@ -60,6 +61,7 @@ def predict_folds(study: Study, *, device: str = "auto", progress: Progress | No
             study.folder.predictions,
             weights=hash_files([checkpoint]),
             progress=tell,
+            look=lambda result: Sample.of(result).save(study.folder.sample(result.case.id)),
         )
         failed |= outcome.failed
         done += len(split.val)

@@ -1,6 +1,6 @@
 """The scores of a cross-validation: raw and cleaned, by fold and together, as JSON, CSV and Markdown."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -8,11 +8,13 @@ from raum_lightning.atomic import write_csv, write_json, write_text
 from raum_lightning.errors import UserError
 from raum_lightning.figures import Scan, draw, save
 from raum_lightning.metrics import explain
-from raum_lightning.metrics.evaluation import Evaluation, evaluate_pairs, plain, plain_rules
+from raum_lightning.metrics.evaluation import Evaluation, evaluate_pairs, plain, plain_rules, workers_for
 from raum_lightning.metrics.folders import Folders
 from raum_lightning.metrics.statistics import summarise
 from raum_lightning.postprocess.fit import Fitted, figures, fit
+from raum_lightning.progress import progress_bar
 from raum_lightning.runs.folder import prediction_path
+from raum_lightning.studies.calibration import calibrate
 from raum_lightning.studies.prediction import folders, write_cleaned
 from raum_lightning.studies.provenance import cost, provenance
 from raum_lightning.studies.study import WRITER, Study
@@ -22,23 +24,20 @@ METRICS = ("dice", "hd95", "nsd_10", "lesion_dice", "lesion_hd95")
 WORST = 3
 SHOWN = ("flair", "t1ce")
 
-Progress = Callable[[int, int], None]
 
-
-def write_results(study: Study, *, rules: str = "auto", progress: Progress | None = None) -> dict[str, Any]:
+def write_results(study: Study, *, rules: str = "auto") -> dict[str, Any]:
     """Score the predictions, fit and apply post-processing, write every table, and return the content of results.json.
-
-    `progress` is told (done, of) cases of both rounds of scoring.
 
     Raises:
         EvaluationError: A prediction is missing or cannot be scored.
     """
-    total = 2 * len(study.fold_of)
-    raw = _scored(folders(study, study.folder.predictions), rules, progress, 0, total)
-    fitted = fit([*raw.folders.pairs.values()], raw.rules)
+    raw = _scored(folders(study, study.folder.predictions), rules, "scoring cases")
+    pairs = [*raw.folders.pairs.values()]
+    with progress_bar("fitting post-processing") as progress:
+        fitted = fit(pairs, raw.rules, workers=workers_for(len(pairs)), progress=progress)
     write_text(study.folder.post, fitted.steps.to_yaml(_heading(fitted, raw)))
     write_cleaned(study, fitted.steps)
-    cleaned = _scored(folders(study, study.folder.cleaned), raw.rules.name, progress, total // 2, total)
+    cleaned = _scored(folders(study, study.folder.cleaned), raw.rules.name, "scoring cleaned cases")
     content = _content(study, raw, cleaned, fitted)
     write_json(study.folder.results, content)
     columns = ["case", "fold", "masks", "rules", *raw.summary]
@@ -48,12 +47,9 @@ def write_results(study: Study, *, rules: str = "auto", progress: Progress | Non
     return content
 
 
-def _scored(pairs: Folders, rules: str, progress: Progress | None, before: int, total: int) -> Evaluation:
-    def tell(done: int, _: int) -> None:
-        if progress:
-            progress(before + done, total)
-
-    evaluation = evaluate_pairs(pairs, metrics=METRICS, rules=rules, progress=tell)
+def _scored(pairs: Folders, rules: str, said: str) -> Evaluation:
+    with progress_bar(said) as progress:
+        evaluation = evaluate_pairs(pairs, metrics=METRICS, rules=rules, progress=progress)
     for case, problem in evaluation.problems.items():
         raise UserError(f"case {case} cannot be scored: {problem}")
     return evaluation
@@ -83,6 +79,7 @@ def _content(study: Study, raw: Evaluation, cleaned: Evaluation, fitted: Fitted)
             "summary": _summary(cleaned, study.fold_of),
             "cases": {case: plain(row) for case, row in cleaned.scores.items()},
         },
+        "calibration": calibrate(study),
         "fold_of": study.fold_of,
         "folds": [
             {

@@ -21,6 +21,8 @@ def markdown(content: Content) -> str:
         parts += [f"## All cases, {state}", *([_cleaning(content)] if state == "cleaned" else [])]
         parts += [_summary(content, summary)]
     parts += ["## By fold", _folds(content), "## Worst cases", _worst(content)]
+    if content["calibration"]:
+        parts += ["## Calibration", _calibration(content["calibration"])]
     parts += ["## How it was made", _provenance(content), "## Scores", _meanings(content)]
     return "\n\n".join(parts) + "\n"
 
@@ -70,6 +72,14 @@ def _worst(content: Content) -> str:
         if picture := content.get("pictures", {}).get(case):
             lines.append(f"![{case}: reference and prediction]({picture})")
     return "\n\n".join(lines)
+
+
+def _calibration(found: Content) -> str:
+    return (
+        f"Expected calibration error over {found['voxels']:,} voxels of brains, the mean of the folds: "
+        f"{found['before']:.4f}; with a temperature {found['after']:.4f}, each fold by that of the others. "
+        f"Fitted to all folds it is {found['temperature']:.3f}, which the card of `ensemble.safetensors` keeps."
+    )
 
 
 def _provenance(content: Content) -> str:

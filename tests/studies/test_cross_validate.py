@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from raum_lightning.cli import main
+from raum_lightning.inference.exported import read_safetensors
 from raum_lightning.metrics.statistics import summarise
 from raum_lightning.studies import training
 from raum_lightning.studies.training import Process
@@ -122,6 +123,10 @@ def test_each_case_is_predicted_and_scored_once_by_the_fold_that_has_not_seen_it
     row = f"| dice | WT | {one['mean']:.3f} | {one['std']:.3f} | {one['median']:.3f} | {one['low']:.3f} to "
     assert row in page and "## Worst cases" in page and content["provenance"]["data"] in page
     assert f"raum {' '.join(WORDS[:3])}" in page
+    found = content["calibration"]
+    assert 0 <= found["after"] <= 1 and 0 < found["before"] <= 1 and f"{found['before']:.4f}" in page
+    path = here / FOLDER / "ensemble.safetensors"
+    assert read_safetensors(path, 0)[1].temperature == pytest.approx(found["temperature"])
     case = ["--case", str(here / "cases" / names[0]), "--out", str(here / "ensemble.nii.gz")]
     assert main(["segment", "--model", str(here / FOLDER / "ensemble.safetensors"), *case]) == 0
     assert (here / FOLDER / "pictures" / f"{content['worst'][0]}.png").stat().st_size > 10_000
