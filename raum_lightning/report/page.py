@@ -13,7 +13,7 @@ from raum_lightning.errors import CaseError
 from raum_lightning.figures import Scan, dots, draw
 from raum_lightning.figures.curves import chart
 from raum_lightning.labels import REGIONS
-from raum_lightning.metrics import DEFAULT, explain
+from raum_lightning.metrics import explain, find_rules
 from raum_lightning.report.files import SORTED_BY, Run
 from raum_lightning.report.style import PAGE, STYLE
 
@@ -120,13 +120,14 @@ def _table(run: Run) -> str:
         for title, reduce in (("mean", fmean), ("median", median))
     ]
     distances = [name for name in names if name.startswith("hd95_")]
+    rules = find_rules(run.config.get("module", {}).get("rules", "default"))
     asked = shlex.join(["--module.metrics", "[dice, precision, recall, hd95]"])
     more = "" if distances else _missing("HD95 was not computed; this does it:", f"{run.command('test')} {asked}")
     return (
         f'<div class="wide"><table><thead><tr><th></th>{metrics}</tr><tr><th>case</th>{columns}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody><tfoot>{''.join(foot)}</tfoot></table></div>"
-        "<p><small>Whole volumes, each case once, sorted by mean Dice. Dice by the rules of BraTS up to 2022: "
-        f"{explain('dice', DEFAULT)}.</small></p>{more}"
+        "<p><small>Whole volumes, each case once, sorted by mean Dice. Rules "
+        f"{escape(str(rules))}. Dice: {escape(explain('dice', rules))}.</small></p>{more}"
     )
 
 

@@ -233,3 +233,12 @@ def test_long_curves_are_thinned_to_means() -> None:
     curve = [(step, step % 2) for step in range(4 * MOST_POINTS)]
     assert thin(curve)[:2] == [(1.5, 0.5), (5.5, 0.5)] and len(thin(curve)) == MOST_POINTS
     assert thin(curve[:5]) == curve[:5]
+
+
+def test_the_page_names_the_rules_of_the_run(copy: Path) -> None:
+    assert "Rules brats2020" in page(copy)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["module"]["rules"] = "brats2023"
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    shown = page(copy)
+    assert "Rules brats2023" in shown and "brats2020" not in shown.split("</tfoot>")[1].split("</small>")[0]
