@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "figures": {"metrics", "cases", "data"},
     "training": {"figures", "inference", "postprocess", "metrics", "data", "runs", "cases", "losses"},
     "module": {"postprocess", "training", "inference", "metrics", "runs", "losses", "models"},
-    "studies": {"training", "figures", "inference", "postprocess", "metrics", "data", "runs", "cases"},
+    "studies": {"loggers", "training", "figures", "inference", "postprocess", "metrics", "data", "runs", "cases"},
     "report": {"figures", "metrics", "data", "runs", "cases"},
     "cli": {
         "report",

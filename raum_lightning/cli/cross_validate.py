@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.studies.results import write_results
     from raum_lightning.studies.tables import number
     from raum_lightning.studies.training import accept_folds, train_folds
+    from raum_lightning.studies.wandb_summary import log_summary
 
     _check(args)
     study = _again(args) if args.rescore else _begin(args)
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         with progress_bar("predicting cases") as progress:
             predict_folds(study, device=args.device, progress=progress)
     content = write_results(study, rules=args.rules)
+    if not args.rescore:
+        log_summary(study.config, study.folder, content)
     _join(study, (content["calibration"] or {}).get("temperature"))
     summary = {"raw": content["summary"], "cleaned": content["cleaned"]["summary"]}
     for state, one in summary.items():
@@ -139,6 +142,7 @@ def _begin(args: argparse.Namespace) -> "Study":
     """Return the study of the configuration, begun or continued."""
     from raum_lightning.cli.command_line import read_command_line
     from raum_lightning.studies.folder import StudyFolder
+    from raum_lightning.studies.wandb_summary import group_folds
 
     config = _resolved(args.forwarded)
     given = read_command_line(args.forwarded).files
@@ -147,6 +151,7 @@ def _begin(args: argparse.Namespace) -> "Study":
     folds = _count_folds(args.folds, config, data)
     experiment = config["run"].get("experiment") or (files[-1].stem if files else "unnamed")
     folder = StudyFolder(Path(config["run"]["root"]) / experiment / f"cv-{args.id or f'{folds}fold'}")
+    group_folds(config, folder)
     study = _study(folder, config, data, folds, _without("--slurm", args.words), given.folders)
     study.begin()
     if held_out := len(study.splits[0].test):

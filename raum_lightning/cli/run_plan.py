@@ -159,7 +159,7 @@ def _name(name: str, init: Any, run: RunFolder) -> None:
     """Give W&B's logger the run's name."""
     if name == "WandbLogger":
         experiment, number = run.path.parent.name, run.path.name
-        init.group = init.group or os.environ.get("WANDB_RUN_GROUP") or experiment
+        init.group = init.group or experiment
         init.name = init.name or f"{experiment}/{number}"
         # a sweep's agent has chosen the id
         init.id = init.id or os.environ.get("WANDB_RUN_ID") or f"{experiment}-{number}"

@@ -189,10 +189,8 @@ def _await_other(study: Study, fold: int, say: Callable[[str], None]) -> None:
 
 
 def environment_of(study: Study) -> dict[str, str]:
-    """Return the environment of all folds: W&B shows them as one group, and the user's own classes are found."""
-    run = study.folder.path
-    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), *study.code])
-    return {"WANDB_RUN_GROUP": f"{run.parent.name}/{run.name}", "WANDB_JOB_TYPE": "fold", "PYTHONPATH": path}
+    """Return the environment of all folds, in which the user's own classes are found."""
+    return {"PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), *study.code])}
 
 
 def _share(slot: int, parallel: int) -> dict[str, str]:

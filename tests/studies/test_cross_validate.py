@@ -241,7 +241,7 @@ def test_slurm_gets_an_array_and_a_job_after_it(
     assert forked.started == []
 
 
-def test_folds_side_by_side_share_the_cores_and_are_one_group(
+def test_folds_side_by_side_share_the_cores(
     tmp_path: Path, forked: type[Forked], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
