@@ -21,7 +21,7 @@ Array = TypeVar("Array", torch.Tensor, "NDArray[Any]")
 # adult glioma, for what is not told its data set
 EDITIONS: Mapping[str, DataSet] = {**datasets.presets(), "msd": datasets.load("msd")}
 CLASSES = EDITIONS["brats2024"].classes
-REGIONS: Regions = EDITIONS["brats2024"].regions
+REGIONS: Regions = EDITIONS["brats2023"].regions
 MODALITIES = tuple(EDITIONS["brats2020"].images)
 NCR, ED, ET, RC = (CLASSES.index(name) for name in ("NCR", "ED", "ET", "RC"))
 Edition = DataSet

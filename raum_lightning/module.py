@@ -71,7 +71,8 @@ class SegmentationModule(pl.LightningModule):
         sw_batch_size: Windows per forward pass.
         flips: Test-time augmentation: mirrored images whose outputs are averaged at test and prediction: 1, 2, 4 or 8.
         metrics: What is computed per case; see `raum_lightning.metrics`.
-        rules: By which it is computed: brats2020 (to 2022, the default), brats2023, brats2024 or brats2026 (2025 on).
+        rules: By which it is computed: brats2020 (to 2022), brats2023, brats2024 or brats2026 (2025 on); by default the
+            data set's `scoring`, and brats2020 where it has none.
         postprocess: How predicted masks are cleaned: a YAML file of `raum postprocess fit`; search, which fits it on
             the validation cases when training ends; or none. Kept in the model card, which `test`, `predict` and
             `raum segment` follow where nothing is given; `test` prints the scores of raw and cleaned masks.
@@ -166,7 +167,7 @@ class SegmentationModule(pl.LightningModule):
         self.regions: Regions = REGIONS
         self.case_scores: dict[str, dict[str, float]] = {}
         self.val_scores: dict[str, float] = {}
-        self.rules = find_rules(rules)
+        self.rules, self.follows_rules = find_rules(rules), rules == "default"
         self.postprocess = postprocess
         self.steps = Postprocess() if postprocess in (None, SEARCH, "none") else Postprocess.read(Path(postprocess))
         self.val_metrics = SegmentationMetrics(metrics, rules=self.rules)
@@ -232,8 +233,12 @@ class SegmentationModule(pl.LightningModule):
             rank_zero_info(line)
 
     def _follow(self, dataset: DataSet) -> None:
-        """Take regions and classes of the data set, for the loss and for the scores."""
-        self.regions = self.val_metrics.regions = self.test_metrics.regions = dataset.regions
+        """Take regions, classes and scoring of the data set, for the loss and for the scores."""
+        self.regions = dataset.regions
+        if self.follows_rules:
+            self.rules = find_rules(dataset.scoring)
+        for metrics in (self.val_metrics, self.test_metrics):
+            metrics.follow(self.rules, self.regions)
         if isinstance(self.loss, DiceCELoss):
             self.loss.follow(dataset)
         check_monitor(self.monitor, self.val_metrics.metrics, dataset.regions)

@@ -38,7 +38,7 @@ class Scan:
     affine: NDArray[np.float64]
     reference: Labels | None = None
     prediction: Labels | None = None
-    dataset: DataSet = field(default_factory=lambda: load("brats2024"))
+    dataset: DataSet = field(default_factory=lambda: load("brats2023"))
 
     @classmethod
     def read(cls, case: Case, prediction: Path | None = None, modalities: Sequence[str] | None = None) -> "Scan":

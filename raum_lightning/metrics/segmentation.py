@@ -95,9 +95,14 @@ class SegmentationMetrics(Metric):
         regions: Mapping[str, Members] = REGIONS,
     ) -> None:
         super().__init__(dist_sync_fn=_gather)
-        self.metrics, self.classes = select(metrics, rules), select_classes(classes)
-        self.rules, self.regions = rules, regions
+        self.classes = select_classes(classes)
+        self.chosen = tuple(metrics)
+        self.follow(rules, regions)
         self.add_state("lines", default=[], dist_reduce_fx="cat")
+
+    def follow(self, rules: Rules, regions: Mapping[str, Members]) -> None:
+        """Score these regions by these rules from now on."""
+        self.metrics, self.rules, self.regions = select(self.chosen, rules), rules, regions
 
     def update(
         self,

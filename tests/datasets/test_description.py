@@ -65,14 +65,14 @@ def test_a_file_with_channels_is_split(tmp_path: Path) -> None:
         ("brats2020", [1, 2, 4], "NCR ED ET", "WT TC ET"),
         ("brats2021", [1, 2, 4], "NCR ED ET", "WT TC ET"),
         ("brats2023", [1, 2, 3], "NCR ED ET", "WT TC ET"),
-        ("brats2024", [1, 2, 3, 4], "NCR ED ET RC", "WT TC ET"),
-        ("brats2025", [1, 2, 3, 4], "NCR ED ET RC", "WT TC ET"),
+        ("brats2024", [1, 2, 3, 4], "NCR ED ET RC", "WT TC ET RC"),
+        ("brats2025", [1, 2, 3, 4], "NCR ED ET RC", "WT TC ET RC"),
         ("brats-ped-2023", [1, 2, 3], "NCR ED ET", "WT TC ET"),
         ("brats-ped", [1, 2, 3, 4], "ET NET CC ED", "WT TC ET NET CC ED"),
         ("brats-men", [1, 2, 3], "NCR ED ET", "WT TC ET"),
         ("brats-men-rt", [1], "GTV", "GTV"),
         ("brats-met-2023", [1, 2, 3], "NCR ED ET", "WT TC ET"),
-        ("brats-met", [1, 2, 3, 4], "NCR ED ET RC", "WT TC ET"),
+        ("brats-met", [1, 2, 3, 4], "NCR ED ET RC", "WT TC ET RC"),
         ("brats-ssa", [1, 2, 3], "NCR ED ET", "WT TC ET"),
         ("brats-goat", [1, 2, 3], "NCR ED ET", "WT TC ET"),
         ("msd-task01", [2, 1, 3], "NCR ED ET", "WT TC ET"),
@@ -90,10 +90,11 @@ def test_label_values_classes_and_regions(name: str, on_disk: list[int], classes
 
 
 def test_the_regions_of_gliomas() -> None:
-    """WT = NCR + ED + ET and TC = NCR + ET wherever these classes are; children's WT is all and TC all but ED."""
+    """WT = NCR + ED + ET, TC = NCR + ET where these classes are, and RC itself; children's WT is all, TC all but ED."""
     for name, known in presets().items():
         if known.classes[1:4] == ("NCR", "ED", "ET"):
-            assert known.regions == {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}, name
+            cavity = {"RC": (4,)} if "RC" in known.classes else {}
+            assert known.regions == {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)} | cavity, name
     assert load("brats-ped").regions["WT"] == (1, 2, 3, 4) and load("brats-ped").regions["TC"] == (1, 2, 3)
 
 

@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
 
+import raum_lightning
+from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cli import main
 from raum_lightning.datasets import load, names
@@ -39,14 +43,18 @@ def test_synthetic_cases_are_found_checked_and_read_back(
     assert main(["check", str(tmp_path), "--dataset", name]) == 0
 
 
+# one of each kind, by the command line, and the channels of its network
 FULL = {
     "brats-ped": "regions",
+    "brats2024": "regions",
     "brats-men-rt": "labels",
     "msd-task01": "labels",
     "nnunet": "regions",
+    "bids": "labels",
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_one_of_each_kind_trains_is_scored_segmented_and_drawn(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -58,7 +66,10 @@ def test_one_of_each_kind_trains_is_scored_segmented_and_drawn(
     config = {
         "base": str(EXPERIMENTS / "debug.yaml"),
         "module": {
-            "loss": {"class_path": "raum_lightning.losses.DiceCELoss", "init_args": {"mode": FULL[name]}},
+            "loss": {
+                "class_path": "raum_lightning.losses.DiceCELoss",
+                "init_args": {"mode": FULL[name]},
+            },
             "metrics": ["dice"],
         },
         "data": {"root": "cases", "dataset": name, "modalities": list(known.modalities), "patches_per_epoch": 4},
@@ -85,6 +96,41 @@ def test_one_of_each_kind_trains_is_scored_segmented_and_drawn(
     case = find_cases("cases", name)[0].id
     view = ["view", "cases", "--id", case, "--dataset", name, "--prediction", f"{predictions}/{case}.nii.gz"]
     assert main([*view, "--out", "case.png"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*names()} - {*FULL}))
+def test_each_other_does_so_by_a_trainer_in_python(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same way with as little of the command line as there can be, which takes most of the time above."""
+    root, masks, checkpoint = tmp_path / "cases", tmp_path / "masks", tmp_path / "own.ckpt"
+    write_phantoms(root, cases=4, shape=SHAPE, dataset=load(name), progress=False)
+    small: dict[str, Any] = {"roi_size": (32, 32, 32), "patches_per_epoch": 4, "num_workers": 0, "test_fraction": 0.3}
+    data = BratsDataModule(root, dataset=name, prepared_dir=tmp_path / "prepared", **small)
+    known, sizes = data.dataset, {"img_size": 32, "embed_dim": 24, "depth": 4, "num_heads": 2, "mlp_dim": 48}
+    network = UNETR(
+        **{"in_channels": len(data.modalities), "out_channels": known.num_classes, "out_indices": (1, 2, 3, 4)},
+        **sizes | {"feature_size": 4},
+    )
+    module = SegmentationModule(network, warmup_steps=1, overlap=0, metrics=["dice"])
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(accelerator="cpu", max_steps=2, enable_checkpointing=False, num_sanity_val_steps=0, **quiet)
+    trainer.fit(module, datamodule=data)
+    regions = {f"dice_{region.lower()}" for region in known.regions}
+    (tested,) = trainer.test(module, datamodule=data, verbose=False)
+    assert {f"test/{column}" for column in (*regions, "dice_mean")} <= set(tested)
+    assert module.rules.name == {"default": "brats2020"}.get(known.scoring, known.scoring)
+    trainer.save_checkpoint(checkpoint)
+    segmenter = raum_lightning.load(checkpoint, device="cpu")
+    for case in find_cases(root, name):
+        segmenter.segment(case).save(masks / f"{case.id}.nii.gz")
+    sides = ["--predictions", str(masks), "--references", str(root), "--dataset", name, "--metrics", "dice"]
+    assert main(["evaluate", *sides, "--out", str(tmp_path / "scores.json")]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())["cases"]
+    assert len(scores) == 4 and all(regions <= set(row) for row in scores.values())
+    view = ["view", str(root), "--id", case.id, "--dataset", name, "--prediction", str(masks / f"{case.id}.nii.gz")]
+    assert main([*view, "--out", str(tmp_path / "case.png")]) == 0
 
 
 def test_pediatric_cases_have_et_where_et_is_and_are_refused_undeclared(
