@@ -38,7 +38,7 @@ class Scan:
     affine: NDArray[np.float64]
     reference: Labels | None = None
     prediction: Labels | None = None
-    dataset: DataSet = field(default_factory=lambda: load("brats2023"))
+    dataset: DataSet = field(default_factory=lambda: load("brats2024"))
 
     @classmethod
     def read(cls, case: Case, prediction: Path | None = None, modalities: Sequence[str] | None = None) -> "Scan":
@@ -94,10 +94,9 @@ class Scan:
 
     @property
     def classes(self) -> list[int]:
-        """Those that belong to a region, and others, such as a resection cavity, where a mask has them."""
+        """Those of the largest region, and others, such as a resection cavity, where a mask has them."""
         seen = {int(index) for mask in self.masks.values() for index in np.unique(mask)}
-        scored = {index for members in self.dataset.regions.values() for index in members}
-        return sorted(scored | seen - {BACKGROUND, IGNORED})
+        return sorted({*self.dataset.tumour} | seen - {BACKGROUND, IGNORED})
 
     def millilitres(self, mask: NDArray[np.bool_]) -> float:
         """The volume of a mask X Y Z."""
