@@ -9,21 +9,37 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import wandb
+import yaml
 
 from raum_lightning.cli import main
-from raum_lightning.loggers import WandbLogger, finish_wandb, sending
+from raum_lightning.loggers import CSVLogger, WandbLogger, finish_wandb, sending
+from tests.helpers import DEBUG, EXPERIMENTS, ROOT
 from tests.helpers.processes import exit_codes
 from tests.helpers.ranks import PROCESSES
 
 RUN = {"id": "x", "name": "abc", "displayName": "n", "project": {"name": "raum", "entity": {"name": "me"}}}
+# a sweep of one trial of debug.yaml, by the command of experiments/sweeps/unetr.yaml
+SWEEP = yaml.safe_load((EXPERIMENTS / "sweeps" / "unetr.yaml").read_text())
+SMALL = [DEBUG if word.endswith(".yaml") else word for word in SWEEP["command"]]
+TRIAL = {
+    "type": "run",
+    "run_id": "abc",
+    "program": "lightning",
+    "args": {"module.lr": {"value": 0.002}, "trainer.max_steps": {"value": 2}, "data.root": {"value": "cases"}},
+}
 ANSWERS: dict[bytes, dict[str, Any]] = {
     b"Viewer": {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}},
     b"ServerInfo": {"serverInfo": {"cliVersionInfo": {"max_cli_version": "1.0.0"}, "latestLocalVersionInfo": None}},
     b"RunResumeStatus": {"model": {"bucket": None, "name": "raum", "entity": {"name": "me"}}},
+    b"SweepWithRuns": {
+        "project": {"sweep": {"config": yaml.safe_dump(SWEEP | {"command": SMALL}), "runs": {"edges": []}}}
+    },
+    b"CreateRunFiles": {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": []}},
+    b"CreateAgent": {"createAgent": {"agent": {"id": "a"}}},
     b"UpsertBucket": {"upsertBucket": {"bucket": RUN | {"historyLineCount": 0}, "inserted": True}},
 }
 
@@ -31,9 +47,20 @@ ANSWERS: dict[bytes, dict[str, Any]] = {
 class Answers(BaseHTTPRequestHandler):
     """As much of W&B's server as a run needs to begin."""
 
+    trials: ClassVar[list[dict[str, Any]]] = []
+
     def do_POST(self) -> None:
         question = self.rfile.read(int(self.headers["Content-Length"]))
+        if b"mutation Heartbeat" in question:
+            # the agent says of each trial whether it still runs
+            ended = not self.trials and b"abc" not in question
+            commands = [self.trials.pop()] if self.trials else [{"type": "exit"}] if ended else []
+            self.answer({"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps(commands)}})
+            return
         data = next((answer for name, answer in ANSWERS.items() if name in question), {})
+        self.answer(data)
+
+    def answer(self, data: dict[str, Any]) -> None:
         body = json.dumps({"data": data}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -69,6 +96,15 @@ def _log(folder: Path, port: int, patience: int, last: int, began: Any, go_on: A
     finish_wandb()
     # a process of multiprocessing ends without what Python does at exit, where W&B's own process closes its file
     wandb.teardown()
+
+
+def updates(folder: Path, run_id: str, name: str) -> list[Any]:
+    """Return the values that a number of the summary had, from W&B's own file of a run that was online."""
+    (run,) = folder.glob(f"wandb/run-*-{run_id}")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(run)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    summaries = [record["summary"]["update"] for record in map(json.loads, lines) if record["type"] == "summary"]
+    return [summary[name] for summary in summaries if name in summary]
 
 
 def kept(folder: Path, kind: str) -> list[float]:
@@ -176,3 +212,26 @@ def test_a_resumed_run_keeps_its_best(tmp_path: Path) -> None:
     summary = dict(logger.experiment.summary)
     finish_wandb()
     assert summary["val/dice_mean"] == 0.9
+
+
+def test_an_agent_of_a_sweep_trains_and_its_score_is_a_number(
+    tmp_path: Path, brats: Path, server: ThreadingHTTPServer
+) -> None:
+    Answers.trials.append(TRIAL)
+    programs = Path(sys.executable).parent
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")} | {
+        "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}",
+        "WANDB_API_KEY": "0" * 40,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [programs / "wandb", "agent", "me/raum/s1"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    run = tmp_path / "runs/debug/sweep-abc"
+    assert done.returncode == 0, done.stderr[-2000:]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["module"]["lr"], config["trainer"]["max_steps"]) == (0.002, 2)
+    rows = [row for row in CSVLogger(run).rows() if row["val/dice_mean"]]
+    (scored,) = set(updates(run, "abc", SWEEP["metric"]["name"]))
+    assert scored == pytest.approx(max(float(row["val/dice_mean"]) for row in rows))
