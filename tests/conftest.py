@@ -1,6 +1,8 @@
 """Fixtures that several tests take, and the environment in which all of them run."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # before torch is imported: tests run beside each other, and what is forked from a process with threads may hang
@@ -26,6 +28,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("distributed")
         if TRAINING.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True)
+def no_wandb_process_from_before() -> Iterator[None]:
+    """End W&B's own process with the test that started it: another run of the same id would not be written by it."""
+    yield
+    if "WANDB_SERVICE" in os.environ and "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
+        os.environ.pop("WANDB_SERVICE", None)
 
 
 @pytest.fixture

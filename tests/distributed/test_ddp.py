@@ -72,8 +72,8 @@ def test_one_folder_one_wandb_run_and_nothing_twice(work: Path) -> None:
     assert len(list(folder.glob("wandb/offline-run-*"))) == 1
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["strategy"] == "ddp"
     said = (work / "output.txt").read_text()
+    assert said.count("run  ") == 2  # at the start and at the end
     for words in (
-        "run  ",
         "network  ",
         "cases  ",
         "(1 per rank, 2 ranks",

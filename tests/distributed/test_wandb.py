@@ -82,6 +82,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 def _log(folder: Path, port: int, patience: int, last: int, began: Any, go_on: Any) -> None:
     """Log 20 losses; `patience` and `last` are the seconds that W&B waits for the server at start and end."""
+    os.environ.pop("WANDB_SERVICE", None)  # of the process that the forkserver is a child of
     os.environ |= {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": "0" * 40, "WANDB_SILENT": "true"}
     os.environ |= {"WANDB_INIT_TIMEOUT": str(patience), "WANDB_FINISH_TIMEOUT": str(last)}
     with (folder / "output.txt").open("w") as output:

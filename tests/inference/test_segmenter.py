@@ -400,7 +400,7 @@ def test_a_case_of_another_data_set_gets_its_own_label_values(
     folder = write_brats(tmp_path, "BraTS-GLI-00001-000", EDITIONS["brats2023"])
     assert segment(checkpoint, "--case", folder, "--out", tmp_path / "a.nii.gz") == 0
     mask = nib.load(tmp_path / "a.nii.gz")
-    assert 3 in np.asarray(mask.dataobj) and mask.header["descrip"].item() == b"raum brats2023"
+    assert 3 in np.asarray(mask.dataobj) and mask.header["descrip"].item() == b"raum brats2023 case=BraTS-GLI-00001-000"
     assert "labels of brats2023" in capsys.readouterr().out
     assert segment(checkpoint, "--case", folder, "--out", tmp_path / "b.nii.gz", "--dataset", "brats2020") == 0
     overridden = nib.load(tmp_path / "b.nii.gz")

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -101,7 +100,7 @@ def _segmented(trainer: pl.Trainer, module: Any) -> dict[str, Held]:
     held = {}
     with trainer.precision_plugin.predict_step_context():
         for number, loaded in enumerate(loader):
-            batch = call._call_strategy_hook(trainer, "batch_to_device", loaded, dataloader_idx=0)
+            batch = trainer.strategy.batch_to_device(loaded)
             masks = module.predict_step(batch, number)
             for case, *one in zip(batch["case"], masks, batch["label"], batch["spacing"].tolist(), strict=True):
                 held[case] = Held.of(*one)
