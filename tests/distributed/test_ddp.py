@@ -79,7 +79,7 @@ def test_one_folder_one_wandb_run_and_nothing_twice(work: Path) -> None:
         "(1 per rank, 2 ranks",
         "best mean Dice",
         "W&B has no key",
-        "max_steps",
+        "time     ",
     ):
         assert said.count(words) == 1, words
     assert "rank: 1" not in said and "GLOBAL_RANK" not in said

@@ -404,7 +404,7 @@ def test_a_case_of_another_data_set_gets_its_own_label_values(
     assert "labels of brats2023" in capsys.readouterr().out
     assert segment(checkpoint, "--case", folder, "--out", tmp_path / "b.nii.gz", "--dataset", "brats2020") == 0
     overridden = nib.load(tmp_path / "b.nii.gz")
-    assert 4 in np.asarray(overridden.dataobj) and overridden.header["descrip"].item() == b"raum brats2020"
+    assert 4 in np.asarray(overridden.dataobj) and b"raum brats2020 case=" in overridden.header["descrip"].item()
     # as predict does
     monkeypatch.chdir(checkpoint.parents[4])
     words = ["--data.predict_root", str(folder), "--ckpt_path", str(checkpoint)]
