@@ -37,7 +37,7 @@ fit: $(VENV)/ready ## train a small UNETR on synthetic cases, score it on held-o
 test: $(VENV)/ready ## run all tests, or those that ARGS names
 	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
-test-fast: $(VENV)/ready ## run the tests that take no seconds: under a minute
+test-fast: $(VENV)/ready ## run the tests that take no seconds
 	$(BIN)/pytest --numprocesses 2 --dist worksteal -m 'not (slow or distributed or compile or gpu)' $(ARGS)
 
 test-minimum: ## run the tests on the lowest versions that pyproject.toml promises, in a .venv-minimum of its own
