@@ -162,6 +162,7 @@ class WandbLogger(loggers.WandbLogger):
             raise ConfigError("log_model sends a checkpoint, which names its cases; do without it or without hash_ids")
         Path(save_dir).mkdir(parents=True, exist_ok=True)
         self.shown_id = _hashed if hash_ids else str
+        self.hides_ids = hash_ids
         # `mode` and not Lightning's `offline`, which sets a mode that wandb no longer knows
         how: dict[str, Any] = {"mode": mode, "resume": None if mode == "offline" else "allow"}
         # its dozens of lines at the end become the one of `finish_wandb`
@@ -232,10 +233,17 @@ class WandbLogger(loggers.WandbLogger):
         super().log_hyperparams(_with_ids(params, self.shown_id) if isinstance(params, dict) else params)
 
     @_never_fatal
-    def alert(self, title: str, text: str, *, failed: bool = False) -> None:
+    def alert(self, title: str, text: str) -> None:
         """Send an alert, where `alerts` are wanted."""
         if self.alerts:
-            self.experiment.alert(title=title, text=text, level="ERROR" if failed else "INFO")
+            self.experiment.alert(title=title, text=text, level="INFO")
+
+    @_never_fatal
+    def alert_failure(self, error: Exception) -> None:
+        """Send an alert of what ended the training, where `alerts` are wanted; its sentence may name cases."""
+        if self.alerts:
+            text = type(error).__name__ if self.hides_ids else str(error)
+            self.experiment.alert(title="training has failed", text=text, level="ERROR")
 
     @_never_fatal
     def keep_best(self, checkpoint: Path, score: float) -> None:

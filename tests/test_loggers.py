@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -100,3 +101,12 @@ def test_a_checkpoint_names_its_cases(tmp_path: Path) -> None:
 
 def test_ids_are_sent_as_they_are_else(tmp_path: Path) -> None:
     assert WandbLogger(save_dir=tmp_path, offline=True).shown_id("p01") == "p01"
+
+
+@pytest.mark.parametrize(("hash_ids", "said"), [(True, "ValueError"), (False, "the loss became NaN at p01")])
+def test_an_alert_names_no_case_where_ids_are_hashed(tmp_path: Path, hash_ids: bool, said: str) -> None:
+    alerts = []
+    logger = WandbLogger(save_dir=tmp_path, offline=True, hash_ids=hash_ids, alerts=True)
+    logger._experiment = SimpleNamespace(alert=lambda **words: alerts.append(words["text"]))
+    logger.alert_failure(ValueError("the loss became NaN at p01"))
+    assert alerts == [said]

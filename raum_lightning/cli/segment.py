@@ -142,7 +142,7 @@ def _check_outputs(args: argparse.Namespace, case: "Case") -> None:
     from raum_lightning.cases.nifti import ENDINGS, stem
     from raum_lightning.runs.outputs import check_output
 
-    # a mask that this project wrote may be written anew
+    # a mask that this project wrote may be replaced
     reference = [case.label] if case.label and not read_remark(case.label) else []
     taken = {path.resolve(): "a file of the case" for path in (*case.images.values(), *reference)}
     for path in filter(None, (args.out, args.probabilities, args.uncertainty)):

@@ -22,7 +22,7 @@ FLIPS = (1, 2, 4, 8)
 # what is wrong with a value that the command line can give
 RULES = {
     "overlap": "is not in [0, 1): give the fraction that neighbouring windows share",
-    "flips": "is no number of flipped copies to average: give 1, 2, 4 or 8",
+    "flips": "is not a number of flipped copies that can be averaged: give 1, 2, 4 or 8",
 }
 # of a window in voxels: what is larger fits no memory
 LARGEST_ROI = 1024

@@ -19,7 +19,7 @@ Report = Callable[[str], None]
 def compile_network(network: nn.Module, *, report: Report = print) -> None:
     """Have the network compiled when it is first called, and tell `report` where to and how long each pass took.
 
-    Shapes are taken as fixed: each other batch size is compiled anew, which `in_batches_of` avoids. What was compiled
+    Shapes are taken as fixed: each other batch size is compiled again, which `in_batches_of` avoids. What was compiled
     is kept in the folder TORCHINDUCTOR_CACHE_DIR, which ranks and runs share. Does nothing to a network that is
     compiled already. Raises `ValueError` where there is no C++ compiler.
     """

@@ -164,7 +164,7 @@ def average(
     if mode not in ("labels", "regions"):
         raise ConfigError(f"mode={mode!r} is neither 'labels' (softmax) nor 'regions' (sigmoid)")
     if flips not in FLIP_AXES:
-        raise ConfigError(f"flips={flips} is no number of flipped copies to average: give 1, 2, 4 or 8")
+        raise ConfigError(f"flips={flips} is not a number of flipped copies that can be averaged: give 1, 2, 4 or 8")
     axes = FLIP_AXES[flips]
     subsets = [subset for size in range(len(axes) + 1) for subset in combinations(axes, size)]
     total: torch.Tensor | None = None

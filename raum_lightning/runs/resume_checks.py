@@ -9,7 +9,7 @@ import yaml
 from raum_lightning.errors import RunError
 from raum_lightning.runs.checkpoints import MODEL_CARD, structure
 
-# where things lie, and what costs time or memory but changes no number; of `data.batch_size` see `PatchLoader`
+# where things lie, and what costs time or memory but not the results; of `data.batch_size` see `PatchLoader`
 FREE = {
     "data.root",
     "data.predict_root",

@@ -56,13 +56,16 @@ class Overlays(pl.Callback):
         if logger is None or trainer.sanity_checking or self.validations % self.every or batch_idx >= self.cases:
             return
         data = data_of(trainer)
-        channel = data.modalities.index(self.modality) if self.modality else 0
+        channel = self._channel(data)
         for name, image, reference, prediction in zip(
             batch["case"], batch["image"], batch["label"], outputs, strict=True
         ):
             arrays = (tensor.cpu().numpy() for tensor in (image[channel], reference, prediction))
             for plane, picture in slices(data.prepared[name], *arrays, classes=data.dataset.classes).items():
                 logger.log_image(f"overlays/{shown_id(logger, name)}/{plane}", step=trainer.global_step, **picture)
+
+    def _channel(self, data: Any) -> int:
+        return int(data.modalities.index(self.modality)) if self.modality else 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the validations."""
@@ -82,7 +85,7 @@ class Overlays(pl.Callback):
         if logger is None or batch_idx >= self.cases:
             return
         data = data_of(trainer)
-        channel = data.modalities.index(self.modality) if self.modality else 0
+        channel = self._channel(data)
         for name, image, prediction in zip(batch["case"], batch["image"], outputs, strict=True):
             arrays = (tensor.cpu().numpy() for tensor in (image[channel], prediction))
             picture = through(data.prepared[name], *arrays, classes=data.dataset.classes)

@@ -1,4 +1,4 @@
-"""Random numbers that go on across a checkpoint."""
+"""Random numbers that resume from a checkpoint."""
 
 import random
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 
 
 class RandomState(pl.Callback):
-    """Keeps the state of Python's, NumPy's and torch's global generators, so that dropout goes on where it was.
+    """Keeps the state of Python's, NumPy's and torch's global generators, so that dropout resumes where it was.
 
     The state is rank 0's, for all ranks: they are seeded alike and draw equally often. It is taken up again right
     before the first batch, after all that a starting run draws.

@@ -73,8 +73,12 @@ class WandbRun(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say why a training has ended, where it failed."""
         logger: Any = wandb_of(trainer)
-        if trainer.state.fn == TrainerFn.FITTING and hasattr(logger, "alert") and isinstance(exception, Exception):
-            logger.alert("training has failed", str(exception), failed=True)
+        if (
+            trainer.state.fn == TrainerFn.FITTING
+            and hasattr(logger, "alert_failure")
+            and isinstance(exception, Exception)
+        ):
+            logger.alert_failure(exception)
 
 
 def _verb(trainer: pl.Trainer) -> str:
