@@ -13,7 +13,7 @@ from torch import nn
 
 from raum_lightning.allocator import keep_memory
 from raum_lightning.datasets import DataSet
-from raum_lightning.errors import ConfigError
+from raum_lightning.errors import CheckpointError, ConfigError, UserError
 from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.compiling import compile_network, in_batches_of
@@ -182,18 +182,23 @@ class SegmentationModule(pl.LightningModule):
 
         As Lightning's, but what the file says of network and loss is made only of classes of this package, MONAI's and
         those of the modules in `trust`; a `network` or `loss` that is given takes their place. An `optimizer` and an
-        `lr_scheduler` are not made again: give them to train on with them.
+        `lr_scheduler` are not made again: give them to train on with them. Masks are cleaned as the model card says.
 
         Raises:
-            CheckpointError: The file is damaged or names code that is not trusted.
+            CheckpointError: The file is damaged, names code that is not trusted, or holds arguments of no module.
         """
-        # of these the file holds names, of classes and of a file, which are not followed
-        kwargs = {"optimizer": None, "lr_scheduler": None, "init_from": None} | kwargs
+        # of these the file holds names, of classes and of files, which are not followed
+        kwargs = dict.fromkeys(("optimizer", "lr_scheduler", "init_from", "postprocess")) | kwargs
         kwargs |= trusted_parts(Path(checkpoint_path), kwargs, trust)
         # the parts are made: Lightning's instantiator, which would make them from any code, is not called
-        return super().load_from_checkpoint(
-            checkpoint_path, *args, **kwargs | {"weights_only": True, "_instantiator": None}
-        )
+        kwargs |= {"weights_only": True, "_instantiator": None}
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except UserError:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise CheckpointError(f"{checkpoint_path}: no module can be made of it ({reason})") from error
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the logits B K X Y Z of images B C X Y Z of the network's size."""

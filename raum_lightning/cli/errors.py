@@ -6,6 +6,7 @@ only then one of their exceptions can be on its way.
 
 import errno
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,12 +16,14 @@ from traceback import extract_tb, walk_tb
 from types import TracebackType
 from typing import Any
 
-from raum_lightning.errors import ConfigError, UserError
+from raum_lightning.errors import CheckpointError, ConfigError, UserError
 
 PACKAGE = Path(__file__).parents[1]
 # what libraries raise for values that they cannot use
 REFUSALS = (ValueError, TypeError, LookupError, ImportError, AttributeError, NotImplementedError)
 LONGEST = 200
+# the file of Lightning from which all of a checkpoint is taken up
+_RESTORES = "checkpoint_connector.py"
 
 
 def explain(error: BaseException) -> str | None:
@@ -38,6 +41,10 @@ def explain(error: BaseException) -> str | None:
 
 
 def _explain_failure(error: RuntimeError, said: str) -> str | None:
+    if "DefaultCPUAllocator: can't allocate memory" in said:
+        asked = re.search(r"you tried to allocate (\d+) bytes", said)
+        size = f" ({int(asked[1]) / 1e9:.1f} GB were asked for at once)" if asked else ""
+        return f"there is too little memory{size}: take a smaller window or batch, or a machine with more"
     if isinstance(error, _loaded("torch", "OutOfMemoryError")):
         return (
             "the GPU is out of memory: lower data.batch_size (and raise trainer.accumulate_grad_batches), set "
@@ -84,6 +91,21 @@ def refusals(where: str, given: Mapping[str, Any], kinds: tuple[type[BaseExcepti
         key = f"{where}.{named[0]}={given[named[0]]}" if named else where
         built = _built(error.__traceback__)
         raise ConfigError(": ".join(filter(None, [key, built, said]))) from error
+
+
+@contextmanager
+def restoring(path: Path | None) -> Iterator[None]:
+    """Turn what Lightning raises while it restores a checkpoint of other content than it wrote into a sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        files = [Path(frame.filename).name for frame in extract_tb(error.__traceback__)]
+        if path is None or _RESTORES not in files or explain(error) is not None:
+            raise
+        reason = first_line(str(error.args[0] if isinstance(error, KeyError) and error.args else error))
+        raise CheckpointError(f"{path}: cannot be used ({type(error).__name__}: {reason})") from error
 
 
 def _quotes(said: str, value: Any) -> bool:

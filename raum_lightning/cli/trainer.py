@@ -19,7 +19,7 @@ from raum_lightning.atomic import write_text
 from raum_lightning.cli import TRAINER_VERBS
 from raum_lightning.cli.command_line import CommandLine, read_command_line
 from raum_lightning.cli.derived import METRICS, derive, take_sizes
-from raum_lightning.cli.errors import refusals
+from raum_lightning.cli.errors import refusals, restoring
 from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.log_filters import quieten
 from raum_lightning.cli.own_code import MODULE_CLASS, find_beside, find_module_class, lists_for_tensors
@@ -243,7 +243,8 @@ class RaumCLI(LightningCLI):
         given = self.settings["trainer"]
         # the other ranks have no lock of their own
         alone = locked(self.run) if subcommand == "fit" and self.trainer.is_global_zero else nullcontext()
-        with self._no_empty_folder(), alone, refusals("trainer", given, (ValueError, TypeError)):
+        refused = refusals("trainer", given, (ValueError, TypeError))
+        with self._no_empty_folder(), alone, refused, restoring(self.start):
             super()._run_subcommand(subcommand)
 
     @contextmanager

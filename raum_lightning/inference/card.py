@@ -6,13 +6,14 @@ It stands under the key `model_card` of a checkpoint as plain values, and as the
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from math import isfinite
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from math import isfinite, prod
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raum_lightning.cases.header import VOXEL_MM
 from raum_lightning.datasets import DataSet, load, parse
 from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.runs.checkpoints import MODEL_CARD
@@ -24,8 +25,8 @@ RULES = {
     "overlap": "is not in [0, 1): give the fraction that neighbouring windows share",
     "flips": "is not a number of flipped copies that can be averaged: give 1, 2, 4 or 8",
 }
-# of a window in voxels: what is larger fits no memory
-LARGEST_ROI = 1024
+# voxels of a window, and of all windows of a forward pass: what is larger fits no memory
+MOST_VOXELS, MOST_AT_ONCE = 2**26, 2**28
 # of modalities, classes and data sets, in characters
 LONGEST_NAME = 64
 
@@ -85,13 +86,13 @@ class ModelCard:
             "dataset": _are_names([self.dataset]),
             "classes": _are_names(self.classes) and len(self.classes) > 1,
             "label_values": len(self.label_values) == len(self.classes) and all(map(_is_label, self.label_values)),
-            "regions": all(set(names) <= set(self.classes) for names in self.regions.values()),
+            "regions": all(names and set(names) <= set(self.classes) for names in self.regions.values()),
             "orientation": len(self.orientation) == 3 and _axes(self.orientation) == {"LR", "AP", "IS"},
-            "spacing": len(self.spacing) == 3 and all(isfinite(size) and size > 0 for size in self.spacing),
+            "spacing": len(self.spacing) == 3 and all(VOXEL_MM[0] <= size <= VOXEL_MM[1] for size in self.spacing),
             "mode": self.mode in MODES,
-            "roi_size": len(self.roi_size) == 3 and all(0 < size <= LARGEST_ROI for size in self.roi_size),
+            "roi_size": len(self.roi_size) == 3 and min(self.roi_size) > 0 and prod(self.roi_size) <= MOST_VOXELS,
             "overlap": 0 <= self.overlap < 1,
-            "sw_batch_size": self.sw_batch_size > 0,
+            "sw_batch_size": 0 < self.sw_batch_size <= MOST_AT_ONCE / prod(self.roi_size),
             "flips": self.flips in FLIPS,
             "temperature": isfinite(self.temperature) and self.temperature > 0,
             "may_lack": set(self.may_lack) <= set(self.modalities),
@@ -122,8 +123,11 @@ class ModelCard:
     def from_plain(cls, values: Any) -> Self:
         """Return the card that `to_plain` gave `values`; raise `CheckpointError` for what it cannot have given."""
         try:
-            known = {item.name for item in fields(cls)}
-            return cls(**{name: _frozen(value) for name, value in values.items() if name in known})
+            hints = get_type_hints(cls)
+            given = {name: _frozen(value) for name, value in values.items() if name in hints}
+            if wrong := [name for name, value in given.items() if not _is(value, hints[name])]:
+                raise TypeError(f"{wrong[0]} is {str(given[wrong[0]])[:80]}, another kind of value")
+            return cls(**given)
         except (AttributeError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the model card cannot be used ({error})") from error
 
@@ -222,6 +226,23 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_frozen(item) for item in value)
     return {key: _frozen(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Return whether a value of JSON, lists frozen, is of the type of a field."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value is None or isinstance(value, (str, int, float, tuple, dict))
+    if origin is tuple:
+        wanted = parts[:1] * len(value) if isinstance(value, tuple) and parts[1:] == (...,) else parts
+        return isinstance(value, tuple) and len(value) == len(wanted) and all(map(_is, value, wanted))
+    if origin is Mapping:
+        return isinstance(value, dict) and all(_is(key, parts[0]) and _is(value[key], parts[1]) for key in value)
+    if parts:  # a union
+        return any(_is(value, part) for part in parts)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
 
 
 def _are_names(values: Sequence[str]) -> bool:

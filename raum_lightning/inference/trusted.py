@@ -7,17 +7,19 @@ imported, and only where every name in it is one of theirs: see `PACKAGES`. What
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from enum import Enum
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from raum_lightning.errors import CheckpointError, ConfigError, UserError
+from raum_lightning.inference.confined import Sketch, confined
 
 # besides these, what the user names
 PACKAGES = ("raum_lightning.models", "raum_lightning.losses", "monai.networks.nets")
@@ -28,7 +30,11 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+", re.ASCII
 # arguments by which networks fetch weights, or read files that can hold code
 _FETCHES = re.compile(r"pretrained|download", re.IGNORECASE)
 _FILE = re.compile(r"(^|_)(checkpoint|ckpt|weights|file|filename|path|url|uri|folder|dir)$", re.IGNORECASE)
-_DEEPEST = 20
+# of what is said of an error, in characters
+_LONGEST = 200
+_DEEPEST, _MOST = 20, 10_000
+# of a whole number: by larger ones a constructor makes lists that fill the memory
+_LARGEST = 1_000_000
 
 
 def check(spec: Any, trust: Iterable[str] = (), where: str = "network") -> None:
@@ -39,6 +45,8 @@ def check(spec: Any, trust: Iterable[str] = (), where: str = "network") -> None:
     packages = (*PACKAGES, *_trusted(trust))
     if not isinstance(spec, Mapping) or "class_path" not in spec:
         raise CheckpointError(f"{where} is {_short(spec)} and not a class with its arguments")
+    if sum(1 for _ in islice(_values(spec), _MOST + 1)) > _MOST:
+        raise CheckpointError(f"{where} has more than {_MOST} arguments")
     _check(spec, packages, where, 0)
 
 
@@ -63,8 +71,7 @@ def build(spec: Any, trust: Iterable[str] = (), where: str = "network") -> nn.Mo
 
 def check_shapes(spec: Any, weights: Mapping[str, Tensor], trust: Iterable[str] = ()) -> None:
     """Raise `CheckpointError` where a network's tensors are not those in `weights`, without making any large one."""
-    sketch = _Sketch(elements=4 * sum(weight.numel() for weight in weights.values()), tensors=100 * len(weights))
-    with sketch:
+    with Sketch(elements=4 * sum(weight.numel() for weight in weights.values()), calls=100 * len(weights)):
         network = build(spec, trust)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -74,6 +81,19 @@ def check_shapes(spec: Any, weights: Mapping[str, Tensor], trust: Iterable[str] 
             f"its weights are not those of its network: {name} is {found.get(name, 'absent')} and should be "
             f"{wanted.get(name, 'absent')} ({len(different)} differ)"
         )
+
+
+def _values(value: Any) -> Iterator[Any]:
+    """Yield what is nested in a value, as deep as `check` allows or a little deeper."""
+    level = [value]
+    for _ in range(_DEEPEST + 2):
+        below = []
+        for one in level:
+            items = one.values() if isinstance(one, Mapping) else one if isinstance(one, (list, tuple)) else ()
+            for item in items:
+                yield item
+                below.append(item)
+        level = below
 
 
 def _check(value: Any, packages: Sequence[str], where: str, depth: int) -> None:
@@ -96,7 +116,9 @@ def _check(value: Any, packages: Sequence[str], where: str, depth: int) -> None:
     elif isinstance(value, str):
         if "://" in value:
             raise CheckpointError(f"{where} is {_short(value)}, an address: nothing is fetched for a file")
-    elif not (value is None or isinstance(value, (bool, int, float))):
+    elif isinstance(value, int) and abs(value) > _LARGEST:
+        raise CheckpointError(f"{where} is {_short(value)}, larger than any argument of a network")
+    elif not (value is None or isinstance(value, (int, float))):
         raise CheckpointError(f"{where} is a {type(value).__name__}, not a number, a word or a list of them")
 
 
@@ -131,9 +153,10 @@ def _build(spec: Mapping[str, Any], packages: Sequence[str], where: str) -> nn.M
         name: _argument(value, hints.get(name), packages, f"{where}.init_args.{name}") for name, value in given.items()
     }
     try:
-        return cls(**arguments)
+        with confined() if _within(path, PACKAGES) else nullcontext():
+            return cls(**arguments)
     except UserError as error:
-        raise CheckpointError(f"{where}: {error}") from error
+        raise CheckpointError(f"{where}: {_line(error)}") from error
     except Exception as error:  # a class may raise anything for arguments that are not meant for it
         raise CheckpointError(f"{where}: {path} cannot be made from its arguments ({_line(error)})") from error
 
@@ -211,40 +234,5 @@ def _short(value: Any) -> str:
 
 
 def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-class _TooLargeError(Exception):
-    """A network asks for more than its weights hold."""
-
-
-class _Sketch(TorchFunctionMode):
-    """Within it large new tensors have a shape and no memory, and there is a bound on all of them together.
-
-    `torch.device("meta")` would do it for small ones too, whose values constructors ask for (`linspace(...).item()`).
-    """
-
-    FACTORIES = frozenset(
-        {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint, torch.randperm}
-        | {torch.arange, torch.linspace, torch.logspace, torch.eye, torch.normal}
-    )
-    SMALL = 1 << 16
-
-    def __init__(self, *, elements: int, tensors: int) -> None:
-        super().__init__()
-        self.elements, self.tensors = elements + (1 << 20), tensors + 1000
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        options = dict(kwargs or {})
-        if func not in self.FACTORIES:
-            return func(*args, **options)
-        sketch = func(
-            *args, **{key: value for key, value in options.items() if key != "generator"} | {"device": "meta"}
-        )
-        self.elements -= sketch.numel()
-        self.tensors -= 1
-        if min(self.elements, self.tensors) < 0:
-            raise _TooLargeError("it asks for more than its weights hold")
-        return func(*args, **options) if sketch.numel() <= self.SMALL else sketch
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."

@@ -1,7 +1,11 @@
 """A stranger's file names code: none of it is imported, run or fetched, and no network larger than its file is made."""
 
+import os
+import socket
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import raum_lightning
 from raum_lightning import SegmentationModule
 from raum_lightning.cli import main
 from raum_lightning.errors import CheckpointError, ConfigError
+from raum_lightning.inference.confined import confined
 from raum_lightning.inference.trusted import INSTANTIATOR, build, check, check_shapes
 from tests.helpers.handmade import CARD
 
@@ -198,7 +203,9 @@ def test_arguments_come_as_the_command_line_gave_them() -> None:
     ("arguments", "said"),
     [
         ({"embed_dim": 12_000, "mlp_dim": 48_000}, "asks for more than its weights hold"),
-        ({"depth": 10**9, "out_indices": [1, 10**9]}, "asks for more than its weights hold"),
+        ({"depth": 10**6, "out_indices": [1, 10**6]}, "asks for more than its weights hold"),
+        ({"depth": 10**9, "out_indices": [1, 10**9]}, "depth is 1000000000, larger than any argument"),
+        ({"out_indices": list(range(20_000))}, "network has more than 10000 arguments"),
         ({"feature_size": 4}, "its weights are not those of its network"),
         ({"depth": 3, "out_indices": [1, 3]}, "its weights are not those of its network"),
     ],
@@ -216,6 +223,45 @@ def test_networks_of_monai_can_be_sketched(name: str) -> None:
     check_shapes(spec, build(spec).state_dict())
 
 
+def test_a_table_that_small_arguments_make_large_costs_no_memory() -> None:
+    spec = of_class("monai.networks.nets.SwinUNETR", in_channels=3, out_channels=4, feature_size=12, window_size=30)
+    with pytest.raises(CheckpointError):  # its positions relative to one another alone take 17 GB
+        check_shapes(spec, build(SPEC).state_dict())
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [
+        lambda folder: (folder / "there").read_text(),
+        lambda folder: (folder / "new").write_text("x"),
+        lambda folder: (folder / "there").unlink(),
+        lambda folder: (folder / "there").rename(folder / "new"),
+        lambda folder: (folder / "new").mkdir(),
+        lambda folder: torch.load(folder / "there"),
+        lambda folder: subprocess.run([sys.executable, "-c", ""], check=True),
+        lambda folder: os.system("true"),
+        lambda folder: socket.create_connection(("127.0.0.1", 9)),
+        lambda folder: urllib.request.urlopen("http://127.0.0.1:9/weights"),
+    ],
+)
+def test_a_constructor_does_nothing_but_make_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Callable[[Path], Any]
+) -> None:
+    (tmp_path / "there").write_text("x")
+
+    def constructor(self: nn.Module) -> None:
+        nn.Module.__init__(self)
+        tried(tmp_path)
+
+    monkeypatch.setattr("monai.networks.nets.BasicUNet.__init__", constructor)
+    with pytest.raises(CheckpointError, match=r"cannot be made from its arguments \(.*it tries "):
+        build(of_class("monai.networks.nets.BasicUNet"))
+    assert (tmp_path / "there").exists() and not (tmp_path / "new").exists()
+    with confined():
+        assert Path(torch.__file__).read_text()  # libraries may be read
+    assert (tmp_path / "there").read_text() == "x"
+
+
 def test_weights_that_repeat_few_numbers_are_refused(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "large.ckpt", SPEC)
     content = torch.load(path, weights_only=True)
@@ -223,6 +269,23 @@ def test_weights_that_repeat_few_numbers_are_refused(tmp_path: Path) -> None:
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=r"large\.ckpt: holds weights that are larger than the file"):
         raum_lightning.load(path)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"roi_size": -1}, {"overlap": "a"}, {"betas": 5}, {"flips": [2]}, {"metrics": 5}],
+    ids=str,
+)
+def test_arguments_of_no_module_are_one_sentence(tmp_path: Path, given: dict[str, Any]) -> None:
+    path = write_checkpoint(tmp_path / "odd.ckpt", SPEC, **given)
+    with pytest.raises(CheckpointError, match=r"odd\.ckpt: no module can be made of it \("):
+        SegmentationModule.load_from_checkpoint(path)
+
+
+def test_files_that_a_checkpoint_names_are_not_read(tmp_path: Path) -> None:
+    named = {"postprocess": "/etc/hostname", "init_from": "/etc/hostname"}
+    module = SegmentationModule.load_from_checkpoint(write_checkpoint(tmp_path / "a.ckpt", SPEC, **named))
+    assert module.postprocess is None and module.init_from is None
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The best states of a run."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -34,6 +35,22 @@ class BestCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the scores, and of the files those of this run: what is named here is replaced and removed later."""
+        files = {path: score for path, score in state_dict["best_k_models"].items() if self._is_own(path)}
+        worst = state_dict["kth_best_model_path"]
+        kept = {
+            "best_k_models": files,
+            "kth_best_model_path": worst if worst in files else next(iter(files), ""),
+            "best_model_path": state_dict["best_model_path"] if self._is_own(state_dict["best_model_path"]) else "",
+            "last_model_path": "",
+        }
+        super().load_state_dict(state_dict | kept)
+
+    def _is_own(self, name: str) -> bool:
+        path = Path(name)
+        return path.parent == Path(self.dirpath or "") and path.suffix == self.FILE_EXTENSION
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, and on rank 0 set the link."""

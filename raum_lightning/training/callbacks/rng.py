@@ -7,6 +7,8 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
+from raum_lightning.errors import CheckpointError
+
 
 class RandomState(pl.Callback):
     """Keeps the state of Python's, NumPy's and torch's global generators, so that dropout resumes where it was.
@@ -38,9 +40,13 @@ class RandomState(pl.Callback):
         """Sets the generators to what was loaded, once."""
         if not (loaded := self.loaded):
             return
-        random.setstate(loaded["python"])
-        np.random.set_state(loaded["numpy"])  # noqa: NPY002
-        torch.set_rng_state(loaded["torch"])
-        if loaded["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(loaded["cuda"])
+        try:
+            random.setstate(loaded["python"])
+            np.random.set_state(loaded["numpy"])  # noqa: NPY002
+            torch.set_rng_state(loaded["torch"])
+            if loaded["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(loaded["cuda"])
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"its state of the random numbers cannot be used: {str(error).partition(chr(10))[0]}"
+            raise CheckpointError(f"{trainer.ckpt_path}: cannot be resumed from ({reason})") from error
         self.loaded = {}
