@@ -98,6 +98,10 @@ def _interrupted() -> int:
 
 def _run(verb: str, words: list[str]) -> int:
     if verb in TRAINER_VERBS:
+        if not {"-h", "--help"}.intersection(words):
+            from raum_lightning.cli.known_keys import check_keys
+
+            check_keys(verb, words)
         from raum_lightning.cli.trainer import run_trainer
 
         return run_trainer([verb, *words])

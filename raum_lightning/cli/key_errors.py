@@ -7,8 +7,7 @@ that the key could have had. Here the tree is compared with the keys of the pars
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
@@ -22,6 +21,7 @@ from raum_lightning.cli.command_line import SPEC, CommandLine
 from raum_lightning.cli.config_inheritance import CLASS, Tree
 from raum_lightning.cli.derived import LOGGER, RUN_FOLDER
 from raum_lightning.cli.errors import first_line
+from raum_lightning.cli.known_keys import KeyCheck, dotted, hint, lines
 from raum_lightning.yaml_files import Key
 
 # at these keys a class may be given by its name alone
@@ -31,7 +31,6 @@ BASES: dict[str, type] = {
     "module.network": nn.Module,
     "module.loss": nn.Module,
 }
-SHOWN = 20
 SEARCHED = "a file of your own is found beside the YAML file or in the current folder"
 
 
@@ -39,43 +38,28 @@ def explain_configuration(parser: ArgumentParser, given: CommandLine, said: str)
     """Return what is wrong with files and options, one line each; what the parser `said` where nothing is found."""
     tree, places = given.together()
     known = _nested(parser.get_defaults().as_dict())
-    check = _Check(places, [*_leaves(known)])
+    check = _Check(places, known)
     found = [*check.keys(tree, known, ())] or [*check.classes(tree, ())]
-    found = found or [check.refused(tree, said) or check.value(said)]
-    more = f"\nand {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return "\n".join(found[:SHOWN]) + more
+    return lines(found or [check.refused(tree, said) or check.value(said)])
 
 
-class _Check:
-    """Compares a tree with the `known` keys; `places` says of each key in it where it stands."""
+class _Check(KeyCheck):
+    """Compares classes with their arguments too."""
 
-    def __init__(self, places: Mapping[Key, str], known: Sequence[str]) -> None:
-        self.places, self.known = places, known
-
-    def keys(self, tree: Tree, known: Tree, path: Key) -> Iterator[str]:
-        """Yield a sentence for each key below `path` that is not known."""
-        for key, value in tree.items():
-            if key not in known:
-                yield self._unknown((*path, key), self.known, "key")
-            elif known[key] is not None and isinstance(value, Mapping):
-                yield from self.keys(dict(value), known[key], (*path, key))
-            else:
-                yield from self._arguments(value, (*path, key))
-
-    def _arguments(self, value: Any, path: Key) -> Iterator[str]:
+    def arguments(self, value: Any, path: Key) -> Iterator[str]:
         """Yield a sentence for each class within `value` that is not there, and each argument that its class lacks."""
         for spec, where in _specs(value, path):
             kind, problem = _find(spec[CLASS], where)
             if problem:
-                yield self._at((*where, CLASS), f"{_dotted(where)}: {problem}")
+                yield self.at((*where, CLASS), f"{dotted(where)}: {problem}")
             if kind is None:
                 continue
             arguments = _class_parser(kind).get_defaults().as_dict()
             for name in spec.get("init_args") or {}:
                 if name not in arguments:
-                    yield self._unknown((*where, "init_args", name), [*arguments], f"argument of {kind.__name__}")
+                    yield self.unknown((*where, "init_args", name), [*arguments], f"argument of {kind.__name__}")
             for name in spec.keys() - set(SPEC):
-                yield self._unknown((*where, name), ["init_args"], f"key of a class (besides {', '.join(SPEC)})")
+                yield self.unknown((*where, name), ["init_args"], f"key of a class (besides {', '.join(SPEC)})")
 
     def classes(self, value: Any, path: Key) -> Iterator[str]:
         """Yield a sentence for each class within `value` that does not take its arguments; the innermost of several."""
@@ -94,7 +78,7 @@ class _Check:
                 key, reason = _reason(str(error))
                 place = (*where, "init_args", *key.split(".")) if key else where
                 needs = reason.replace("the following arguments are required:", "needs")
-                yield self._at(place, f"{_dotted(place)}{_given(spec, key)}: {kind.__name__}: {needs}")
+                yield self.at(place, f"{dotted(place)}{_given(spec, key)}: {kind.__name__}: {needs}")
 
     def refused(self, tree: Tree, said: str) -> str | None:
         """Return what a class said when it was made, such as that a package is missing, with its place."""
@@ -104,25 +88,12 @@ class _Check:
         name = problem[1].rpartition(".")[2]
         places = [where for spec, where in _specs(tree, ()) if spec[CLASS].rpartition(".")[2] == name]
         at = places[0] if places else ()
-        return self._at(at, ": ".join(filter(None, [_dotted(at), name, first_line(problem[2])])))
+        return self.at(at, ": ".join(filter(None, [dotted(at), name, first_line(problem[2])])))
 
     def value(self, said: str) -> str:
         """Return what the parser said of one value, with its place."""
         key, reason = _reason(said)
-        return self._at(tuple(key.split(".")), f"{key}: {reason}") if key else reason
-
-    def _unknown(self, path: Key, known: Iterable[str], what: str) -> str:
-        nearest = _nearest(_dotted(path), [*known])
-        hint = f"; did you mean {nearest}?" if nearest else ""
-        return self._at(path, f"{_dotted(path)} is no {what}{hint}")
-
-    def _at(self, path: Key, sentence: str) -> str:
-        """Return the sentence after the place of the key, or of the nearest one above it that has one."""
-        for length in range(len(path), 0, -1):
-            if place := self.places.get(path[:length]):
-                # an option names itself
-                return sentence if place.startswith("--") else f"{place}: {sentence}"
-        return sentence
+        return self.at(tuple(key.split(".")), f"{key}: {reason}") if key else reason
 
 
 def _given(spec: Mapping[str, Any], key: str) -> str:
@@ -136,13 +107,6 @@ def _nested(defaults: Mapping[str, Any]) -> Tree:
         key: _nested(value) if isinstance(value, Mapping) and CLASS not in value else None
         for key, value in defaults.items()
     }
-
-
-def _leaves(known: Tree, prefix: str = "") -> Iterator[str]:
-    for key, below in known.items():
-        yield f"{prefix}{key}"
-        if below is not None:
-            yield from _leaves(below, f"{prefix}{key}.")
 
 
 def _specs(value: Any, path: Key) -> Iterator[tuple[Tree, Key]]:
@@ -172,8 +136,7 @@ def _find(name: str, path: Key) -> tuple[Callable[..., Any] | None, str | None]:
             there = [key for key, value in vars(import_module(module)).items() if inspect.isclass(value)]
         except Exception:
             return None, f"{name} cannot be imported ({first_line(str(error))}); {SEARCHED}"
-        nearest = _nearest(last, there)
-        return None, f"{module} has no class {last}" + (f"; did you mean {nearest}?" if nearest else "")
+        return None, f"{module} has no class {last}{hint(last, there)}"
 
 
 def _find_by_name(name: str, base: type | None) -> tuple[type | None, str | None]:
@@ -183,8 +146,7 @@ def _find_by_name(name: str, base: type | None) -> tuple[type | None, str | None
         return None, f"several classes are named {name}: give one of {', '.join(path for path, _ in found)}"
     if found or base is None:
         return (found[0][1] if found else None), None
-    nearest = _nearest(name, [kind.__name__ for kind in kinds])
-    return None, f"there is no class {name}" + (f"; did you mean {nearest}?" if nearest else "")
+    return None, f"there is no class {name}{hint(name, [kind.__name__ for kind in kinds])}"
 
 
 def _base(path: Key) -> type | None:
@@ -226,20 +188,3 @@ def _reason(said: str) -> tuple[str, str]:
 def _plain(text: str) -> str:
     """Return a message of jsonargparse with `int` for `<class 'int'>`."""
     return text.replace("<class '", "").replace("'>", "").replace("NoneType", "null")
-
-
-def _nearest(wrong: str, known: list[str]) -> str | None:
-    """Return the key that was probably meant: one whose last part is the same, or else one that is spelled alike."""
-    last = wrong.rsplit(".", 1)[-1]
-    same = [name for name in known if name.rsplit(".", 1)[-1] == last]
-    if same:
-        return get_close_matches(wrong, same, n=1, cutoff=0)[0]
-    close = get_close_matches(wrong, known, n=1)
-    if close or "." not in wrong:
-        return close[0] if close else None
-    ends = {name.rsplit(".", 1)[-1]: name for name in known}
-    return next((ends[end] for end in get_close_matches(last, ends, n=1)), None)
-
-
-def _dotted(path: Key) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")

@@ -10,10 +10,9 @@ from jsonargparse.typing import register_type
 
 from raum_lightning.cli.command_line import CommandLine
 from raum_lightning.cli.key_errors import SEARCHED
+from raum_lightning.cli.known_keys import MODULE_CLASS
 from raum_lightning.errors import ConfigError
 from raum_lightning.module import SegmentationModule
-
-MODULE_CLASS = "module_class"
 
 
 def find_beside(folders: Iterable[Path]) -> None:

@@ -21,8 +21,9 @@ from raum_lightning.cli.command_line import CommandLine, read_command_line
 from raum_lightning.cli.derived import METRICS, derive, take_sizes
 from raum_lightning.cli.errors import refusals, restoring
 from raum_lightning.cli.key_errors import explain_configuration
+from raum_lightning.cli.known_keys import MODULE_CLASS
 from raum_lightning.cli.log_filters import quieten
-from raum_lightning.cli.own_code import MODULE_CLASS, find_beside, find_module_class, lists_for_tensors
+from raum_lightning.cli.own_code import find_beside, find_module_class, lists_for_tensors
 from raum_lightning.cli.run_plan import apply_plan, as_list, make_plan, without_run
 from raum_lightning.cli.trainer_help import keys, trainer_help
 from raum_lightning.data.augment.one_of import INSTANTIATORS

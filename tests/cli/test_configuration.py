@@ -1,5 +1,8 @@
 """What files and options say is what the run gets: bases, replaced classes and lists, the order of words."""
 
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +10,11 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
-from raum_lightning.cli import main
+from raum_lightning.cli import TRAINER_VERBS, main
 from raum_lightning.cli.command_line import read_command_line
 from raum_lightning.cli.config_inheritance import merge, read_files
+from raum_lightning.cli.known_keys import check_keys, known_keys, leaves
+from raum_lightning.cli.trainer import RaumCLI
 from raum_lightning.data.augment.one_of import INSTANTIATORS
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import ConfigError, RunError
@@ -305,3 +310,72 @@ def test_a_file_is_no_group_of_keys_where_the_configuration_has_none(tmp_path: P
     checkpoint = str(tmp_path / "last.ckpt")
     given = read_command_line(["-c", str(tmp_path / "config.yaml"), "--ckpt_path", checkpoint])
     assert given.files.tree == {} and given.options[0].value == checkpoint
+
+
+@pytest.mark.parametrize("verb", TRAINER_VERBS)
+def test_the_keys_that_are_read_from_the_source_are_those_of_the_parser(verb: str) -> None:
+    """All of them, such as those of the installed Lightning's trainer, and no others."""
+
+    class Parser(RaumCLI):
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            options = {name for action in self._parser(verb)._actions for name in action.option_strings}
+            self.names = {name.removeprefix("--") for name in options if not name.endswith((".help", "+"))}
+            raise StopIteration
+
+        def __init__(self) -> None:
+            with suppress(StopIteration):
+                super().__init__([verb])
+
+    assert {*leaves(known_keys(verb))} - {"keys"} == Parser().names - {"-c", "-h"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "lines"),
+    [
+        ("", ["--trainer.max_stepz", "3"], ["trainer.max_stepz is no key; did you mean trainer.max_steps?"]),
+        ("", ["--trainer.fast_dev_runn"], ["--trainer.fast_dev_runn is no option; did you mean trainer.fast_dev_run?"]),
+        ("", ["-trainer.max_steps", "3"], ["-trainer.max_steps is no option; did you mean --trainer.max_steps?"]),
+        ("", ["other.yaml"], ["other.yaml is no option; a YAML file is given as -c other.yaml"]),
+        ("", ["-c", "other.yaml"], ["other.yaml: no such file, named with -c"]),
+        ("module:\n  lrr: 1\n", [], ["mine.yaml, line 2: module.lrr is no key; did you mean module.lr?"]),
+        ("model:\n  lr: 1\n", [], ["mine.yaml, line 1: model is no key; did you mean module?"]),
+        (
+            "module_class: null\ndata.fold: 1\ntrainer:\n  callbacks+: []\n",
+            ["--module", "{depth: 3}"],
+            [
+                "mine.yaml, line 2: data.fold is no key; in a file its parts stand below each other: data: {fold: ...}",
+                "mine.yaml, line 4: trainer.callbacks+ is no key; did you mean trainer.callbacks?",
+                "module.depth is no key; did you mean module.mode?",
+            ],
+        ),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_typos(
+    text: str, words: list[str], lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(f"{text}base: {EXPERIMENTS / 'debug.yaml'}\n")
+    with pytest.raises((ConfigError, RunError)) as raised:
+        check_keys("fit", ["-c", "mine.yaml", *words])
+    assert sorted(str(raised.value).splitlines()) == lines
+
+
+def test_a_typo_is_answered_before_torch_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys; from raum_lightning.cli import main\n"
+        f"code = main(['fit', '-c', {UNETR!r}, '--data.foldz', '1'])\n"
+        "sys.exit(9 if {'torch', 'lightning', 'jsonargparse'} & sys.modules.keys() else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: data.foldz is no key; did you mean data.fold?\n"
+    assert not [*tmp_path.iterdir()]
+
+
+def test_words_that_are_options_of_the_parser_pass(tmp_path: Path) -> None:
+    """What has keys of its own, is appended to, or asks for help; and the keys of a module of the user's own."""
+    words = ["--module.network.help", "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
+    check_keys("fit", [*words, "--print_config", "--data.class_weights", "{et: 2}", "--keys", "-c", UNETR])
+    own = written(tmp_path / "own.yaml", "module_class: my.Module\nmodule: {factor: 3}")
+    check_keys("fit", ["-c", own])
