@@ -13,8 +13,18 @@ _PUBLIC = {
     "BratsDataModule": "data.datamodule",
     "SegmentationMetrics": "metrics",
     "load": "inference.segmenter",
+    "show": "notebook",
 }
-__all__ = ["UNETR", "BratsDataModule", "DiceCELoss", "SegmentationMetrics", "SegmentationModule", "__version__", "load"]
+__all__ = [
+    "UNETR",
+    "BratsDataModule",
+    "DiceCELoss",
+    "SegmentationMetrics",
+    "SegmentationModule",
+    "__version__",
+    "load",
+    "show",
+]
 
 
 def __dir__() -> list[str]:

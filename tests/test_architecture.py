@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"figures", "inference", "postprocess", "metrics", "data", "runs", "cases", "losses"},
     "module": {"postprocess", "training", "inference", "metrics", "runs", "losses", "models"},
     "studies": {"loggers", "training", "figures", "inference", "postprocess", "metrics", "data", "runs", "cases"},
+    "notebook": {"figures", "inference"},
     "report": {"figures", "metrics", "data", "runs", "cases"},
     "cli": {
         "report",

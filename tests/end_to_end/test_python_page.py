@@ -18,7 +18,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     code = blocks(ROOT / "docs/python.md", "python")
-    assert len(code) == 3
+    assert len(code) == 4
     for block in code:
         exec(compile(block, "docs/python.md", "exec"), names)
     assert set(names["module"].case_scores) == set(names["data"].split.test)
