@@ -17,7 +17,8 @@ from raum_lightning.errors import CheckpointError, ConfigError, UserError
 from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.compiling import compile_network, in_batches_of
-from raum_lightning.inference.loading import trusted_parts
+from raum_lightning.inference.ensemble import Ensemble
+from raum_lightning.inference.loading import PREFIX, trusted_parts
 from raum_lightning.inference.sliding_window import (
     FLIP_AXES,
     Network,
@@ -37,7 +38,7 @@ from raum_lightning.postprocess import Postprocess, clean
 from raum_lightning.runs.checkpoints import MODEL_CARD
 from raum_lightning.training.callbacks.average import CURRENT, AveragedWeights
 from raum_lightning.training.callbacks.search import PostprocessSearch
-from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
+from raum_lightning.training.checkpoint_io import EXPORT, VerifiedCheckpointIO
 from raum_lightning.training.data_fit import check_inputs, check_outputs, outputs_of
 from raum_lightning.training.first_patch import check_loss, output_channels
 from raum_lightning.training.freezing import Frozen
@@ -343,9 +344,8 @@ class SegmentationModule(pl.LightningModule):
         return self._clean(self._segment(batch), batch)
 
     def _segment(self, batch: Batch) -> torch.Tensor:
-        return segment(
-            batch["image"], self._window_network, mode=self.mode, regions=self.regions, flips=self.flips, **self.windows
-        )
+        networks = self.network.members if isinstance(self.network, Ensemble) else self._window_network
+        return segment(batch["image"], networks, mode=self.mode, regions=self.regions, flips=self.flips, **self.windows)
 
     def _clean(self, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         if not self.steps.plain:
@@ -373,6 +373,9 @@ class SegmentationModule(pl.LightningModule):
             checkpoint["state_dict"] = content["state_dict"]
         if trainer is not None and trainer.training and CURRENT in checkpoint and not self.average:
             raise ConfigError(f"{trainer.ckpt_path} holds a mean of weights: resume with the module.ema of its run")
+        if EXPORT in checkpoint:  # which has nothing of the loss
+            own = {name: value for name, value in self.state_dict().items() if not name.startswith(PREFIX)}
+            checkpoint["state_dict"] |= own
         data = getattr(trainer, "datamodule", None)
         card = ModelCard.of_checkpoint(checkpoint)
         if data is not None and trainer is not None and not trainer.training and card is not None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raum_lightning.cli.model_options import write_readme
 from raum_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     content = write_results(study, rules=args.rules)
     if not args.rescore:
         log_summary(study.config, study.folder, content)
-    _join(study, (content["calibration"] or {}).get("temperature"))
+    _join(study, content)
     summary = {"raw": content["summary"], "cleaned": content["cleaned"]["summary"]}
     for state, one in summary.items():
         dice = ", ".join(f"{part.upper()} {number(one[f'dice_{part}']['mean'], 3)}" for part in content["parts"])
@@ -104,19 +105,24 @@ def _without(option: str, words: Sequence[str]) -> list[str]:
     return [word for word in kept if not word.startswith(f"{option}=")]
 
 
-def _join(study: "Study", temperature: float | None) -> None:
+def _join(study: "Study", content: Mapping[str, Any]) -> None:
     """Write the ensemble of all folds; where they differ too much, say so: everything else is done."""
     from raum_lightning.errors import CheckpointError
     from raum_lightning.inference.ensemble import write_ensemble
+    from raum_lightning.inference.readme import evaluation_of
     from raum_lightning.postprocess import Postprocess
     from raum_lightning.studies.prediction import trusted
 
     folds = [study.folder.checkpoint(fold) for fold in range(len(study.splits))]
     try:
-        steps = Postprocess.read(study.folder.post)
-        chosen: dict[str, Any] = {"postprocess": steps, "temperature": temperature}
-        write_ensemble(folds, study.folder.ensemble, trust=trusted(study), **chosen)
+        chosen: dict[str, Any] = {
+            "postprocess": Postprocess.read(study.folder.post),
+            "temperature": (content["calibration"] or {}).get("temperature"),
+            "evaluation": evaluation_of(content, str(study.folder.results)),
+        }
+        card = write_ensemble(folds, study.folder.ensemble, trust=trusted(study), **chosen)
         print(f"ensemble: {study.folder.ensemble}")
+        write_readme(study.folder.ensemble, card, len(folds))
     except CheckpointError as error:
         print(f"no ensemble: {error}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
@@ -19,6 +20,8 @@ from raum_lightning.cli.command_line import CommandLine
 from raum_lightning.cli.config_inheritance import CLASS, Tree
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.datasets import DataSet
+from raum_lightning.errors import ConfigError
+from raum_lightning.inference.exported import SAFETENSORS, read_card
 from raum_lightning.labels import EDITIONS
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.runs.checkpoints import structure
@@ -26,6 +29,7 @@ from raum_lightning.training.data_fit import outputs_of
 
 SIZES = ("in_channels", "out_channels", "img_size")
 NETWORK = "module.network.init_args"
+ENSEMBLE = "raum_lightning.inference.ensemble.Ensemble"
 LOGGER = ("trainer", "logger")
 METRICS = "raum_lightning.loggers.CSVLogger"
 # a logger's `save_dir` that means the folder of the run
@@ -61,9 +65,29 @@ def derive(given: CommandLine) -> Derived:
     return derived
 
 
-def take_sizes(network: Any, names: Iterable[str], checkpoint: Path) -> None:
-    """Give a network, class_path and init_args, the arguments in `names` as a checkpoint of its class has them."""
-    trained = structure(checkpoint).get("hyper_parameters", {}).get("network") or {}
+def take_trained(network: Any, names: Iterable[str], start: Path, verb: str) -> Any:
+    """Return the network, class_path and init_args, as it takes what is trained in the file `start`.
+
+    It gets the arguments in `names` as a file of its class has them; that of an ensemble takes its place.
+
+    Raises:
+        ConfigError: The file is an ensemble and the verb validate, whose loss is that of one network.
+    """
+    if start.suffix != SAFETENSORS or not start.is_file():
+        _take_sizes(network, names, structure(start).get("hyper_parameters", {}).get("network") or {})
+        return network
+    _, made = read_card(start)
+    if not isinstance(made, list):
+        _take_sizes(network, names, made or {})
+        return network
+    if verb == "validate":
+        raise ConfigError(f"{start}: is an ensemble, and validate is for one network; `raum test` scores it")
+    # what the configuration names, its file may name
+    given = {"path": str(start), "trust": [network.class_path.rpartition(".")[0]]}
+    return Namespace({"class_path": ENSEMBLE, "init_args": Namespace(given)})  # type: ignore[no-untyped-call]
+
+
+def _take_sizes(network: Any, names: Iterable[str], trained: Mapping[str, Any]) -> None:
     if trained.get("class_path") == network.class_path:
         arguments = trained.get("init_args", {})
         for name in set(names) & arguments.keys():

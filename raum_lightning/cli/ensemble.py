@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from raum_lightning.cli.model_options import add_trust
+from raum_lightning.cli.model_options import about, add_about, add_trust, write_readme
 from raum_lightning.errors import ExportError
 
 
@@ -20,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", type=Path, required=True, metavar="FILE", help="model.safetensors")
     add("--postprocess", metavar="YAML", help="how masks are cleaned, or none (default: as the members' cards say)")
+    add_about(parser)
     add_trust(parser)
 
 
@@ -35,10 +36,11 @@ def run(args: argparse.Namespace) -> int:
     if args.postprocess is not None:
         steps = Postprocess() if args.postprocess == "none" else Postprocess.read(Path(args.postprocess))
     paths = list(_checkpoints(args.members))
-    card = write_ensemble(paths, args.out, trust=args.trust, postprocess=steps)
+    card = write_ensemble(paths, args.out, trust=args.trust, postprocess=steps, **about(args))
     cleaned = Postprocess.of(card.postprocess or {})
     size = args.out.stat().st_size / 1e6
     print(f"{args.out}: {len(paths)} networks, {size:.1f} MB, masks cleaned: {cleaned}")
+    write_readme(args.out, card, len(paths))
     return 0
 
 

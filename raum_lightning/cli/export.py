@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from raum_lightning.cli.model_options import add_trust
+from raum_lightning.cli.model_options import about, add_about, add_trust, write_readme
 from raum_lightning.errors import ExportError
 
 
@@ -20,12 +20,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--format", choices=FORMATS, help="what to write (default: as the name of --out says)")
     add("--out", type=Path, required=True, metavar="FILE", help="model.safetensors, model.onnx or model.pt2")
     add("--tolerance", type=float, default=1e-3, help="largest difference of a logit allowed (default: %(default)s)")
+    add_about(parser)
     add_trust(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Export, compare with the checkpoint, say how they differ, and return 0."""
     import time
+    from dataclasses import replace
 
     from raum_lightning.inference.export import FORMATS, write
     from raum_lightning.inference.loading import open_network
@@ -36,10 +38,14 @@ def run(args: argparse.Namespace) -> int:
         wanted = f"*{suffix}" if args.format else f"{', '.join(others)} or {last}"
         raise ExportError(f"{args.out}: let the name end in {wanted}")
     start = time.perf_counter()
+    said = about(args)
     trained = open_network(args.checkpoint, trust=args.trust)
+    trained = replace(trained, card=replace(trained.card, **said))
     difference, largest = write(trained, args.out, tolerance=args.tolerance, trust=args.trust)
     print(
         f"{args.out}: logits differ by at most {difference:.1e} from the checkpoint's, which reach {largest:.1f}; "
         f"{args.out.stat().st_size / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s"
     )
+    if suffix == FORMATS["safetensors"]:
+        write_readme(args.out, trained.card)
     return 0

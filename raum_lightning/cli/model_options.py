@@ -1,7 +1,14 @@
 """Options of the verbs that open a network from a file."""
 
 import argparse
-from typing import Any
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raum_lightning.errors import ExportError
+
+if TYPE_CHECKING:
+    from raum_lightning.inference.card import ModelCard
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -26,3 +33,39 @@ def add_trust_code(parser: argparse.ArgumentParser) -> None:
 def trust(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `raum_lightning.load` that these options give."""
     return {"trust": args.trust, "trust_code": getattr(args, "trust_code", False)}
+
+
+def add_about(parser: argparse.ArgumentParser) -> None:
+    """Add `--license` and `--results`, which model card and README say."""
+    add = parser.add_argument
+    add("--license", metavar="SPDX", help="under which the network is shared, such as Apache-2.0")
+    add(
+        "--results",
+        type=Path,
+        metavar="JSON",
+        help="of raum evaluate or cross-validate: its scores with intervals stand in the README",
+    )
+
+
+def about(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what these options say of the card; check before any work that the README can be written."""
+    from raum_lightning.inference.exported import SAFETENSORS
+    from raum_lightning.inference.readme import WRITER, beside_of, evaluation_of
+    from raum_lightning.runs.outputs import check_output
+
+    said: dict[str, Any] = {"license": args.license} if args.license is not None else {}
+    if args.results:
+        try:
+            said["evaluation"] = evaluation_of(json.loads(args.results.read_text()), str(args.results))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ExportError(f"{args.results}: cannot be read as JSON ({error})") from None
+    if args.out.suffix == SAFETENSORS:
+        check_output(beside_of(args.out), WRITER)
+    return said
+
+
+def write_readme(path: Path, card: "ModelCard", networks: int = 1) -> None:
+    """Write the README beside the safetensors file `path`, and say where."""
+    from raum_lightning.inference.readme import readme, save_readme
+
+    print(f"{save_readme(path, readme(card, networks))}: what a user must know, also in the file itself")

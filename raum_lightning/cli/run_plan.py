@@ -15,6 +15,8 @@ from jsonargparse import Namespace
 
 from raum_lightning.cli.derived import METRICS, RUN_FOLDER
 from raum_lightning.errors import ConfigError, RunError
+from raum_lightning.inference.exported import ONNX, PROGRAM, SAFETENSORS
+from raum_lightning.inference.hub import local
 from raum_lightning.runs.checkpoints import newest_sound, structure
 from raum_lightning.runs.folder import RunFolder, find_checkpoint
 from raum_lightning.runs.naming import given_id, restarted, restarts
@@ -72,13 +74,15 @@ def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: b
         plan = _plan_trained(plan, config.ckpt_path, beside, root_is_given=root_is_given)
     if plan.start and not plan.start.is_file():
         raise RunError(f"{plan.start}: no such checkpoint; --ckpt_path names a file")
+    if plan.start and plan.start.suffix in (ONNX, PROGRAM):
+        raise RunError(f"{plan.start}: is a program and no checkpoint; `raum segment --model` takes it")
     return plan
 
 
 def _plan_fit(plan: Plan, config: Any) -> Plan:
     """Return where to train and what to start from: a file, "auto" (what this run has saved, if it has) or nothing."""
     wanted = "auto" if config.ckpt_path is None and restarts() else config.ckpt_path
-    given = Path(wanted) if wanted not in (None, "auto") else None
+    given = local(wanted) if wanted not in (None, "auto") else None
     run = plan.run or (RunFolder.of_file(given) if given else None)
     if run is None and (chosen := given_id()):
         run = RunFolder(plan.experiment / chosen)
@@ -97,7 +101,7 @@ def _plan_trained(plan: Plan, wanted: str | None, beside: RunFolder | None, *, r
         start = find_checkpoint(plan.experiment, wanted, named.path if named else None)
         plan = replace(plan, said=(*plan.said, f"checkpoint: {start}"))
     else:
-        start = Path(str(wanted))
+        start = local(str(wanted))
     its = RunFolder.of_file(start)
     if its and root_is_given and its.path.resolve().parents[1] != plan.experiment.parent.resolve():
         its = None
@@ -105,7 +109,9 @@ def _plan_trained(plan: Plan, wanted: str | None, beside: RunFolder | None, *, r
 
 
 def _check_end(checkpoint: Path, max_steps: int) -> None:
-    """Refuse a run that would end before its first step."""
+    """Refuse a run that would end before its first step, or that cannot resume from such a file."""
+    if checkpoint.suffix in (SAFETENSORS, ONNX, PROGRAM):
+        raise RunError(f"{checkpoint}: holds no state of a training; --module.init_from takes weights of a safetensors")
     done = structure(checkpoint).get("global_step", 0) if checkpoint.is_file() else 0
     if 0 < max_steps <= done:
         raise RunError(

@@ -24,7 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="CKPT",
-        help="one of `raum fit`, or .safetensors, .onnx or .pt2 of `raum export`; or several, which are averaged",
+        help="one of `raum fit`, or .safetensors, .onnx or .pt2 of `raum export`; or several, which are averaged; "
+        "hf://organisation/name[/file] is a .safetensors on the hub",
     )
     add("--case", type=Path, help="folder of the case, or a 4-D image that the dataset.json of MSD Task01 lists")
     add("--cases", type=Path, metavar="DIR", help="folder of cases, instead of --case; what is done already is kept")
@@ -54,10 +55,12 @@ def run(args: argparse.Namespace) -> int:
     """Segment, write, say how much tumour there is, and return 0; 1 where a case of several could not be segmented."""
     import time
 
+    from raum_lightning.inference.hub import local
     from raum_lightning.inference.segmenter import find
     from raum_lightning.progress import progress_bar
 
     source = _source(args)
+    args.checkpoint = [local(path) for path in args.checkpoint]
     if args.cases:
         return _segment_folder(args)
     _check_figure(args)

@@ -18,7 +18,7 @@ from rich.console import Console
 from raum_lightning.atomic import write_text
 from raum_lightning.cli import TRAINER_VERBS
 from raum_lightning.cli.command_line import CommandLine, read_command_line
-from raum_lightning.cli.derived import METRICS, derive, take_sizes
+from raum_lightning.cli.derived import METRICS, derive, take_trained
 from raum_lightning.cli.errors import refusals, restoring
 from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.known_keys import MODULE_CLASS
@@ -29,12 +29,13 @@ from raum_lightning.cli.trainer_help import keys, trainer_help
 from raum_lightning.data.augment.one_of import INSTANTIATORS
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import ConfigError
+from raum_lightning.inference.exported import SAFETENSORS, read_card
 from raum_lightning.inference.trusted import INSTANTIATOR
 from raum_lightning.loggers import finish_wandb
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.runs.lock import locked
 from raum_lightning.runs.naming import RunOptions, new_id
-from raum_lightning.runs.resume_checks import check_agreement, flat
+from raum_lightning.runs.resume_checks import check_agreement, check_modalities, flat
 from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.callbacks.best import BestCheckpoint
 from raum_lightning.training.callbacks.checkpoint import Continuation, Provenance, TrainedCases
@@ -62,7 +63,8 @@ TRAINER_DEFAULTS = {
 }
 CKPT_PATH = (
     "a file; for fit also auto: resume this run from what it has saved, if it has; for the other verbs also best or "
-    "last of the experiment's newest run, or of --run.id (default: best)"
+    "last of the experiment's newest run, or of --run.id (default: best), and *.safetensors of `raum export`; test and "
+    "predict take those of `raum ensemble` too"
 )
 OWN_MODULE = "a class that inherits from SegmentationModule and takes its place; its arguments are keys of module"
 OUT = (
@@ -162,7 +164,7 @@ class RaumCLI(LightningCLI):
         self.start = plan.start
         self.run_dir = plan.run.path if plan.run else plan.experiment / new_id(plan.experiment)
         if plan.start and verb != "fit":
-            take_sizes(config.module.network, self.derived, plan.start)
+            config.module.network = take_trained(config.module.network, self.derived, plan.start, verb)
         self.results = RunFolder(config.out) if config.out else self.run.of(verb)
         self.predictions = config.out or self.run.predictions
         config.run.experiment = self.run_dir.parent.name
@@ -201,10 +203,21 @@ class RaumCLI(LightningCLI):
                 self.model.init_from = None  # a run that is resumed has its weights
             self.model.start_from(self.datamodule)
         if self.start:
-            own = self.start.resolve().parent == self.run.checkpoints.resolve()
-            check_agreement(self.start, self.settings, continues=own and self.subcommand == "fit")
+            self._check_start(self.start)
         self.model.save_hyperparameters(self.settings["module"] | {"_instantiator": INSTANTIATOR}, logger=False)
         self.trainer = self.instantiate_trainer()
+
+    def _check_start(self, start: Path) -> None:
+        if start.suffix == SAFETENSORS:
+            card, made = read_card(start)
+            if isinstance(made, list) and self.settings["module"]["compile"]:
+                raise ConfigError(f"{start}: module.compile compiles networks that stay in memory; leave it out")
+            if card.mode != self.model.mode:
+                raise ConfigError(f"{start}: its channels are {card.mode} and module.mode is {self.model.mode}")
+            check_modalities(start, card.modalities, self.settings)
+            return
+        own = start.resolve().parent == self.run.checkpoints.resolve()
+        check_agreement(start, self.settings, continues=own and self.subcommand == "fit")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         saves = config.get("enable_checkpointing") is not False

@@ -5,6 +5,7 @@ It stands under the key `model_card` of a checkpoint as plain values, and as the
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite, prod
@@ -24,6 +25,7 @@ FLIPS = (1, 2, 4, 8)
 RULES = {
     "overlap": "is not in [0, 1): give the fraction that neighbouring windows share",
     "flips": "is not a number of flipped copies that can be averaged: give 1, 2, 4 or 8",
+    "license": "is no identifier of SPDX: give such as Apache-2.0 or CC-BY-4.0",
 }
 # voxels of a window, and of all windows of a forward pass: what is larger fits no memory
 MOST_VOXELS, MOST_AT_ONCE = 2**26, 2**28
@@ -55,6 +57,8 @@ class ModelCard:
         temperature: By which its probabilities are made less sure (above 1) or more; see `temperature`.
         description: The whole description of the data set, with which cases like those of the training are found.
         may_lack: Modalities that it has learnt to do without, by `data.modality_dropout`.
+        license: Under which it is shared, an identifier of SPDX such as Apache-2.0; empty where not stated.
+        evaluation: Scores with intervals on cases with references, and where they come from; see `readme`.
 
     Raises:
         ConfigError: A value makes no sense; the message names it.
@@ -79,6 +83,8 @@ class ModelCard:
     temperature: float = 1.0
     description: Mapping[str, Any] = field(default_factory=dict)
     may_lack: tuple[str, ...] = ()
+    license: str = ""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rules = {
@@ -96,6 +102,8 @@ class ModelCard:
             "flips": self.flips in FLIPS,
             "temperature": isfinite(self.temperature) and self.temperature > 0,
             "may_lack": set(self.may_lack) <= set(self.modalities),
+            "license": not self.license or _is_license(self.license),
+            "evaluation": _is_evaluation(self.evaluation),
         }
         if wrong := [name for name, holds in rules.items() if not holds]:
             raise ConfigError(f"{wrong[0]}={getattr(self, wrong[0])!r} {RULES.get(wrong[0], 'makes no sense')}")
@@ -248,6 +256,20 @@ def _is(value: Any, hint: Any) -> bool:
 def _are_names(values: Sequence[str]) -> bool:
     printable = all(value.isprintable() and 0 < len(value) <= LONGEST_NAME for value in values)
     return printable and 0 < len(set(values)) == len(values)
+
+
+def _is_license(value: str) -> bool:
+    return len(value) <= LONGEST_NAME and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", value) is not None
+
+
+def _is_evaluation(found: Any) -> bool:
+    if not isinstance(found, Mapping) or not isinstance(rows := found.get("scores", {}), Mapping):
+        return False
+    facts = [found.get(key, "") for key in ("rules", "folds", "data", "splits")]
+    numbers = [row.get(key) for row in rows.values() for key in ("mean", "low", "high", "cases")]
+    return all(isinstance(value, (str, int)) for value in facts) and all(
+        value is None or isinstance(value, (str, int, float)) for value in numbers
+    )
 
 
 def _is_label(value: Any) -> bool:

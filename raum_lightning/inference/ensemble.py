@@ -23,6 +23,7 @@ from raum_lightning.errors import CheckpointError, ConfigError, ExportError
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.exported import NETWORKS, SAFETENSORS, count_members, read_safetensors
 from raum_lightning.inference.loading import TrainedNetwork, filled, open_network
+from raum_lightning.inference.readme import README, readme
 from raum_lightning.models.cpu import accelerate
 from raum_lightning.postprocess import Postprocess
 from raum_lightning.runs.checkpoints import MODEL_CARD
@@ -31,6 +32,7 @@ from raum_lightning.runs.checkpoints import MODEL_CARD
 LOOSE = {"dataset", "description"}
 # what members of any ensemble may differ in
 _FREE = {"overlap", "sw_batch_size", "flips", "training_cases", "scores", "versions", "postprocess", "temperature"}
+_FREE |= {"license", "evaluation"}
 # of torch's types those that safetensors and weights have
 _TYPES = {
     torch.float64: "F64",
@@ -98,6 +100,31 @@ class _Open:
         return self.current.to(device)
 
 
+class Ensemble(nn.Module):
+    """The networks of an ensemble's file where a module takes one network, which is then to average `members`.
+
+    Args:
+        path: Written by `raum ensemble`.
+        trust: Modules whose classes the file may name, besides those of this package and MONAI.
+
+    Raises:
+        CheckpointError: The file names code that is not trusted, or holds weights of other networks.
+        ExportError: The file cannot be read.
+    """
+
+    def __init__(self, path: Path | str, trust: Sequence[str] = ()) -> None:
+        super().__init__()
+        trained = open_members(Path(path), trust=trust)
+        card = trained[0].card
+        self.in_channels, self.out_channels, self.img_size = len(card.modalities), len(card.channels), card.roi_size
+        self.members = [one.network for one in trained]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return B K X Y Z without values, for checks of shapes: what is averaged is not logits but probabilities."""
+        assert image.is_meta
+        return image.new_empty(len(image), self.out_channels, *image.shape[2:])
+
+
 def open_members(
     path: Path, *, trust: Iterable[str] = (), trust_code: bool = False, network: nn.Module | None = None
 ) -> list[TrainedNetwork]:
@@ -118,11 +145,12 @@ def write_ensemble(
     trust: Iterable[str] = (),
     postprocess: Postprocess | None = None,
     temperature: float | None = None,
+    **said: Any,
 ) -> ModelCard:
     """Write the networks of checkpoints or *.safetensors as one file and return its card.
 
     The file appears whole or not at all. Where no post-processing is given, it is that of the members; the temperature
-    is the geometric mean of theirs.
+    is the geometric mean of theirs. The card says what is `said` of license and evaluation.
 
     Raises:
         CheckpointError: Members differ in modalities, classes, data set or anything else that decides what is computed.
@@ -145,8 +173,9 @@ def write_ensemble(
     entries.sort(key=lambda entry: entry[:3])
     card = _card(paths, cards, postprocess)
     own = math.exp(sum(math.log(one.temperature) for one in cards) / len(cards))
-    card = replace(card, temperature=own if temperature is None else temperature)
-    header: dict[str, Any] = {"__metadata__": {MODEL_CARD: card.to_json(), NETWORKS: json.dumps(specs)}}
+    card = replace(card, temperature=own if temperature is None else temperature, **said)
+    metadata = {MODEL_CARD: card.to_json(), NETWORKS: json.dumps(specs), README: readme(card, len(paths))}
+    header: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
     for _, number, name, dtype, shape, size in entries:
         place = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
@@ -191,7 +220,8 @@ def _card(paths: Sequence[Path], cards: Sequence[ModelCard], postprocess: Postpr
     else:
         steps = postprocess.plain or None
     trained = hashlib.sha256("\n".join(sorted(card.training_cases for card in cards)).encode()).hexdigest()
-    return replace(cards[0], training_cases=trained, scores=dict(_means(cards)), postprocess=steps)
+    shared: dict[str, Any] = {"license": cards[0].license if len({card.license for card in cards}) == 1 else ""}
+    return replace(cards[0], training_cases=trained, scores=dict(_means(cards)), postprocess=steps, **shared)
 
 
 def _means(cards: Sequence[ModelCard]) -> Iterator[tuple[str, float]]:

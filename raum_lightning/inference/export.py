@@ -16,6 +16,7 @@ from raum_lightning.atomic import atomic
 from raum_lightning.errors import ExportError
 from raum_lightning.inference.exported import INPUT, NETWORK, ONNX, OUTPUT, PROGRAM, SAFETENSORS, need
 from raum_lightning.inference.loading import TrainedNetwork, open_network
+from raum_lightning.inference.readme import README, readme
 from raum_lightning.models.cpu import accelerate
 from raum_lightning.runs.checkpoints import MODEL_CARD
 
@@ -99,7 +100,8 @@ def _safetensors(trained: TrainedNetwork, images: Tensor) -> bytes:
         raise ExportError("a network that does not say how it is made cannot be written as safetensors")
     # safetensors know no two names of one memory
     weights = {name: weight.detach().clone().contiguous() for name, weight in trained.network.state_dict().items()}
-    return save(weights, {MODEL_CARD: trained.card.to_json(), NETWORK: json.dumps(trained.spec)})
+    card = trained.card
+    return save(weights, {MODEL_CARD: card.to_json(), NETWORK: json.dumps(trained.spec), README: readme(card)})
 
 
 def _free_batch() -> tuple[dict[int, Any]]:

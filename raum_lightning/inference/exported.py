@@ -105,6 +105,13 @@ def read_safetensors(path: Path, member: int | None = None) -> tuple[dict[str, T
         return weights, card, json.loads(metadata[NETWORKS])[member]
 
 
+def read_card(path: Path) -> tuple[ModelCard, Any]:
+    """Return the card of a safetensors file and how its network is made, for an ensemble a list: no weight is read."""
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        return _card(path, metadata), json.loads(metadata.get(NETWORKS) or metadata.get(NETWORK, "null"))
+
+
 def count_members(path: Path) -> int:
     """Return how many networks the file of an ensemble holds, 0 for the file of one network."""
     with _opened(path) as file:

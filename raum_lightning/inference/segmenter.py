@@ -27,6 +27,7 @@ from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.compiling import compile_network, in_batches_of
 from raum_lightning.inference.ensemble import LOOSE, Member, check_alike, open_members
 from raum_lightning.inference.framed import Grid, Prediction, read_framed
+from raum_lightning.inference.hub import local
 from raum_lightning.inference.loading import TrainedNetwork
 from raum_lightning.inference.sliding_window import Network, average
 from raum_lightning.inference.temperature import temper
@@ -222,7 +223,7 @@ def load(
 
     Args:
         checkpoint: A checkpoint, or a file that ends in .safetensors (also of `raum ensemble`), .onnx or .pt2; or
-            several.
+            several. `hf://organisation/name` and `hf://organisation/name/file` name *.safetensors on the hub.
         trust: Modules whose classes the files may name, besides those of this package and MONAI.
         trust_code: Open a .pt2, which can run any code.
         network: Takes the weights of a checkpoint that does not say how its network is made.
@@ -233,7 +234,7 @@ def load(
             ensemble in more than its weights and network.
         ExportError: A file is no export.
     """
-    paths = [Path(one) for one in ([checkpoint] if isinstance(checkpoint, (Path, str)) else checkpoint)]
+    paths = [local(one) for one in ([checkpoint] if isinstance(checkpoint, (Path, str)) else checkpoint)]
     if network is not None and len(paths) > 1:
         raise ConfigError(f"network takes the weights of one checkpoint, not of {len(paths)}")
     trust = (trust,) if isinstance(trust, str) else tuple(trust)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.inference.card import ModelCard
-from raum_lightning.inference.exported import SAFETENSORS
+from raum_lightning.inference.exported import NETWORKS, SAFETENSORS
+from raum_lightning.inference.hub import local
 from raum_lightning.inference.loading import network_weights
 from raum_lightning.models.monai import from_monai
 from raum_lightning.models.transfer import CONVOLUTIONS, EMBEDDING, Table, fit_weights
@@ -38,9 +39,12 @@ class Weights:
 def read_weights(path: Path) -> Weights:
     """Return what `path` holds: a checkpoint of `raum fit`, *.safetensors, or a file of torch with a state dict.
 
+    It may be an address, `hf://organisation/name`.
+
     Raises:
         CheckpointError: The file is damaged or holds no state dict, or holds objects that are no data.
     """
+    path = local(path)
     if path.suffix == SAFETENSORS:
         return _read_safetensors(path)
     content: Any = read(path)
@@ -59,7 +63,10 @@ def _read_safetensors(path: Path) -> Weights:
         raise CheckpointError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            card = (file.metadata() or {}).get(MODEL_CARD)
+            metadata = file.metadata() or {}
+            if NETWORKS in metadata:
+                raise CheckpointError(f"{path}: holds an ensemble; give the checkpoint of one of its networks")
+            card = metadata.get(MODEL_CARD)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: safetensors cannot read it ({error})") from error

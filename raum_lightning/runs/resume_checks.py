@@ -36,7 +36,12 @@ def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, continues: b
     if continues and "config" in content:
         _same_settings(checkpoint, _renamed(flat(yaml.safe_load(content["config"]))), _renamed(flat(config)))
     card = content.get(MODEL_CARD) or content.get("case", {})  # the key of older checkpoints
-    trained, given = card.get("modalities"), config["data"].get("modalities")
+    check_modalities(checkpoint, card.get("modalities"), config)
+
+
+def check_modalities(checkpoint: Path, trained: Sequence[str] | None, config: Mapping[str, Any]) -> None:
+    """Raise `RunError` where `config` has other channels than those that a checkpoint was trained on."""
+    given = config["data"].get("modalities")
     if trained and given and list(trained) != list(given):
         raise RunError(
             f"{checkpoint} was trained on {_joined(trained)}, in this order, and data.modalities are {_joined(given)}: "

@@ -21,7 +21,7 @@ class StudyFolder:
     post.yaml              the post-processing
     results.json .csv .md  scores, by case and together
     pictures/              the worst cases
-    ensemble.safetensors   all folds as one file for `raum segment`
+    ensemble.safetensors   all folds as one file for `raum segment`; its README beside it as ensemble.md
 
     Its folds are runs of their own beside it, `cv-<id>-fold<k>`.
 

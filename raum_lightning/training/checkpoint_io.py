@@ -1,6 +1,7 @@
 """Lightning's way to and from the disk, with checkpoints that no crash or full disk turns into a wrong result."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,14 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from raum_lightning.atomic import atomic
 from raum_lightning.errors import CheckpointError, OutputError
-from raum_lightning.runs.checkpoints import verify
+from raum_lightning.inference.exported import SAFETENSORS, count_members, read_card, read_safetensors
+from raum_lightning.inference.folder import hash_files
+from raum_lightning.inference.loading import PREFIX
+from raum_lightning.runs.checkpoints import MODEL_CARD, verify
 from raum_lightning.runs.folder import RunFolder
+
+# key of what is no checkpoint but an export, which holds the network alone: a hash of the file
+EXPORT = "export"
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
@@ -37,7 +44,26 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, location: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Return what was saved; raise `CheckpointError` when the file is not what was written."""
+        """Return what was saved, or an export in the form of a checkpoint.
+
+        Raises:
+            CheckpointError: The file is not what was written.
+            ExportError: The export is not what was written.
+        """
+        if Path(path).suffix == SAFETENSORS:
+            return _read_export(Path(path))
         verify(Path(path))
         content: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
         return content
+
+
+def _read_export(path: Path) -> dict[str, Any]:
+    """Return a file of `raum export`, or of `raum ensemble`, whose networks read their weights themselves."""
+    state = {}
+    if not count_members(path):
+        weights, _, _ = read_safetensors(path)
+        state = {f"{PREFIX}{name}": weight for name, weight in weights.items()}
+    card, _ = read_card(path)
+    # without these keys Lightning shows it to no callback
+    found: dict[str, Any] = {"pytorch-lightning_version": version("lightning"), "callbacks": {}}
+    return found | {"state_dict": state, MODEL_CARD: card.to_plain(), EXPORT: hash_files([path])}

@@ -1,7 +1,9 @@
 """`raum ensemble`: several networks in one file, one of them in memory at a time."""
 
+import csv
 import gc
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +66,101 @@ def test_the_file_segments_as_its_members_do_together(checkpoint: Path, members:
     assert not np.array_equal(cleaned.labels, together.labels)
 
 
-def test_one_network_is_in_memory(
-    checkpoint: Path, members: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many networks are in memory each time that a member of an ensemble is made."""
     made: list[weakref.ref[nn.Module]] = []
-    beside: list[int] = []
+    counts: list[int] = []
 
     def watched(*given: Any) -> nn.Module:
         gc.collect()
-        beside.append(sum(one() is not None for one in made))
+        counts.append(sum(one() is not None for one in made))
         network = filled(*given)
         made.append(weakref.ref(network))
         return network
 
-    write_ensemble(members, tmp_path / "e.safetensors", trust=[TRUST])
     monkeypatch.setattr(ensemble, "filled", watched)
+    gc.freeze()  # what was there before need not be looked at each time
+    yield counts
+    gc.unfreeze()
+
+
+def test_predict_and_test_average_the_members(
+    checkpoint: Path,
+    members: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    beside: list[int],
+) -> None:
+    monkeypatch.chdir(checkpoint.parents[4])
+    monkeypatch.setenv("COLUMNS", "200")
+    out, masks = tmp_path / "e.safetensors", tmp_path / "masks"
+    write_ensemble(members, out, trust=[TRUST], postprocess=STEPS)
+    cases = str(checkpoint.parents[3] / "phantom-cases")
+    assert main(["segment", "--model", str(out), "--trust", TRUST, "--cases", cases, "--out", str(masks)]) == 0
+    words = ["-c", str(checkpoint.parents[1] / "config.yaml"), "--trainer.logger", "false", "--ckpt_path", str(out)]
+    beside.clear()
+    predict = ["predict", *words, "--data.predict_root", cases, "--out", str(tmp_path / "predicted")]
+    assert main(predict) == 0
+    # each member when the file is opened and for each of five cases, and never beside another
+    assert beside == [0] * 18
+    said = capsys.readouterr().out
+    assert f"cleaned: {STEPS} (--module.postprocess none" in said
+    for name in (f"BraTS20_Training_{number:03d}.nii.gz" for number in range(1, 6)):
+        ours, theirs = (np.asarray(nib.load(folder / name).dataobj) for folder in (tmp_path / "predicted", masks))
+        assert ours.any() and np.array_equal(ours, theirs)
+    assert main(predict) == 0 and "5 of 5 cases are segmented already" in capsys.readouterr().out
+    write_ensemble(members[:2], out, trust=[TRUST], postprocess=STEPS)
+    assert main(predict) == 0 and "5 in" in capsys.readouterr().out  # of other weights
+    assert main(["test", *words, "--out", str(tmp_path / "scores")]) == 0
+    assert "cleaned" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "scores/cases.csv").read_text().splitlines()))
+    assert len(rows) == 2 and any(row["dice_wt"] != row["cleaned/dice_wt"] for row in rows)
+
+
+def test_what_an_ensemble_cannot_do_is_one_sentence(
+    checkpoint: Path,
+    members: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(checkpoint.parents[4])
+    out = tmp_path / "e.safetensors"
+    write_ensemble(members[:2], out, trust=[TRUST])
+    words = ["-c", str(checkpoint.parents[1] / "config.yaml"), "--trainer.logger", "false"]
+    for verb, more, said in (
+        ("validate", ["--ckpt_path", out], "is an ensemble, and validate is for one network"),
+        ("fit", ["--ckpt_path", out], "holds no state of a training; --module.init_from"),
+        ("fit", ["--module.init_from", out, "--run.id", "from"], "holds an ensemble; give the checkpoint of one"),
+        ("test", ["--ckpt_path", out, "--module.compile", "true"], "module.compile compiles networks that stay"),
+        ("test", ["--ckpt_path", out, "--data.modalities", "[t2, t1ce, flair]"], "was trained on flair, t1ce, t2"),
+    ):
+        assert main([verb, *words, *map(str, more)]) == 2
+        assert f"{out}" in (error := capsys.readouterr().err) and said in error
+    (tmp_path / "a.onnx").touch()
+    assert main(["test", *words, "--ckpt_path", str(tmp_path / "a.onnx")]) == 2
+    assert "is a program and no checkpoint; `raum segment --model` takes it" in capsys.readouterr().err
+
+
+def test_an_export_of_one_network_is_scored_as_its_checkpoint(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkpoint.parents[4])
+    out, scores = tmp_path / "one.safetensors", []
+    assert main(["export", "--checkpoint", str(checkpoint), "--out", str(out), "--trust", TRUST]) == 0
+    words = ["-c", str(checkpoint.parents[1] / "config.yaml"), "--trainer.logger", "false"]
+    for path in (checkpoint, out):
+        folder = tmp_path / path.stem
+        for verb in ("test", "validate"):
+            assert main([verb, *words, "--ckpt_path", str(path), "--out", str(folder)]) == 0
+            scores.append((folder / "cases.csv").read_text())
+    assert scores[:2] == scores[2:] and scores[0] != scores[1]
+
+
+def test_one_network_is_in_memory(checkpoint: Path, members: list[Path], tmp_path: Path, beside: list[int]) -> None:
+    write_ensemble(members, tmp_path / "e.safetensors", trust=[TRUST])
     segmenter = raum_lightning.load(tmp_path / "e.safetensors", trust=TRUST)
     assert not list(segmenter.networks[0].parameters())
     segmenter.segment(checkpoint.parents[3] / "phantom-cases/BraTS20_Training_001")

@@ -18,6 +18,7 @@ from raum_lightning.inference.card import ModelCard
 from raum_lightning.runs.folder import prediction_path
 from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.callbacks.mask_tables import VOLUMES, write_label_tables, write_volumes
+from raum_lightning.training.checkpoint_io import EXPORT
 
 
 class PredictionWriter(pl.Callback):
@@ -49,7 +50,8 @@ class PredictionWriter(pl.Callback):
         data = data_of(trainer)
         module: Any = pl_module
         windows = {key: module.windows[key] for key in ("roi_size", "overlap")}
-        settings = [hash_weights(checkpoint["state_dict"]), module.mode, module.flips, windows, str(trainer.precision)]
+        weights = checkpoint.get(EXPORT) or hash_weights(checkpoint["state_dict"])
+        settings = [weights, module.mode, module.flips, windows, str(trainer.precision)]
         if module.steps.plain:
             settings.append(module.steps.plain)
         for name in data.predict_cases:
@@ -108,6 +110,9 @@ class PredictionWriter(pl.Callback):
         if masks:
             write_volumes(self.folder / VOLUMES, masks)
             write_label_tables(self.folder, {known.name: known for _, known in masks.values()}.values())
+        module: Any = pl_module
+        if module.steps.plain:
+            print(f"cleaned: {module.steps} (--module.postprocess none leaves masks as the network makes them)")
         print(f"segmentations: {self.folder}")
 
     def _data_set(self, case: Case) -> DataSet:
