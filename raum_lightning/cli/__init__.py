@@ -32,6 +32,7 @@ TOOL_VERBS = {
     "postprocess": "find how masks are best cleaned, and clean them",
     "cross-validate": "train every fold, predict each case by the fold that has not seen it, score and clean",
     "compare": "compare the scores of several methods on the same cases, with tests and intervals",
+    "wandb-workspace": "lay out the dashboard of a cross-validation in W&B",
     "ensemble": "join several networks into one file, with post-processing and model card",
     "view": "draw a case, its mask and a prediction",
     "doctor": "say what a run here stands on: programs, versions, devices, W&B, disk",
@@ -58,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _help() -> str:
     lines = ["usage: raum VERB ...   (`lightning` is the same program; `raum VERB --help` explains one)", ""]
-    lines += [f"  {verb:<14} {text}" for verb, text in {**TRAINER_VERBS, **TOOL_VERBS}.items()]
+    lines += [f"  {verb:<15} {text}" for verb, text in {**TRAINER_VERBS, **TOOL_VERBS}.items()]
     lines += [
         "  --version      print the version",
         "",

@@ -13,8 +13,8 @@ LOGGER = "WandbLogger"
 
 def group_folds(config: Mapping[str, Any], folder: StudyFolder) -> None:
     """Have the folds of a configuration be one group in W&B, whatever it says itself."""
-    for logger in _loggers(config):
-        logger["init_args"] |= {"group": _name(folder), "job_type": "fold"}
+    for logger in loggers_of(config):
+        logger["init_args"] |= {"group": group_of(folder), "job_type": "fold"}
 
 
 def curves(folder: StudyFolder, folds: int) -> dict[int, dict[str, float]]:
@@ -45,11 +45,11 @@ def log_summary(config: Mapping[str, Any], folder: StudyFolder, content: Mapping
 
     Does nothing where the folds have no logger for W&B.
     """
-    for spec in _loggers(config)[:1]:
+    for spec in loggers_of(config)[:1]:
         own = {key: value for key, value in spec["init_args"].items() if key not in ("id", "name", "save_dir")}
-        own |= {"group": _name(folder), "job_type": "summary", "log_model": None}
-        identity = _name(folder).replace("/", "-")
-        logger: Any = WandbLogger(**own, id=identity, name=_name(folder), save_dir=folder.path)
+        own |= {"group": group_of(folder), "job_type": "summary", "log_model": None}
+        identity = group_of(folder).replace("/", "-")
+        logger: Any = WandbLogger(**own, id=identity, name=group_of(folder), save_dir=folder.path)
         for step, row in curves(folder, len(content["folds"])).items():
             logger.log_metrics(row, step)
         _log_scores(logger, content)
@@ -74,11 +74,13 @@ def _log_scores(logger: Any, content: Mapping[str, Any]) -> None:
     logger.log_hyperparams({"provenance": content["provenance"]})
 
 
-def _loggers(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+def loggers_of(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the loggers for W&B in a configuration, each with class_path and init_args."""
     given = config["trainer"].get("logger")
     found = given if isinstance(given, list) else [given]
     return [one for one in found if isinstance(one, dict) and str(one.get("class_path")).endswith(LOGGER)]
 
 
-def _name(folder: StudyFolder) -> str:
+def group_of(folder: StudyFolder) -> str:
+    """Return the name of the group that the folds are in W&B."""
     return f"{folder.path.parent.name}/{folder.path.name}"
