@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from raum_lightning.cases.case import Case
     from raum_lightning.cases.splits import Split
     from raum_lightning.data.datamodule import BratsDataModule
-    from raum_lightning.studies.folder import StudyFolder
+    from raum_lightning.runs.study_folder import StudyFolder
     from raum_lightning.studies.study import Study
 
 # all other options are those of `raum fit`
@@ -147,7 +147,7 @@ def _check(args: argparse.Namespace) -> None:
 def _begin(args: argparse.Namespace) -> "Study":
     """Return the study of the configuration, begun or continued."""
     from raum_lightning.cli.command_line import read_command_line
-    from raum_lightning.studies.folder import StudyFolder
+    from raum_lightning.runs.study_folder import StudyFolder
     from raum_lightning.studies.wandb_summary import group_folds
 
     config = _resolved(args.forwarded)
@@ -171,7 +171,7 @@ def _again(args: argparse.Namespace) -> "Study":
 
     from raum_lightning.cli.own_code import find_beside
     from raum_lightning.errors import RunError
-    from raum_lightning.studies.folder import StudyFolder
+    from raum_lightning.runs.study_folder import StudyFolder
     from raum_lightning.yaml_files import read_yaml
 
     folder = StudyFolder(args.rescore)

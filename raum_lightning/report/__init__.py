@@ -1,8 +1,9 @@
-"""One self-contained page of a run: curves, test cases by Dice, pictures of three of them, configuration, commands.
+"""One self-contained page of a run or a cross-validation: scores, curves, pictures, configuration, commands.
 
-It needs neither a network nor a script, and the page's own policy forbids the browser to load anything.
+It needs neither a network nor a server, and the page's own policy forbids the browser to load anything.
 """
 
 from raum_lightning.report.page import page
+from raum_lightning.report.study import page as study_page
 
-__all__ = ["page"]
+__all__ = ["page", "study_page"]

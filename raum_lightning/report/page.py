@@ -1,7 +1,5 @@
 """The page: sections of HTML, each of which says what it lacks and which command makes it."""
 
-import base64
-import io
 import shlex
 from collections.abc import Callable, Mapping
 from html import escape
@@ -10,27 +8,31 @@ from pathlib import Path
 from statistics import fmean, median
 
 from raum_lightning.errors import CaseError
-from raum_lightning.figures import Scan, dots, draw
 from raum_lightning.figures.curves import chart
 from raum_lightning.labels import REGIONS
 from raum_lightning.metrics import explain, find_rules
+from raum_lightning.report.calibration import calibration_section, fold_calibration
 from raum_lightning.report.files import SORTED_BY, Run
+from raum_lightning.report.links import anchor, linked
+from raum_lightning.report.slices import case_pictures
 from raum_lightning.report.style import PAGE, STYLE
+from raum_lightning.runs.study_folder import StudyFolder
 
-SHOWN = ("flair", "t1ce")
 
-
-def page(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> str:
+def page(folder: Path, *, beside: Path | None = None, progress: Callable[[int, int], None] | None = None) -> str:
     """Return the page of the run in `folder` as HTML; `progress` is told (done, of) its pictures.
 
+    Links to masks start in the folder `beside`, where the page will lie; that of the run where not given.
     What the run does not have is named, with the command that makes it. Raises `RunError` where there is no run.
     """
     run = Run(folder)
+    pictures = _pictures(run, progress)
     name = f"{run.config['run']['experiment']} / {run.folder.name}"
     sections = [
         ("Curves", _curves(run)),
-        ("Test cases", _table(run)),
-        ("Best, median and worst", _pictures(run, progress)),
+        ("Test cases", _table(run, pictures, beside or folder)),
+        ("Best, median and worst", pictures),
+        ("Calibration", _calibration(run)),
         ("Reproduce", _commands(run)),
         ("Configuration", _details(run.files.config.name, run.text)),
     ]
@@ -105,7 +107,7 @@ def _curves(run: Run) -> str:
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
-def _table(run: Run) -> str:
+def _table(run: Run, pictures: str, beside: Path) -> str:
     if not run.scores:
         return _missing("The test cases were not scored yet; this scores them:", run.command("test"))
     names = list(next(iter(run.scores.values())))
@@ -113,7 +115,7 @@ def _table(run: Run) -> str:
     metrics = "".join(f'<th colspan="{len(part)}">{escape(metric)}</th>' for metric, part in groups)
     regions = [name.rpartition("_")[2] for name in names]
     columns = "".join(f"<th>{region if region == 'mean' else escape(region.upper())}</th>" for region in regions)
-    rows = [_row(case, scores) for case, scores in run.scores.items()]
+    rows = [_row(linked(case, pictures, run.prediction(case), beside), scores) for case, scores in run.scores.items()]
     values = {name: [row[name] for row in run.scores.values()] for name in names}
     foot = [
         _row(title, {name: reduce(column) for name, column in values.items()})
@@ -131,12 +133,13 @@ def _table(run: Run) -> str:
     )
 
 
-def _row(case: str, scores: Mapping[str, float]) -> str:
+def _row(head: str, scores: Mapping[str, float]) -> str:
+    """Return a row under a head in HTML."""
     cells = []
     for name, value in scores.items():
         bar = f' class="bar" style="--v:{max(0.0, min(1.0, value)):.3f}"' if name.startswith("dice_") else ""
         cells.append(f"<td{bar}>{value:.3f}</td>")
-    return f"<tr><th>{escape(case)}</th>{''.join(cells)}</tr>"
+    return f"<tr><th>{head}</th>{''.join(cells)}</tr>"
 
 
 def _pictures(run: Run, progress: Callable[[int, int], None] | None) -> str:
@@ -153,8 +156,9 @@ def _pictures(run: Run, progress: Callable[[int, int], None] | None) -> str:
     shown = []
     try:
         for done, (case, name) in enumerate(wanted.items(), 1):
-            shown.append(f"<h3>{name}: {escape(case)}, mean Dice {run.scores[case][SORTED_BY]:.3f}</h3>")
-            shown.append(_picture(run, case))
+            head = f"{name}: {escape(case)}, mean Dice {run.scores[case][SORTED_BY]:.3f}"
+            shown.append(f'<h3 id="{anchor(case)}">{head}</h3>')
+            shown.append(case_pictures(run.case(case), run.prediction(case)))
             if progress:
                 progress(done, len(wanted))
     except CaseError as error:
@@ -165,14 +169,12 @@ def _pictures(run: Run, progress: Callable[[int, int], None] | None) -> str:
     return "".join(shown)
 
 
-def _picture(run: Run, name: str) -> str:
-    case = run.case(name)
-    modalities = [modality for modality in SHOWN if modality in case.images] or list(case.images)
-    file = io.BytesIO()
-    figure = draw(Scan.read(case, run.prediction(name), modalities), isolate=False)
-    figure.savefig(file, format="png", dpi=dots(figure))
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="Slices of {escape(name)}, reference and prediction" src="data:image/png;base64,{data}">'
+def _calibration(run: Run) -> str:
+    found = StudyFolder.of_run(run.folder)
+    if found is None or (calibration := fold_calibration(*found)) is None:
+        said = "Whether probabilities are right as often as they say is measured by a cross-validation; this is one:"
+        return _missing(said, shlex.join(["raum", "cross-validate", "-c", str(run.files.config)]))
+    return calibration_section([calibration], f"the cases that {run.folder.name} has not seen")
 
 
 def _commands(run: Run) -> str:

@@ -54,5 +54,10 @@ img { width: 100%; height: auto; border-radius: .5rem; display: block; }
 pre { background: var(--raised); border-radius: .5rem; padding: .9rem 1rem; overflow-x: auto; font-size: .8rem;
   line-height: 1.5; }
 summary { cursor: pointer; }
+.slices { max-height: 24rem; overflow-y: auto; scroll-snap-type: y mandatory; margin-top: .5rem; }
+.slices figure { margin: 0; scroll-snap-align: start; }
+.slices figcaption { font-size: .8rem; margin-bottom: .5rem; }
+circle.line { fill: var(--c); fill-opacity: .35; }
+a { color: var(--c0); text-decoration: none; } a:hover { text-decoration: underline; }
 .missing { color: var(--warn); margin-bottom: .3rem; }
 """

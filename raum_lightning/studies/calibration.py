@@ -69,16 +69,20 @@ def joined(samples: Sequence[Sample]) -> Sample:
     )
 
 
+def reliability(sample: Sample, temperature: float = 1) -> NDArray[np.float64]:
+    """Return for each of 15 bins of confidence of equal width its voxels, the sum of confidence, and the right ones."""
+    values = temper(sample.probabilities, "labels", temperature)
+    confidence, right = values.max(axis=0).astype(float), values.argmax(axis=0) == sample.truth
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return np.stack([np.bincount(bins, weights, BINS) for weights in (None, confidence, right)], axis=1)
+
+
 def calibration_error(sample: Sample, temperature: float = 1) -> float:
     """Return the expected calibration error in [0, 1]: the mean gap between confidence and share of right voxels.
 
-    Over 15 bins of confidence of equal width, weighted by how many voxels each holds.
+    Over the bins of `reliability`, weighted by how many voxels each holds.
     """
-    values = temper(sample.probabilities, "labels", temperature)
-    confidence, right = values.max(axis=0), values.argmax(axis=0) == sample.truth
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(bins, right - confidence.astype(float), BINS)
-    return float(np.abs(gaps).sum() / len(confidence))
+    return _error(reliability(sample, temperature))
 
 
 def fit_temperature(sample: Sample) -> float:
@@ -96,7 +100,8 @@ def fit_temperature(sample: Sample) -> float:
 def calibrate(study: Study) -> dict[str, Any] | None:
     """Return error before and after, the temperature of all folds, and how many voxels; None without samples.
 
-    The error after is that of each fold by the temperature of the others.
+    After is each fold by the temperature of the others. `folds` has the same of each fold, with the reliability diagram
+    as `before_bins` and `after_bins`: the voxels of a bin, their mean confidence, and the share that is right.
     """
     folds: list[Sample] = []
     for split in study.splits:
@@ -104,10 +109,30 @@ def calibrate(study: Study) -> dict[str, Any] | None:
         if not all(path.exists() for path in paths):
             return None
         folds.append(joined([Sample.read(path) for path in paths]))
-    whole = joined(folds)
-    total, after = len(whole.truth), 0.0
+    whole, found = joined(folds), list[dict[str, Any]]()
     for fold, sample in enumerate(folds):
         others = fit_temperature(joined([one for number, one in enumerate(folds) if number != fold]))
-        after += calibration_error(sample, others) * len(sample.truth) / total
-    before = sum(calibration_error(sample) * len(sample.truth) / total for sample in folds)
-    return {"voxels": total, "before": before, "after": after, "temperature": fit_temperature(whole)}
+        before, after = reliability(sample), reliability(sample, others)
+        found.append(
+            {
+                "voxels": len(sample.truth),
+                "before": _error(before),
+                "after": _error(after),
+                "temperature": others,
+                "before_bins": _shares(before),
+                "after_bins": _shares(after),
+            }
+        )
+    total = len(whole.truth)
+    means = {key: sum(one[key] * one["voxels"] for one in found) / total for key in ("before", "after")}
+    return {"voxels": total, **means, "temperature": fit_temperature(whole), "folds": found}
+
+
+def _error(bins: NDArray[np.float64]) -> float:
+    voxels, confidence, right = bins.T
+    return float(np.abs(right - confidence).sum() / voxels.sum())
+
+
+def _shares(bins: NDArray[np.float64]) -> list[list[float]]:
+    """Return bins that hold voxels, in their order."""
+    return [[int(count), confidence / count, right / count] for count, confidence, right in bins.tolist() if count]

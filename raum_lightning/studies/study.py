@@ -14,7 +14,7 @@ from raum_lightning.cases.case import Case
 from raum_lightning.cases.splits import Split
 from raum_lightning.errors import RunError, SplitError
 from raum_lightning.runs.resume_checks import FREE, flat
-from raum_lightning.studies.folder import StudyFolder
+from raum_lightning.runs.study_folder import StudyFolder
 from raum_lightning.yaml_files import read_yaml
 
 WRITER = "raum cross-validate"

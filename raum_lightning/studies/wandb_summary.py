@@ -5,7 +5,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from raum_lightning.loggers import CSVLogger, WandbLogger, finish_wandb
-from raum_lightning.studies.folder import StudyFolder
+from raum_lightning.runs.study_folder import StudyFolder
 
 SCORE = "val/dice_"
 LOGGER = "WandbLogger"

@@ -7,7 +7,7 @@ from typing import Any
 
 from raum_lightning.errors import ConfigError, RunError
 from raum_lightning.loggers import CSVLogger
-from raum_lightning.studies.folder import StudyFolder
+from raum_lightning.runs.study_folder import StudyFolder
 from raum_lightning.studies.wandb_summary import SCORE, group_of, loggers_of
 
 STEP = "trainer/global_step"
@@ -33,7 +33,7 @@ def lay_out(config: Mapping[str, Any], folder: StudyFolder, folds: int, *, entit
     if not owner:
         raise ConfigError(f"whose project {said['project']} is, is not known: give --entity, a user or team of W&B")
     import wandb_workspaces.workspaces as ws
-    from wandb_workspaces.expr import Metric
+    from wandb_workspaces.expr import And, Metric
 
     group = group_of(folder)
     return ws.Workspace(
@@ -42,7 +42,7 @@ def lay_out(config: Mapping[str, Any], folder: StudyFolder, folds: int, *, entit
         name=group,
         sections=_sections(_scores(folder), folds),
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=folds + 1),
-        runset_settings=ws.RunsetSettings(filters=[Metric("Group") == group]),
+        runset_settings=ws.RunsetSettings(filters=And(Metric("Group") == group)),
     )
 
 

@@ -23,10 +23,11 @@ from raum_lightning.studies.training import Process
 from tests.helpers import DEBUG
 from tests.helpers.cases import write_brats_cases
 from tests.helpers.ranks import signal_at, start
+from tests.helpers.shared import made_once
 
 pytestmark = pytest.mark.slow
-FOLDER = Path("runs/debug/cv-3fold")
-WORDS = ["cross-validate", "-c", DEBUG, "--data.root", "cases", "--folds", "3", "--data.test_fraction", "0"]
+FOLDER = Path("runs/debug/cv-2fold")
+WORDS = ["cross-validate", "-c", DEBUG, "--data.root", "cases", "--folds", "2", "--data.test_fraction", "0"]
 WORDS += ["--data.patches_per_epoch", "4", "--data.batch_size", "2", "--trainer.callbacks", "[]"]
 WORDS += ["--trainer.logger", "raum_lightning.loggers.CSVLogger", "--trainer.precision", "32-true"]
 
@@ -62,13 +63,19 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> type[Forked]:
     return Forked
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]], dict[str, torch.Tensor]]:
-    """A folder with a cross-validation whose fold 1 was killed after its first epoch; and fold 1 trained at once."""
-    here = tmp_path_factory.mktemp("cross-validation")
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a cross-validation whose fold 1 was killed after its first epoch; and fold 1 trained at once.
+
+    Not to be changed: `started.json` holds the words of each fold in the order in which they were started.
+    """
+    return made_once(tmp_path_factory, "cross-validation", train)
+
+
+def train(here: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
-        write_brats_cases(here / "cases", 6)
+        write_brats_cases(here / "cases", 4)
         patch.setattr(training, "Process", Forked)
         Forked.started, Forked.environments = [], []
         killed = signal_at(here, 3, signal.SIGKILL)
@@ -76,44 +83,45 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[s
         assert main(WORDS) == 2
         Forked.more = staticmethod(lambda words: [])
         assert main(WORDS) == 0
-        started = Forked.started
-        straight = [*started[1]]
+        straight = [*Forked.started[1]]
         straight[straight.index("--run.id") + 1] = "straight"
         assert main([*straight, "--trainer.enable_progress_bar", "false"]) == 0
-        whole = torch.load("runs/debug/straight/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    return here, started, whole
+        Path("started.json").write_text(json.dumps(Forked.started))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    return found
 
 
 def test_a_killed_fold_is_resumed_and_finished_ones_are_not_trained_again(
-    trained: tuple[Path, list[list[str]], dict[str, torch.Tensor]],
+    trained: Path,
 ) -> None:
-    here, started, whole = trained
+    started = json.loads((trained / "started.json").read_text())
     folds = [words[words.index("--data.fold") + 1] for words in started]
-    assert folds == ["0", "1", "1", "2"]
-    assert [words[words.index("--run.id") + 1] for words in started[1:3]] == ["cv-3fold-fold1"] * 2
-    attempts = json.loads((here / FOLDER / "training.json").read_text())
+    assert folds == ["0", "1", "1"]
+    assert [words[words.index("--run.id") + 1] for words in started[1:3]] == ["cv-2fold-fold1"] * 2
+    attempts = json.loads((trained / FOLDER / "training.json").read_text())
     assert [attempt["code"] for attempt in attempts["1"]] == [-signal.SIGKILL, 0]
-    resumed = torch.load(here / "runs/debug/cv-3fold-fold1/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    resumed, whole = weights(trained / "runs/debug/cv-2fold-fold1"), weights(trained / "runs/debug/straight")
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
 
 
-def test_each_case_is_predicted_and_scored_once_by_the_fold_that_has_not_seen_it(
-    trained: tuple[Path, list[list[str]], dict[str, torch.Tensor]],
-) -> None:
-    here = trained[0]
+def test_each_case_is_predicted_and_scored_once_by_the_fold_that_has_not_seen_it(trained: Path, tmp_path: Path) -> None:
+    here = trained
     content = json.loads((here / FOLDER / "results.json").read_text())
-    names = [f"BraTS20_Training_{number:03d}" for number in range(1, 7)]
+    names = [f"BraTS20_Training_{number:03d}" for number in range(1, 5)]
     assert sorted(content["cases"]) == sorted(content["cleaned"]["cases"]) == sorted(content["fold_of"]) == names
     for case, fold in content["fold_of"].items():
-        path = here / f"runs/debug/cv-3fold-fold{fold}/checkpoints/best.ckpt"
+        path = here / f"runs/debug/cv-2fold-fold{fold}/checkpoints/best.ckpt"
         assert case not in torch.load(path, weights_only=True)["trained"]
-    assert [one["cases"] for one in content["folds"]] == [2, 2, 2]
-    assert [(one["steps"], one["patches"]) for one in content["folds"]] == [(4, 8)] * 3
+    assert [one["cases"] for one in content["folds"]] == [2, 2]
+    assert [(one["steps"], one["patches"]) for one in content["folds"]] == [(4, 8)] * 2
     for masks in ("predictions", "cleaned"):
         assert sorted(path.name for path in (here / FOLDER / masks).glob("*.nii.gz")) == [f"{n}.nii.gz" for n in names]
     dice = [content["cases"][name]["dice_wt"] for name in names]
     expected = summarise(dice)
-    assert content["summary"]["dice_wt"]["mean"] == pytest.approx(sum(dice) / 6)
+    assert content["summary"]["dice_wt"]["mean"] == pytest.approx(sum(dice) / 4)
     assert content["summary"]["dice_wt"]["low"] == expected.low
     with (here / FOLDER / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -127,17 +135,26 @@ def test_each_case_is_predicted_and_scored_once_by_the_fold_that_has_not_seen_it
     assert 0 <= found["after"] <= 1 and 0 < found["before"] <= 1 and f"{found['before']:.4f}" in page
     path = here / FOLDER / "ensemble.safetensors"
     assert read_safetensors(path, 0)[1].temperature == pytest.approx(found["temperature"])
-    case = ["--case", str(here / "cases" / names[0]), "--out", str(here / "ensemble.nii.gz")]
+    assert [sum(one[0] for one in fold["after_bins"]) for fold in found["folds"]] == [
+        fold["voxels"] for fold in found["folds"]
+    ]
+    shared = (here / FOLDER / "ensemble.md").read_text()
+    cleaned = content["cleaned"]["summary"]["dice_wt"]
+    assert f"| dice | wt | {cleaned['mean']:.3f} | {cleaned['low']:.3f} to {cleaned['high']:.3f} | 4 |" in shared
+    assert "2-fold cross-validation" in shared and content["provenance"]["splits"] in shared
+    case = ["--case", str(here / "cases" / names[0]), "--out", str(tmp_path / "ensemble.nii.gz")]
     assert main(["segment", "--model", str(here / FOLDER / "ensemble.safetensors"), *case]) == 0
     assert (here / FOLDER / "pictures" / f"{content['worst'][0]}.png").stat().st_size > 10_000
 
 
 def test_the_tables_are_made_again_from_the_predictions(
-    trained: tuple[Path, list[list[str]], dict[str, torch.Tensor]],
+    trained: Path,
+    tmp_path: Path,
     forked: type[Forked],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(trained[0])
+    shutil.copytree(trained, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
     assert json.loads((FOLDER / "study.json").read_text())["code"] == [str(Path(DEBUG).parent)]
     before = {name: (FOLDER / name).read_text() for name in ("results.md", "results.json", "results.csv", "post.yaml")}
     for name in before:
@@ -145,6 +162,11 @@ def test_the_tables_are_made_again_from_the_predictions(
     assert main(["cross-validate", "--rescore", str(FOLDER)]) == 0
     assert {name: (FOLDER / name).read_text() for name in before} == before
     assert forked.started == []
+    # the page of the same
+    assert main(["report", str(FOLDER)]) == 0
+    shown = (FOLDER / "report.html").read_text()
+    assert shown.count('<div class="slices"') == 3 and shown.count('href="./predictions/') == 4
+    assert "as the network says, error" in shown
 
 
 def refused(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -164,7 +186,7 @@ def test_what_cannot_be_is_one_sentence_before_any_training(
     a, b, c, d = (f"BraTS20_Training_{number:03d}" for number in range(1, 5))
     shared = [{"train": [c, d], "val": [a, b]}, {"train": [a, d], "val": [b, c]}]
     Path("shared.json").write_text(json.dumps(shared))
-    splits = [word for word in WORDS if word not in ("--folds", "3")] + ["--data.splits", "shared.json"]
+    splits = [word for word in WORDS if word not in ("--folds", "2")] + ["--data.splits", "shared.json"]
     assert f"folds 0 and 1 both validate {b}" in refused(splits, capsys)
     Path("shared.json").write_text(json.dumps(shared[0]))
     assert "shared.json: holds one split" in refused(splits, capsys)
@@ -177,16 +199,16 @@ def test_what_cannot_be_is_one_sentence_before_any_training(
 
 
 def test_changed_cases_settings_and_checkpoints_are_refused(
-    trained: tuple[Path, list[list[str]], dict[str, torch.Tensor]],
+    trained: Path,
     tmp_path: Path,
     forked: type[Forked],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(trained[0], tmp_path / "copy")
+    shutil.copytree(trained, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     assert "was begun with module.lr 0.0015 and not 0.1" in refused([*WORDS, "--module.lr", "0.1"], capsys)
-    one, other = (FOLDER.with_name(f"cv-3fold-fold{fold}") / "checkpoints/best.ckpt" for fold in (0, 1))
+    one, other = (FOLDER.with_name(f"cv-2fold-fold{fold}") / "checkpoints/best.ckpt" for fold in (0, 1))
     kept = one.read_bytes()
     one.write_bytes(other.read_bytes())
     assert f"{one}: has seen BraTS20_Training_" in refused(WORDS, capsys)
@@ -222,7 +244,7 @@ def test_slurm_gets_an_array_and_a_job_after_it(
     assert main([*WORDS, "--slurm", "fit.sbatch"]) == 0
     assert f"job 17 trains the folds, job 18 makes {FOLDER}/results.md" in capsys.readouterr().out
     first, second = Path("sbatch.txt").read_text().splitlines()
-    assert first == f"--parsable --array=0,1,2 {FOLDER}/array.sbatch"
+    assert first == f"--parsable --array=0,1 {FOLDER}/array.sbatch"
     assert second.startswith("--parsable --dependency=afterok:17 ") and second.endswith(f" {FOLDER}/collect.sbatch")
     ran = subprocess.run(
         ["bash", FOLDER / "array.sbatch"],
@@ -230,12 +252,12 @@ def test_slurm_gets_an_array_and_a_job_after_it(
         capture_output=True,
         text=True,
     )
-    words = f"-c {FOLDER}/config.yaml --run.root runs --run.experiment debug --run.id cv-3fold-fold1"
+    words = f"-c {FOLDER}/config.yaml --run.root runs --run.experiment debug --run.id cv-2fold-fold1"
     assert ran.stdout.startswith(f"lightning fit -c base.yaml {words} ") and " --data.fold 1 " in ran.stdout
     collect = (FOLDER / "collect.sbatch").read_text().splitlines()
     assert collect[1] == "#SBATCH --nodes=2"
     assert collect[-1].endswith(f"-m raum_lightning {shlex.join(WORDS)} --trained")
-    assert "fold 0: no checkpoint in runs/debug/cv-3fold-fold0/checkpoints" in refused([*WORDS, "--trained"], capsys)
+    assert "fold 0: no checkpoint in runs/debug/cv-2fold-fold0/checkpoints" in refused([*WORDS, "--trained"], capsys)
     Path("fit.sbatch").write_text("#!/bin/bash\nlightning fit\n")
     assert "fit.sbatch: passes no arguments on" in refused([*WORDS, "--slurm", "fit.sbatch"], capsys)
     assert forked.started == []

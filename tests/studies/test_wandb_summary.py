@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raum_lightning.loggers import CSVLogger, WandbLogger, finish_wandb
-from raum_lightning.studies.folder import StudyFolder
+from raum_lightning.runs.study_folder import StudyFolder
 from raum_lightning.studies.wandb_summary import curves, group_folds, log_summary
 from tests.end_to_end.test_wandb_run import records
 

@@ -1,5 +1,6 @@
 """Where a cross-validation lies on disk, `<root>/<experiment>/cv-<id>/`, and what its files are called."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class StudyFolder:
     post.yaml              the post-processing
     results.json .csv .md  scores, by case and together
     pictures/              the worst cases
+    report.html            the page that `raum report` writes
     ensemble.safetensors   all folds as one file for `raum segment`; its README beside it as ensemble.md
 
     Its folds are runs of their own beside it, `cv-<id>-fold<k>`.
@@ -88,6 +90,17 @@ class StudyFolder:
     def ensemble(self) -> Path:
         """All folds as one file."""
         return self.path / "ensemble.safetensors"
+
+    @property
+    def report(self) -> Path:
+        """The page of the cross-validation."""
+        return self.path / "report.html"
+
+    @classmethod
+    def of_run(cls, run: Path) -> "tuple[StudyFolder, int] | None":
+        """Return the cross-validation that a run is a fold of, and which; None for another run."""
+        named = re.fullmatch(r"(cv-.+)-fold(\d+)", run.name)
+        return (cls(run.with_name(named[1])), int(named[2])) if named else None
 
     def run(self, fold: int) -> RunFolder:
         """Return the run of a fold."""

@@ -1,0 +1,101 @@
+"""What may not change within a cross-validation, each refused before the next fold is trained or predicted."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from raum_lightning.cases.case import Case
+from raum_lightning.cases.discovery import find_cases
+from raum_lightning.cases.splits import Split
+from raum_lightning.errors import CheckpointError, RunError, SplitError
+from raum_lightning.labels import EDITIONS
+from raum_lightning.runs.study_folder import StudyFolder
+from raum_lightning.studies.prediction import check_unseen
+from raum_lightning.studies.study import Study, check_folds_apart
+from raum_lightning.studies.training import train_folds
+from tests.helpers.cases import write_brats_cases
+
+A, B, C, D = (f"BraTS20_Training_{number:03d}" for number in range(1, 5))
+FOLDS = [Split(train=[C, D], val=[A, B], test=[]), Split(train=[A, B], val=[C, D], test=[])]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Of two folds, begun."""
+    cases = {case.id: case for case in find_cases(write_brats_cases(tmp_path / "cases", 4))}
+    folder = StudyFolder(tmp_path / "runs/small/cv-2fold")
+    begun = Study(folder, {"run": {}, "data": {}}, FOLDS, cases, ["flair"], ["-c", "small.yaml"])
+    begun.begin()
+    return begun
+
+
+def checkpoint(study: Study, fold: int, trained: Sequence[str] | None) -> None:
+    path = study.folder.run(fold).last
+    path.parent.mkdir(parents=True)
+    torch.save({} if trained is None else {"trained": list(trained)}, path)
+
+
+def test_folds_that_share_a_patient_are_refused_whatever_the_visit() -> None:
+    ids = ("BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000", "BraTS-GLI-00003-000")
+    cases = {name: Case(name, EDITIONS["brats2023"], {}) for name in ids}
+    one, again, two, three = ids
+    check_folds_apart([Split([two], [one, again], []), Split([one, again], [two], [three])], cases)
+    with pytest.raises(SplitError, match="folds 0 and 1 both validate BraTS-GLI-00001; in a cross-validation"):
+        check_folds_apart([Split([two], [one], []), Split([three], [again], [])], cases)
+    for split in (Split([again, two], [one], []), Split([two], [one], [again])):
+        with pytest.raises(SplitError, match="fold 0 validates BraTS-GLI-00001 and has them in train or test"):
+            check_folds_apart([split, Split([one], [three], [])], cases)
+
+
+def test_data_that_change_between_folds_stop_the_next_one(study: Study) -> None:
+    begun: list[Sequence[str]] = []
+
+    class Changing:
+        """A fold during which another image comes into the folder of the data."""
+
+        peak_mb = 1.0
+
+        def __init__(self, words: Sequence[str], environment: Mapping[str, str], log: Path | None) -> None:
+            begun.append(words)
+            checkpoint(study, 0, [C, D])
+
+        def poll(self) -> int:
+            image = study.cases[C].images["flair"]
+            image.write_bytes(image.read_bytes() + b"0")
+            return 0
+
+        def stop(self) -> None:
+            raise AssertionError
+
+    with pytest.raises(RunError, match=rf"the data have changed since it began \({C}\)"):
+        train_folds(study, start=Changing, say=lambda line: None)
+    assert len(begun) == 1
+    # the fold that has ended is kept
+    assert json.loads(study.folder.training.read_text())["0"][0]["code"] == 0
+
+
+def test_a_fold_that_has_seen_a_case_does_not_predict_it(study: Study) -> None:
+    checkpoint(study, 0, [C, D])
+    check_unseen(study, 0)
+    checkpoint(study, 1, [A, B, D])
+    with pytest.raises(RunError, match=rf"has seen {D}, which fold 1 is to predict; move the run away"):
+        check_unseen(study, 1)
+
+
+def test_a_checkpoint_that_does_not_say_what_it_has_seen_is_refused(study: Study) -> None:
+    checkpoint(study, 0, None)
+    with pytest.raises(CheckpointError, match="does not say which cases trained it"):
+        check_unseen(study, 0)
+
+
+def test_other_folds_or_settings_are_another_cross_validation(study: Study) -> None:
+    study.begin()  # the same continues
+    for change, said in (
+        ({"splits": list(reversed(FOLDS))}, "began with other folds"),
+        ({"config": {"run": {}, "data": {"folds": 3}}}, "was begun with data.folds None and not 3"),
+    ):
+        with pytest.raises(RunError, match=said):
+            Study(**{**vars(study), **change}).begin()
