@@ -28,6 +28,15 @@ def keep_memory() -> None:
         _say_refused()
 
 
+def give_back_memory() -> None:
+    """Give what is freed, and `keep_memory` has kept, back to the system: before arrays of another size are made."""
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 @cache
 def _say_refused() -> None:
     warnings.warn(

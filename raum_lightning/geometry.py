@@ -164,9 +164,14 @@ class Resampler:
         return torch.stack([self.channel_to_frame(channel, share) for channel in image])
 
     def brain_share(self, brain: torch.Tensor) -> torch.Tensor:
-        """Return, for each voxel x y z of the frame, how much of it is brain, X Y Z boolean on the grid of the case."""
-        reoriented = self.reorientation(brain).float()
-        return sample(reoriented[None], self.matrix, self.shape, padding="zeros")[0] if self.resamples else reoriented
+        """Return, for each voxel x y z of the frame, how much of it is brain, X Y Z boolean on the grid of the case.
+
+        Boolean where nothing is resampled.
+        """
+        reoriented = self.reorientation(brain)
+        if not self.resamples:
+            return reoriented
+        return sample(reoriented.float()[None], self.matrix, self.shape, padding="zeros")[0]
 
     def channel_to_frame(self, channel: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         """Return one channel X Y Z of an image as x y z in the frame, where `share` is that of `brain_share`."""

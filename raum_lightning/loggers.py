@@ -24,6 +24,7 @@ from raum_lightning.atomic import append_text, write_csv
 from raum_lightning.errors import ConfigError
 from raum_lightning.runs.checkpoints import MODEL_CARD, structure
 from raum_lightning.runs.folder import RunFolder
+from raum_lightning.runs.outputs import check_writable
 
 BEST = "val/dice_"
 # in W&B: sections stand in the order of the alphabet, so that Dice comes first and `lr` makes none of its own
@@ -39,6 +40,7 @@ class CSVLogger(loggers.Logger):
     def __init__(self, save_dir: Path | str = ".") -> None:
         super().__init__()
         self.path = RunFolder(Path(save_dir)).metrics
+        check_writable(self.path)
         self.columns: list[str] = []
 
     @property
@@ -125,8 +127,8 @@ class WandbLogger(loggers.WandbLogger):
         name: Name of the run.
         save_dir: Folder in which `wandb/` is created.
         id: Names the run for good: the same id continues it.
-        hash_ids: Send a hash in place of each case's id, and nothing of what the terminal shows. It hides an id from
-            who cannot guess it: numbers of a hospital can be tried one by one.
+        hash_ids: Send a hash in place of each case's id, and neither what the terminal shows nor the command line. It
+            hides an id from who cannot guess it: numbers of a hospital can be tried one by one.
         offline: Keep the run on disk until `wandb sync`; where not given, only when no key is configured. WANDB_MODE in
             the environment (online, offline, shared or disabled) comes first.
         entity: User or team on the server that owns the project; your default one where not given.
@@ -160,7 +162,10 @@ class WandbLogger(loggers.WandbLogger):
             rank_zero_info(f"{reason}: the run stays on disk")
         if hash_ids and log_model:
             raise ConfigError("log_model sends a checkpoint, which names its cases; do without it or without hash_ids")
-        Path(save_dir).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(save_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"trainer.logger: save_dir={save_dir} cannot be made ({error.strerror})") from error
         self.shown_id = _hashed if hash_ids else str
         self.hides_ids = hash_ids
         # `mode` and not Lightning's `offline`, which sets a mode that wandb no longer knows
@@ -171,7 +176,8 @@ class WandbLogger(loggers.WandbLogger):
         super().__init__(project=project, name=name, save_dir=save_dir, id=id, **how)
         self._wandb_init.pop("anonymous", None)  # wandb warns of it even where it is None
         if hash_ids:
-            self._wandb_init["settings"]["console"] = "off"
+            # W&B's metadata hold the command line, in which a path may name a case
+            self._wandb_init["settings"] |= {"console": "off", "x_disable_meta": True}
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", "300")  # seconds; W&B's own default is to wait for ever
         self.keeps_best, self.alerts = log_model == "best", alerts
         self.verb = "fit"

@@ -28,7 +28,7 @@ def hook(event, arguments):
 
 sys.addaudithook(hook)
 from raum_lightning.loggers import WandbLogger, finish_wandb
-logger = WandbLogger(save_dir=sys.argv[1])
+logger = WandbLogger(save_dir=sys.argv[1], hash_ids=bool(sys.argv[2]))
 logger.log_metrics({"val/dice_mean": 0.5}, 0)
 finish_wandb()
 print("asked", sorted({host for host in asked if host not in ("127.0.0.1", "localhost")}))
@@ -56,12 +56,12 @@ def proxy() -> Iterator[tuple[str, list[bytes]]]:
         server.shutdown(socket.SHUT_RDWR)
 
 
-def log(folder: Path, proxy: str, **more: str) -> str:
+def log(folder: Path, proxy: str, *, hash_ids: bool = False, **more: str) -> str:
     """Log a number in a process without a key of W&B; return the hosts that its Python asked for."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_") and name not in HOME}
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), proxy)
     environment = kept | proxies | {"HOME": str(folder)} | more
-    run = [sys.executable, "-c", LOG, str(folder)]
+    run = [sys.executable, "-c", LOG, str(folder), "1" * hash_ids, "--data.splits=/data/patient-0815/splits.json"]
     return subprocess.run(run, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
@@ -92,6 +92,14 @@ def test_ids_are_hashed_in_the_configuration(tmp_path: Path) -> None:
     assert kept["data"]["exclude"] == [logger.shown_id("p01")]
     assert kept["split"] == {"train": [logger.shown_id("p03")], "val": []}
     assert kept["data"]["case_weights"] == {logger.shown_id("p02"): 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hash_ids", [False, True])
+def test_the_command_line_is_not_sent_where_ids_are_hashed(tmp_path: Path, hash_ids: bool) -> None:
+    log(tmp_path, "http://127.0.0.1:9", hash_ids=hash_ids)
+    (run,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert (b"patient-0815" in run.read_bytes()) == (not hash_ids)
 
 
 def test_a_checkpoint_names_its_cases(tmp_path: Path) -> None:

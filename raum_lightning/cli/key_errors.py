@@ -31,6 +31,7 @@ BASES: dict[str, type] = {
     "module.network": nn.Module,
     "module.loss": nn.Module,
 }
+_TYPE = re.compile(r"Expected (?:an? )?(<class .+|typing\.Literal\[.+)")
 SEARCHED = "a file of your own is found beside the YAML file or in the current folder"
 
 
@@ -174,17 +175,27 @@ def _reason(said: str) -> tuple[str, str]:
     if wrong := re.fullmatch(r"\s*Expected an? (.+)\. Got value: (.*)\s*", rest.lstrip(":")):
         return key, f"{wrong[2]} is no {_plain(wrong[1])}"
     # of a union, what the type that nearly fits has to say
-    told = rest.partition("Errors:\n")[2].partition("Given value")[0].splitlines()
-    if reasons := [line.strip(" -") for line in told if line.strip(" -") and "Expected a" not in line]:
-        return key, _plain(first_line(": ".join(dict.fromkeys(reasons))))
+    told = [item for item in _items(rest) if not item.startswith(("Expected ", "Not a valid subclass of"))]
+    if told:
+        return key, _plain(first_line(": ".join(dict.fromkeys(told))))
     lines = [line.strip(" -") for line in rest.lstrip(":").splitlines() if line.strip(" -:")]
-    types = [line.removeprefix("Expected a ") for line in lines if line.startswith("Expected a <class")]
+    types = [found[1] for line in lines if (found := _TYPE.match(line))]
     values = [line.removeprefix("Given value: ") for line in lines if line.startswith("Given value: ")]
     if types and values:  # each type of a union, and the value that is none of them
         return key, f"{values[-1]} is none of {', '.join(dict.fromkeys(map(_plain, types)))}"
     return key, _plain(first_line(": ".join(lines))).replace("Problem with given class_path", "class_path")
 
 
+def _items(said: str) -> list[str]:
+    """Return what each type of a union has to say, one line each, of a message of jsonargparse."""
+    told = said.partition("Errors:\n")[2].partition("Given value")[0]
+    start = re.match(r" *- ", told)
+    parts = re.split(rf"^{re.escape(start[0])}", told, flags=re.MULTILINE) if start else []
+    lines = [[line.strip(" -") for line in part.splitlines() if line.strip(" -")] for part in parts]
+    return [": ".join(part) for part in lines if part]
+
+
 def _plain(text: str) -> str:
     """Return a message of jsonargparse with `int` for `<class 'int'>`."""
+    text = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", text)
     return text.replace("<class '", "").replace("'>", "").replace("NoneType", "null")

@@ -8,6 +8,9 @@ from raum_lightning.geometry import Box, bounding_box, brain_mask
 OUTLYING = 10.0
 """Standard deviations from the mean: where no voxel lies farther, none is an outlier."""
 
+BLOCK = 2**20
+"""Voxels that are scaled at a time."""
+
 SPANS = 4.0
 """Farther than this from the 1st and 99th percentile, in distances between the two, is an outlier.
 
@@ -38,7 +41,10 @@ def z_scores(values: NDArray[np.float32]) -> NDArray[np.float16]:
     """Return the z-scores of one modality's voxels in the brain, outliers clipped as in `clip_outliers`; none is 0."""
     values = clip_outliers(values)
     mean, std = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-    scores: NDArray[np.float16] = ((values - mean) / max(std, 1e-6)).astype(np.float16)
+    scores = np.empty(values.shape, np.float16)
+    for first in range(0, values.size, BLOCK):  # in float64, of which a whole volume would take four times its memory
+        part = slice(first, first + BLOCK)
+        scores[part] = (values[part] - mean) / max(std, 1e-6)
     # exactly 0 means outside the brain: a voxel at the mean keeps the smallest normal number instead
     scores[scores == 0] = np.finfo(np.float16).tiny
     return scores

@@ -49,7 +49,7 @@ def read_framed(
     """
     present = [modality for modality in modalities if modality in case.images]
     case.files(present)
-    pieces: dict[str, tuple[NDArray[np.float32], Box]] = {}
+    pieces: dict[str, tuple[NDArray[np.number], Box]] = {}
     brain: NDArray[np.bool_] | None = None
     first: Volume | None = None
     for modality, volume in case.volumes(present):
@@ -59,7 +59,7 @@ def read_framed(
         volume.check_grid(first)
         signal = volume.data != 0
         own = bounding_box(signal)
-        pieces[modality] = volume.data[own].copy(), own
+        pieces[modality] = _smallest(volume.data[own]), own
         brain = signal if brain is None else np.logical_or(brain, signal, out=brain)
         del volume, signal
     assert brain is not None and first is not None, "no modalities"
@@ -129,10 +129,17 @@ class Prediction:
         return framed
 
 
-def _placed(piece: NDArray[np.float32], own: Box, box: Box, shape: Sequence[int]) -> NDArray[np.float32]:
+def _smallest(piece: NDArray[np.float32]) -> NDArray[np.number]:
+    """Return a copy as int16 where that holds every value, as it does what most scanners write."""
+    with np.errstate(invalid="ignore"):
+        whole = piece.astype(np.int16)
+    return whole if np.array_equal(whole, piece) else piece.copy()
+
+
+def _placed(piece: NDArray[np.number], own: Box, box: Box, shape: Sequence[int]) -> NDArray[np.float32]:
     """A piece of a volume as its part in `box`, of `shape`."""
     if own == box:
-        return piece
+        return piece.astype(np.float32, copy=False)
     whole = np.zeros(shape, np.float32)
     whole[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(own, box, strict=True))] = piece
     return whole

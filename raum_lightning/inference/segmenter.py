@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from raum_lightning.allocator import keep_memory
+from raum_lightning.allocator import give_back_memory, keep_memory
 from raum_lightning.cases.case import Case, write_mask
 from raum_lightning.cases.discovery import find_case, find_cases, recognise
 from raum_lightning.cases.nifti import stem, write_like
@@ -186,6 +186,7 @@ class Segmenter:
         self.modalities_of(case)
         grid, image, brain = read_framed(case, card.modalities, Frame(card.orientation, card.spacing))
         tensors = [torch.from_numpy(array).to(self.device) for array in (image, brain)]
+        give_back_memory()
         return grid, plan(tensors[0], roi_size=card.roi_size, overlap=card.overlap, brain=tensors[1])
 
     def _infer(self, visit: Visit, progress: Progress | None) -> torch.Tensor:

@@ -57,6 +57,23 @@ def importance(x: int, y: int, z: int, device: torch.device, dtype: torch.dtype)
 
 
 def blend(
+    volume: torch.Tensor, network: Network, starts: Sequence[Triple], **blending: Unpack[Blending]
+) -> torch.Tensor:
+    """Return the network's windows of one volume C X Y Z averaged with Gaussian weights: logits K X Y Z.
+
+    Voxels that no window visits are background as in `background_logits_`; the rest is as for `slabs`.
+    """
+    logits: torch.Tensor | None = None
+    for first, slab in slabs(volume, network, starts, **blending):
+        if logits is None:
+            logits = _zeros((len(slab), *volume.shape[1:]), slab.dtype, slab.device)
+            background_logits_(logits, logits.new_ones((), dtype=torch.bool))
+        logits[:, first : first + slab.shape[1]] = slab
+    assert logits is not None, "no windows"
+    return logits
+
+
+def slabs(
     volume: torch.Tensor,
     network: Network,
     starts: Sequence[Triple],
@@ -64,26 +81,53 @@ def blend(
     roi_size: Triple,
     batch_size: int = 1,
     accumulate_on: torch.device | None = None,
-) -> torch.Tensor:
-    """Return the network's windows of one volume C X Y Z averaged with Gaussian weights: logits K X Y Z.
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the blended logits K x Y Z in slabs along X, each with its first X, as soon as its last window is seen.
 
-    The sums are float32 (float64 for a float64 volume) and lie on `accumulate_on`, by default the volume's device.
-    Voxels that no window visits are background as in `background_logits_`.
+    Only what later windows touch is held. The sums are float32 (float64 for a float64 volume) and lie on
+    `accumulate_on`, by default the volume's device. `starts` rise along X. What lies before the first window and behind
+    the last is not yielded.
     """
     device = accumulate_on or volume.device
     dtype = torch.promote_types(volume.dtype, torch.float32)
     sums: torch.Tensor | None = None
+    base = until = starts[0][0]
     for first in range(0, len(starts), batch_size):
-        batch = [region_of(start, roi_size) for start in starts[first : first + batch_size]]
+        batch = starts[first : first + batch_size]
         with torch.no_grad():
-            outputs = network(torch.stack([_widened(volume[:, *region]) for region in batch]))
+            outputs = network(torch.stack([_widened(volume[:, *region_of(start, roi_size)]) for start in batch]))
         if sums is None:
-            sums = _zeros((outputs.shape[1] + 1, *volume.shape[1:]), dtype, device)
+            sums = _zeros((outputs.shape[1] + 1, 0, *volume.shape[2:]), dtype, device)
+        begin, end = batch[0][0], batch[-1][0] + roi_size[0]
+        assert base <= begin, "windows that do not rise along X"
+        if begin > base and sums.shape[1]:
+            yield base, _means(sums[:, : min(begin, until) - base])
+        sums, base, until = _moved(sums, begin - base, end - begin), begin, end
         weights = importance(*roi_size, sums.device, dtype)
-        for region, output in zip(batch, outputs.to(sums.device, dtype), strict=True):
+        for (x, y, z), output in zip(batch, outputs.to(sums.device, dtype), strict=True):
+            region = region_of((x - base, y, z), roi_size)
             sums[:-1, *region].addcmul_(output, weights)
             sums[-1, *region].add_(weights)
     assert sums is not None, "no windows"
+    yield base, _means(sums[:, : until - base])
+
+
+def _moved(sums: torch.Tensor, gone: int, length: int) -> torch.Tensor:
+    """Return the sums without the first `gone` rows along X and with 0 behind, `length` rows or more."""
+    kept = max(0, sums.shape[1] - gone)
+    if length > sums.shape[1]:
+        longer = _zeros((len(sums), length, *sums.shape[2:]), sums.dtype, sums.device)
+        longer[:, :kept] = sums[:, gone:]
+        return longer
+    for first in range(0, kept if gone else 0, max(gone, 1)):  # in place, in parts that do not overlap
+        last = min(first + gone, kept)
+        sums[:, first:last] = sums[:, first + gone : last + gone]
+    sums[:, kept:] = 0
+    return sums
+
+
+def _means(sums: torch.Tensor) -> torch.Tensor:
+    """Turn sums over windows, the last channel of which are the weights, into logits, in place."""
     logits, total = sums[:-1], sums[-1]
     return background_logits_(logits.div_(total), total == 0)
 
@@ -158,8 +202,8 @@ def average(
     """Return probabilities K x y z in the box of the brain, of which what is not brain is certain background.
 
     They are the mean over all networks and over `flips` mirrored copies of each window (test-time augmentation): 1 as
-    it is, 2 with X (left-right), 4 with X and Y, 8 with X, Y and Z flipped in all combinations. Only the sum is held,
-    not its terms.
+    it is, 2 with X (left-right), 4 with X and Y, 8 with X, Y and Z flipped in all combinations. Only the sum is held
+    whole, its terms slab by slab.
     """
     if mode not in ("labels", "regions"):
         raise ConfigError(f"mode={mode!r} is neither 'labels' (softmax) nor 'regions' (sigmoid)")
@@ -168,10 +212,15 @@ def average(
     axes = FLIP_AXES[flips]
     subsets = [subset for size in range(len(axes) + 1) for subset in combinations(axes, size)]
     total: torch.Tensor | None = None
+    inside, y, z = visit.inside
     for network, flipped in product(networks, subsets):
-        logits = blend(visit.volume, _mirrored(network, flipped), visit.starts, **blending)
-        term = probabilities_(logits[:, *visit.inside], mode)
-        total = term if total is None else total.add_(term.to(total.device))
+        for begin, logits in slabs(visit.volume, _mirrored(network, flipped), visit.starts, **blending):
+            if total is None:
+                size = [part.stop - part.start for part in visit.inside]
+                total = _zeros((len(logits), *size), logits.dtype, logits.device)
+            first, last = max(begin, inside.start), min(begin + logits.shape[1], inside.stop)
+            term = probabilities_(logits[:, first - begin : last - begin, y, z], mode)
+            total[:, first - inside.start : last - inside.start].add_(term.to(total.device))
     assert total is not None, "an empty ensemble"
     outside = ~visit.brain[visit.inside].to(total.device)
     total.div_(len(networks) * flips).masked_fill_(outside, 0)

@@ -84,8 +84,11 @@ def region_of(start: Triple, roi_size: Triple) -> Box:
 
 
 def _pad(volume: torch.Tensor, roi_size: Triple) -> tuple[torch.Tensor, Box]:
-    """Return zeros around C X Y Z up to `roi_size` at least, the odd one behind, and where the volume then lies."""
+    """Return zeros around C X Y Z up to `roi_size` at least, the odd one behind, and where the volume then lies.
+
+    A volume that is large enough is returned as it is.
+    """
     missing = [max(roi - length, 0) for length, roi in zip(volume.shape[1:], roi_size, strict=True)]
     sides = [side for gap in reversed(missing) for side in (gap // 2, gap - gap // 2)]
     x, y, z = (slice(gap // 2, gap // 2 + length) for gap, length in zip(missing, volume.shape[1:], strict=True))
-    return torch.nn.functional.pad(volume, sides), (x, y, z)
+    return torch.nn.functional.pad(volume, sides) if any(sides) else volume, (x, y, z)

@@ -22,6 +22,11 @@ def check_output(path: Path, command: str, *, ours: Callable[[Path], bool] | Non
         raise OutputError(f"{path}: is a name that `lightning` uses in the folder of a run; give another name")
     if path.exists() and not (path.is_file() and (ours or _marked(command))(path)):
         raise OutputError(f"{path}: exists and was not written by `{command}`; give another name, or remove it first")
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raise `OutputError` where `path`, and the folders above that are not there, cannot be made."""
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         reason = "may not be written to" if folder.is_dir() else "is no folder"

@@ -256,6 +256,13 @@ def test_files_that_cannot_be_used(text: str, said: str, tmp_path: Path) -> None
          ["trainer.logger: several classes are named CSVLogger: give one of "
           "lightning.pytorch.loggers.csv_logs.CSVLogger, "
           "raum_lightning.loggers.CSVLogger"]),
+        ("", ["--trainer.max_epochs", "many"], ["trainer.max_epochs: many is none of int, null"]),
+        ("", ["--trainer.logger", "raum_lightning.loggers.WandbLogger", "--trainer.logger.log_model", "all"],
+         ["trainer.logger.init_args.log_model='all': WandbLogger: all is none of 'best', null"]),
+        ("", ["--trainer.logger", "raum_lightning.loggers.WandbLogger", "--trainer.logger.save_dir", "/etc/hostname/x"],
+         ["trainer.logger: save_dir=/etc/hostname/x cannot be made (Not a directory)"]),
+        ("", ["--trainer.logger", "raum_lightning.loggers.CSVLogger", "--trainer.logger.save_dir", "/etc/hostname/x"],
+         ["/etc/hostname/x/metrics.csv: /etc/hostname is no folder; give another name"]),
         ("", ["--trainer.logger", "MLFlowLoger"],
          ["trainer.logger: there is no class MLFlowLoger; did you mean MLFlowLogger?"]),
     ],
