@@ -113,6 +113,8 @@ def _check_end(checkpoint: Path, max_steps: int) -> None:
     if checkpoint.suffix in (SAFETENSORS, ONNX, PROGRAM):
         raise RunError(f"{checkpoint}: holds no state of a training; --module.init_from takes weights of a safetensors")
     done = structure(checkpoint).get("global_step", 0) if checkpoint.is_file() else 0
+    if not isinstance(done, int):
+        raise RunError(f"{checkpoint}: holds no number of steps; give a checkpoint of `raum fit`")
     if 0 < max_steps <= done:
         raise RunError(
             f"{checkpoint} was saved at step {done} and trainer.max_steps is {max_steps}: nothing is left to train; "

@@ -19,7 +19,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "callbacks that are none": {"callbacks": [1]},
     "random numbers that are none": {"callbacks": {"RandomState": {"python": 1}}},
     "no version": {"pytorch-lightning_version": None},
-    "a step that is none": {"loops": "x"},
+    "loops of text": {"loops": "x"},
+    "a step that is none": {"global_step": [1]},
 }
 
 
