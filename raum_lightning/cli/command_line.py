@@ -22,7 +22,7 @@ from raum_lightning.cli.config_inheritance import (
     replaces,
 )
 from raum_lightning.errors import RunError
-from raum_lightning.yaml_files import Key, parse_value, read_yaml
+from raum_lightning.yaml_files import Key, parse_value
 
 SPEC = (CLASS, "init_args", "dict_kwargs")
 
@@ -119,10 +119,7 @@ def _prune(tree: Tree, option: Option) -> bool:
     parent, last = _descend(tree, key), key[-1]
     if parent is None or last not in parent:
         return False
-    value, under = parse_value(option.value), parent[last]
-    if isinstance(value, str) and isinstance(under, dict) and CLASS not in under and Path(value).is_file():
-        value = read_yaml(Path(value))[0]  # a file with the keys of a group
-    return _remove(parent, last, value)
+    return _remove(parent, last, parse_value(option.value))
 
 
 def _remove(parent: Tree, key: str, value: Any) -> bool:

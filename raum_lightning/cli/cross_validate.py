@@ -128,6 +128,7 @@ def _join(study: "Study", content: Mapping[str, Any]) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    from raum_lightning.cli.known_keys import check_keys
     from raum_lightning.metrics import find_rules
 
     for word in args.forwarded:
@@ -140,6 +141,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--slurm trains all folds at once on the cluster; leave out --parallel and --rescore")
     if args.parallel < 1:
         raise ConfigError(f"--parallel {args.parallel} must be at least 1")
+    check_keys("fit", args.forwarded)
     if args.rules != "auto":
         find_rules(args.rules)
 

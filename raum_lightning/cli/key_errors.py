@@ -56,7 +56,11 @@ class _Check(KeyCheck):
             if kind is None:
                 continue
             arguments = _class_parser(kind).get_defaults().as_dict()
-            for name in spec.get("init_args") or {}:
+            given = spec.get("init_args", {})
+            if not isinstance(given, Mapping):
+                yield self.at((*where, "init_args"), f"{dotted((*where, 'init_args'))} has no keys; leave it out")
+                continue
+            for name in given:
                 if name not in arguments:
                     yield self.unknown((*where, "init_args", name), [*arguments], f"argument of {kind.__name__}")
             for name in spec.keys() - set(SPEC):

@@ -94,14 +94,19 @@ class KeyCheck:
                 yield f"--{name} is no option{hint(name, self.known)}"
 
     def keys(self, tree: Tree, known: Tree, path: Key) -> Iterator[str]:
-        """Yield a sentence for each key below `path` that is not known."""
+        """Yield a sentence for each key below `path` that is not known, and each group that has no keys."""
         for key, value in tree.items():
+            here = (*path, key)
             if key not in known:
-                yield self.unknown((*path, key), self.known, "key")
-            elif known[key] is not None and isinstance(value, Mapping):
-                yield from self.keys(dict(value), known[key], (*path, key))
+                yield self.unknown(here, self.known, "key")
+            elif known[key] is None:
+                yield from self.arguments(value, here)
+            elif isinstance(value, Mapping):
+                yield from self.keys(dict(value), known[key], here)
+            elif value is None:
+                yield self.at(here, f"{dotted(here)} has no keys; leave it out, and it keeps those of the base")
             else:
-                yield from self.arguments(value, (*path, key))
+                yield self.at(here, f"{dotted(here)}={value} is no group of keys; a file is given with -c, or as base")
 
     def arguments(self, value: Any, path: Key) -> Iterator[str]:
         """Yield a sentence for each wrong argument of a class within `value`; none here, where no class is imported."""

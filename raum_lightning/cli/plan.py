@@ -25,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, say what training needs, and return 0; 1 where nothing that was tried fits."""
+    from raum_lightning.cli.known_keys import check_keys
     from raum_lightning.runs.outputs import check_output
 
     if args.out:
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.out, COMMAND)
     words = [word for file in args.config for word in ("-c", str(file))]
     words += ["--data.root", str(args.root)] if args.root else ["--data.dataset", "brats2020"]
+    check_keys("fit", words)
     first = found = measure_apart(words)
     room = (args.memory or found["memory"] / GIB) * GIB
     keys: dict[str, Any] = {}

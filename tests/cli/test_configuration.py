@@ -244,6 +244,8 @@ def test_files_that_cannot_be_used(text: str, said: str, tmp_path: Path) -> None
             [],
             ["FILE, line 4: module.network.init_args.depth=3.5: UNETR: 3.5 is no int"],
         ),
+        ("module:\n  network:\n    init_args:\n", [],
+         ["FILE, line 3: module.network.init_args has no keys; leave it out"]),
         (
             "",
             ["--module.network", "monai.networks.nets.SwinUNTR"],
@@ -310,7 +312,7 @@ def test_one_of_with_weights_by_yaml(tmp_path: Path) -> None:
         augmentation({"torch.nn.ReLU": 1})
 
 
-def test_a_file_is_no_group_of_keys_where_the_configuration_has_none(tmp_path: Path) -> None:
+def test_an_option_takes_the_place_of_null_whatever_file_it_names(tmp_path: Path) -> None:
     """The config.yaml of a run has `ckpt_path: null`, and a checkpoint is no YAML."""
     (tmp_path / "config.yaml").write_text("ckpt_path: null")
     (tmp_path / "last.ckpt").write_bytes(b"PK\x80")
@@ -345,6 +347,15 @@ def test_the_keys_that_are_read_from_the_source_are_those_of_the_parser(verb: st
         ("", ["other.yaml"], ["other.yaml is no option; a YAML file is given as -c other.yaml"]),
         ("", ["-c", "other.yaml"], ["other.yaml: no such file, named with -c"]),
         ("module:\n  lrr: 1\n", [], ["mine.yaml, line 2: module.lrr is no key; did you mean module.lr?"]),
+        (
+            "data:\nmodule: other.yaml\n",
+            ["--trainer", "other.yaml"],
+            [
+                "mine.yaml, line 1: data has no keys; leave it out, and it keeps those of the base",
+                "mine.yaml, line 2: module=other.yaml is no group of keys; a file is given with -c, or as base",
+                "trainer=other.yaml is no group of keys; a file is given with -c, or as base",
+            ],
+        ),
         ("model:\n  lr: 1\n", [], ["mine.yaml, line 1: model is no key; did you mean module?"]),
         (
             "module_class: null\ndata.fold: 1\ntrainer:\n  callbacks+: []\n",
