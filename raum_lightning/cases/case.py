@@ -62,6 +62,11 @@ class Case:
         return self.edition
 
     @property
+    def prediction_file(self) -> str:
+        """Name of the file of its predicted mask."""
+        return self.edition.prediction_file(self.id)
+
+    @property
     def patient(self) -> str:
         """Who was examined: what the data set's `patient` finds in the id, else `patient_of`."""
         found = re.fullmatch(self.edition.patient, self.id) if self.edition.patient else None

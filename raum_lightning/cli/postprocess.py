@@ -92,7 +92,7 @@ def _print(fitted: "Fitted", rules: "Rules") -> None:
 
 
 def _apply(args: argparse.Namespace) -> int:
-    from raum_lightning.cases.nifti import write_like
+    from raum_lightning.cases.nifti import stem, write_like
     from raum_lightning.errors import ConfigError, EvaluationError, UserError
     from raum_lightning.geometry import voxel_size
     from raum_lightning.metrics.folders import find_masks, read_mask
@@ -103,7 +103,7 @@ def _apply(args: argparse.Namespace) -> int:
     masks = find_masks(args.predictions, args.dataset)
     if unclear := [mask.path for mask in masks.values() if mask.edition is None]:
         raise EvaluationError(f"{unclear[0]}: nothing says whose label values it holds; give --dataset")
-    targets = {case: args.out / f"{case}.nii.gz" for case in masks}
+    targets = {case: args.out / f"{stem(mask.path)}.nii.gz" for case, mask in masks.items()}
     if there := [path for path in targets.values() if path.exists()]:
         raise ConfigError(f"{there[0]}: exists and is not replaced; give another folder as --out")
     problems: dict[str, Any] = {}

@@ -45,6 +45,7 @@ class DataSet:
         ignore: The value of voxels that are left out of loss and scores.
         scoring: The rule by which it is scored.
         splits: Name of a file in the root with the splits, such as nnU-Net's.
+        prediction: Name of the file of a predicted mask, without ending; `{case}` is the id.
         source: Where the data and what is said here come from.
     """
 
@@ -63,6 +64,7 @@ class DataSet:
     ignore: int | None = None
     scoring: str = "default"
     splits: str | None = None
+    prediction: str = "{case}"
     source: str = ""
 
     def __repr__(self) -> str:
@@ -109,6 +111,16 @@ class DataSet:
         name = re.sub(r"\{case(:[^{}]*)?\}", lambda _: case, pattern)
         name = re.sub(r"\[([^\]])[^\]]*\]", r"\1", name.replace("**/", f"{case}/").replace("*", "x").replace("?", "x"))
         return name if name.endswith((".nii", ".nii.gz")) else f"{name}.nii.gz"
+
+    def prediction_file(self, case: str) -> str:
+        """Return the name of the file of a case's predicted mask."""
+        return f"{self.prediction.replace('{case}', case)}.nii.gz"
+
+    def predicted(self, name: str) -> str | None:
+        """Return the id of the case whose predicted mask has this name, without ending; None where it cannot be one."""
+        before, after = self.prediction.split("{case}")
+        found = re.fullmatch(f"{re.escape(before)}(.+){re.escape(after)}", name, re.IGNORECASE)
+        return found[1] if found else None
 
     def encode(self, mask: NDArray[Any]) -> NDArray[np.uint8]:
         """Return the class indices of a mask of label values.
@@ -166,7 +178,9 @@ class DataSet:
             "example": self.example,
             "patient": self.patient,
             "colours": dict(self.colours),
-            **{key: getattr(self, key) for key in ("background", "ignore", "scoring", "splits", "source")},
+            **{
+                key: getattr(self, key) for key in ("background", "ignore", "scoring", "splits", "prediction", "source")
+            },
         }
         return {key: value for key, value in named.items() if value not in (None, "", {}, [])}
 

@@ -30,6 +30,7 @@ KEYS = frozenset(
         "ignore",
         "scoring",
         "splits",
+        "prediction",
         "source",
     ]
 )
@@ -123,6 +124,7 @@ def parse(content: Mapping[str, Any], where: str) -> DataSet:
         ignore=ignore,
         scoring=scoring,
         splits=read.text(content, "splits"),
+        prediction=read.prediction(content.get("prediction", "{case}")),
         source=" ".join((read.text(content, "source") or "").split()),
     )
 
@@ -232,6 +234,11 @@ class _Reader:
         if groups is not None and found != groups:
             raise self.error(key, f"is {value!r}, which has {found} groups; give it one, the patient: (...)")
         return value
+
+    def prediction(self, value: Any) -> str:
+        if not re.fullmatch(r"[^{}/\\]*\{case\}[^{}/\\]*", str(value)) or str(value).endswith((".nii", ".nii.gz")):
+            raise self.error("prediction", f'is {value!r}; give a file name without ending, such as "{{case}}_dseg"')
+        return str(value)
 
     def example(self, value: Any) -> str | None:
         if value is None:

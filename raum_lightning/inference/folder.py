@@ -11,7 +11,6 @@ from raum_lightning.cases.case import Case, read_remark
 from raum_lightning.data.store import prepared_folder
 from raum_lightning.errors import OutputError, UserError
 from raum_lightning.inference.segmenter import Segmentation, Segmenter
-from raum_lightning.runs.folder import prediction_path
 
 _BLOCK = 1 << 22
 
@@ -44,7 +43,7 @@ def segment_cases(
     progress: Callable[[int, int], None] | None = None,
     look: Callable[[Segmentation], None] | None = None,
 ) -> Outcome:
-    """Write `<folder>/<case id>.nii.gz` of each case and return what became of them.
+    """Write the mask of each case, as `Case.prediction_file` in `folder`, and return what became of them.
 
     The header of each file holds a fingerprint of `weights` (see `hash_files`), settings and the case's files: files
     with the same are kept, files with another are replaced. `progress` is told (done, of) cases; `look` is shown each
@@ -57,7 +56,7 @@ def segment_cases(
     remove_partials(folder)
     outcome = Outcome()
     for done, case in enumerate(cases, 1):
-        target = prediction_path(folder, case.id)
+        target = folder / case.prediction_file
         try:
             key = _fingerprint(segmenter, case, weights)
             before = read_remark(target) if target.exists() else None
@@ -81,7 +80,7 @@ def segment_cases(
 def check_targets(cases: Iterable[Case], folder: Path) -> None:
     """Raise `OutputError` where a mask would replace a file of a case, or one that `raum` did not write."""
     for case in cases:
-        target = prediction_path(folder, case.id)
+        target = folder / case.prediction_file
         own = {path.resolve() for path in (*case.images.values(), *([case.label] if case.label else []))}
         if target.resolve() in own:
             raise OutputError(f"{target}: is a file of case {case.id}, which would be replaced; give another folder")

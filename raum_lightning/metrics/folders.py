@@ -1,6 +1,7 @@
 """Two folders of masks, predictions and references, by case.
 
-Files are matched by the id of their case: `<id>.nii.gz`, `<id>_seg.nii.gz` or `<id>-seg.nii.gz`, whatever the folders.
+Files are matched by the id of their case: `<id>.nii.gz`, `<id>_seg.nii.gz`, `<id>-seg.nii.gz` or what a data set calls
+predicted masks (`prediction`), whatever the folders.
 Whose label values a mask holds must be known before it is read, since editions use the same numbers for different
 things (see `labels`). In this order it follows from
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from raum_lightning.cases.case import Case, other_case, read_remark
 from raum_lightning.cases.discovery import files_below, find_cases, is_image, recognise
 from raum_lightning.cases.nifti import Volume, read_nifti, stem
-from raum_lightning.datasets import DataSet, load, names
+from raum_lightning.datasets import DataSet, load, names, presets
 from raum_lightning.errors import CaseError, EvaluationError, LabelError
 from raum_lightning.labels import EDITIONS
 
@@ -128,7 +129,7 @@ def find_masks(root: Path, edition: str = "auto") -> dict[str, MaskFile]:
         if _is_image(path):
             continue
         name = stem(path) or ""
-        case = re.sub(r"[_-]seg$", "", name, flags=re.IGNORECASE)
+        case = _case_of(name, declared)
         if case in masks:
             raise EvaluationError(f"case {case} is both {masks[case].path} and {path}; remove one")
         masks[case] = MaskFile(path, *((declared, "option") if declared else _recognised(path, name)))
@@ -155,6 +156,14 @@ def read_mask(mask: MaskFile, side: str) -> tuple[torch.Tensor, Volume]:
         return torch.from_numpy(mask.dataset.encode(volume.data)), volume
     except LabelError as error:
         raise LabelError(f"{mask.path}: {error} (it is {mask}; --dataset-{side} declares another)") from None
+
+
+def _case_of(name: str, declared: DataSet | None) -> str:
+    """Return the id of the case of a mask by its name without ending."""
+    known = [declared] if declared else presets().values()
+    longest_first = sorted(known, key=lambda dataset: -len(dataset.prediction))
+    by_data_set = (dataset.predicted(name) for dataset in longest_first if dataset.prediction != "{case}")
+    return next((case for case in by_data_set if case), re.sub(r"[_-]seg$", "", name, flags=re.IGNORECASE))
 
 
 def _files(root: Path) -> list[Path]:

@@ -13,7 +13,8 @@ import yaml
 
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
-from raum_lightning.errors import CaseError, RunError
+from raum_lightning.errors import CaseError, EvaluationError, RunError
+from raum_lightning.metrics.folders import find_masks
 from raum_lightning.runs.folder import RunFolder
 
 SORTED_BY = "dice_mean"
@@ -102,7 +103,11 @@ class Run:
 
     def prediction(self, name: str) -> Path:
         """Where `lightning predict` leaves its segmentation."""
-        return self.files.prediction(name)
+        return self._masks.get(name, self.files.predictions / f"{name}.nii.gz")
+
+    @cached_property
+    def _masks(self) -> dict[str, Path]:
+        return masks_of(self.files.predictions)
 
     def command(self, verb: str) -> str:
         """What has to be typed for one of the trainer's verbs."""
@@ -112,6 +117,14 @@ class Run:
         else:
             words += ["--ckpt_path", str(self.files.best if self.files.best.exists() else self.files.last)]
         return shlex.join(words)
+
+
+def masks_of(folder: Path) -> dict[str, Path]:
+    """Return the masks in a folder by the id of their case; none where there is no such folder."""
+    try:
+        return {name: mask.path for name, mask in find_masks(folder).items()}
+    except EvaluationError:
+        return {}
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

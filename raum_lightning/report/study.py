@@ -13,11 +13,11 @@ from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.errors import CaseError, RunError
 from raum_lightning.report.calibration import BINS, calibration_section
+from raum_lightning.report.files import masks_of
 from raum_lightning.report.links import anchor, linked
 from raum_lightning.report.scores import SORT
 from raum_lightning.report.slices import case_pictures
 from raum_lightning.report.style import PAGE, STYLE
-from raum_lightning.runs.folder import prediction_path
 from raum_lightning.runs.study_folder import StudyFolder
 from raum_lightning.yaml_files import read_yaml
 
@@ -54,7 +54,11 @@ class Results:
 
     def mask(self, case: str) -> Path:
         """Return the prediction of a case as its network made it."""
-        return prediction_path(self.folder.predictions, case)
+        return self._masks.get(case, self.folder.predictions / f"{case}.nii.gz")
+
+    @cached_property
+    def _masks(self) -> dict[str, Path]:
+        return masks_of(self.folder.predictions)
 
 
 def page(path: Path, *, beside: Path | None = None, progress: Callable[[int, int], None] | None = None) -> str:

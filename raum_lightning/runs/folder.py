@@ -17,7 +17,7 @@ class RunFolder:
     checkpoints/         best.ckpt (by `module.monitor`), last.ckpt and the one before it, previous.ckpt
     wandb/               offline runs and W&B's own files
     validate/ test/      numbers and tables of the other verbs: cases.csv, metrics.csv
-    predictions/         segmentations, <case id>.nii.gz
+    predictions/         segmentations, <case id>.nii.gz or as the data set has it
     report.html          the page that `raum report` writes
     nonfinite-*.pt       a batch whose loss became NaN
     fit.lock             who trains here now
@@ -105,10 +105,6 @@ class RunFolder:
         """The scores of each case, in the folder of a verb."""
         return self.path / "cases.csv"
 
-    def prediction(self, case: str) -> Path:
-        """Return the segmentation of a case."""
-        return prediction_path(self.predictions, case)
-
     def nonfinite(self, batch: int, rank: int) -> Path:
         """Return where a batch is kept whose loss became NaN."""
         return self.path / f"nonfinite-{batch}-rank{rank}.pt"
@@ -130,11 +126,6 @@ class RunFolder:
         if path.name == beside.config.name:
             return beside if beside.checkpoints.is_dir() else None
         return above if path.parent == above.checkpoints else None
-
-
-def prediction_path(folder: Path, case: str) -> Path:
-    """Return the segmentation of a case in a folder of such."""
-    return folder / f"{case}.nii.gz"
 
 
 def find_checkpoint(experiment: Path, wanted: str | None, run: Path | None = None) -> Path:

@@ -15,7 +15,6 @@ from raum_lightning.inference.segmenter import load
 from raum_lightning.metrics.folders import Folders, MaskFile, read_mask
 from raum_lightning.postprocess import Postprocess, clean
 from raum_lightning.runs.checkpoints import structure
-from raum_lightning.runs.folder import prediction_path
 from raum_lightning.studies.calibration import Sample
 from raum_lightning.studies.study import Study
 
@@ -84,7 +83,8 @@ def folders(study: Study, predictions: Path) -> Folders:
 def _pairs(study: Study, predictions: Path) -> Iterator[tuple[str, tuple[MaskFile, MaskFile]]]:
     known = {case.dataset.name: case.dataset for case in study.cases.values()}
     for name in sorted(study.fold_of):
-        case, path = study.cases[name], prediction_path(predictions, name)
+        case = study.cases[name]
+        path = predictions / case.prediction_file
         remark = read_remark(path) if path.exists() else None
         if remark is None:
             raise EvaluationError(f"{path}: there is no such prediction; the command without --rescore makes it")
@@ -95,9 +95,9 @@ def _pairs(study: Study, predictions: Path) -> Iterator[tuple[str, tuple[MaskFil
 
 def write_cleaned(study: Study, steps: Postprocess) -> None:
     """Write the predictions after the steps into the folder of the cleaned ones."""
-    for name, (prediction, _) in folders(study, study.folder.predictions).pairs.items():
+    for prediction, _ in folders(study, study.folder.predictions).pairs.values():
         labels, volume = read_mask(prediction, "predictions")
         dataset = prediction.dataset
         cleaned = clean(labels.numpy().astype(np.uint8), steps, voxel_size(volume.affine), dataset.regions)
-        target = prediction_path(study.folder.cleaned, name)
+        target = study.folder.cleaned / prediction.path.name
         write_like(target, dataset.decode(cleaned), prediction.path, f"raum {dataset.name}")

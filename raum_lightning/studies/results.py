@@ -13,7 +13,6 @@ from raum_lightning.metrics.folders import Folders
 from raum_lightning.metrics.statistics import summarise
 from raum_lightning.postprocess.fit import Fitted, figures, fit
 from raum_lightning.progress import progress_bar
-from raum_lightning.runs.folder import prediction_path
 from raum_lightning.studies.calibration import calibrate
 from raum_lightning.studies.prediction import folders, write_cleaned
 from raum_lightning.studies.provenance import cost, provenance
@@ -113,7 +112,7 @@ def _draw_worst(study: Study, worst: Iterable[str]) -> dict[str, str]:
     for name in worst:
         case = study.cases[name]
         modalities = [modality for modality in SHOWN if modality in case.images] or None
-        scan = Scan.read(case, prediction_path(study.folder.predictions, name), modalities)
+        scan = Scan.read(case, study.folder.predictions / case.prediction_file, modalities)
         path = study.folder.pictures / f"{name}.png"
         save(draw(scan, isolate=False), path)
         drawn[name] = str(path.relative_to(study.folder.path))

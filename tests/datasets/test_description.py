@@ -220,3 +220,26 @@ def test_where_a_file_is_written(name: str, case: str, role: str, path: str) -> 
     assert load(name).file_name(case, role) == path
     own = parse(OWN | {"images": {"scan": "*/{case}/scan.nii"}}, "mine")
     assert own.file_name("p1", "scan") == "x/p1/scan.nii"
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "file"),
+    [
+        ("brats2020", "BraTS20_Training_001", "BraTS20_Training_001.nii.gz"),
+        ("bids", "sub-1_ses-2", "sub-1_ses-2_dseg.nii.gz"),
+        ("ucsf-pdgm", "UCSF-PDGM-0004", "UCSF-PDGM-0004_tumor_segmentation.nii.gz"),
+        ("upenn-gbm", "UPENN-GBM-00001_11", "UPENN-GBM-00001_11_segm.nii.gz"),
+    ],
+)
+def test_how_a_predicted_mask_is_called(name: str, case: str, file: str) -> None:
+    assert load(name).prediction_file(case) == file
+    assert load(name).predicted(file.removesuffix(".nii.gz")) == case
+
+
+def test_a_predicted_mask_of_ones_own_data_set() -> None:
+    own = parse(OWN | {"prediction": "pred.{case}"}, "mine")
+    assert own.prediction_file("p1") == "pred.p1.nii.gz"
+    assert own.predicted("PRED.p1") == "p1" and own.predicted("predXp1") is None
+    for wrong in ("mask", "a/{case}", "{case}.nii.gz", "{case}{case}", 3):
+        with pytest.raises(ConfigError, match=r"mine: prediction is .*; give a file name without ending"):
+            parse(OWN | {"prediction": wrong}, "mine")

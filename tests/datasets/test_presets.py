@@ -94,7 +94,16 @@ def test_one_of_each_kind_trains_is_scored_segmented_and_drawn(
     for row in scores.values():
         assert {column for column in row if "dice" in column} == {*regions, "dice_mean"}
     case = find_cases("cases", name)[0].id
-    view = ["view", "cases", "--id", case, "--dataset", name, "--prediction", f"{predictions}/{case}.nii.gz"]
+    view = [
+        "view",
+        "cases",
+        "--id",
+        case,
+        "--dataset",
+        name,
+        "--prediction",
+        f"{predictions}/{known.prediction_file(case)}",
+    ]
     assert main([*view, "--out", "case.png"]) == 0
 
 
@@ -124,12 +133,12 @@ def test_each_other_does_so_by_a_trainer_in_python(
     trainer.save_checkpoint(checkpoint)
     segmenter = raum_lightning.load(checkpoint, device="cpu")
     for case in find_cases(root, name):
-        segmenter.segment(case).save(masks / f"{case.id}.nii.gz")
+        segmenter.segment(case).save(masks / case.prediction_file)
     sides = ["--predictions", str(masks), "--references", str(root), "--dataset", name, "--metrics", "dice"]
     assert main(["evaluate", *sides, "--out", str(tmp_path / "scores.json")]) == 0
     scores = json.loads((tmp_path / "scores.json").read_text())["cases"]
     assert len(scores) == 4 and all(regions <= set(row) for row in scores.values())
-    view = ["view", str(root), "--id", case.id, "--dataset", name, "--prediction", str(masks / f"{case.id}.nii.gz")]
+    view = ["view", str(root), "--id", case.id, "--dataset", name, "--prediction", str(masks / case.prediction_file)]
     assert main([*view, "--out", str(tmp_path / "case.png")]) == 0
 
 

@@ -16,7 +16,7 @@ from raum_lightning.errors import EvaluationError
 from raum_lightning.labels import ED, EDITIONS, ET, RC
 from raum_lightning.metrics import DEFAULT, METRICS, RULES, explain, score
 from raum_lightning.metrics.evaluation import Evaluation, evaluate
-from raum_lightning.metrics.folders import Folders
+from raum_lightning.metrics.folders import Folders, find_masks
 from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes, write_brats, write_msd
 
 BRATS = [f"BraTS20_Training_{number:03d}" for number in range(1, 7)]
@@ -65,6 +65,12 @@ def test_scores_are_those_of_the_metrics(brats: Path, predictions: Path, tmp_pat
     rows = list(csv.DictReader((tmp_path / "out/m.csv").read_text().splitlines()))
     assert [row["case"] for row in rows] == BRATS
     assert [float(row["hd95_et"]) for row in rows] == columns["hd95_et"]
+
+
+def test_masks_are_found_by_the_names_that_a_data_set_gives_them(brats: Path, tmp_path: Path) -> None:
+    for number, ending in enumerate(("", "_seg", "-seg", "_dseg", "_segm", "_tumor_segmentation")):
+        write(tmp_path / "p" / f"{BRATS[number]}{ending}.nii.gz", shifted(number + 1, 0))
+    assert list(find_masks(tmp_path / "p")) == sorted(BRATS)
 
 
 def test_the_table_says_how_good_and_how_bad_it_was(

@@ -15,14 +15,15 @@ from raum_lightning.cases.case import Case, read_remark, write_mask
 from raum_lightning.datasets import DataSet
 from raum_lightning.errors import OutputError
 from raum_lightning.inference.card import ModelCard
-from raum_lightning.runs.folder import prediction_path
 from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.callbacks.mask_tables import VOLUMES, write_label_tables, write_volumes
 from raum_lightning.training.checkpoint_io import EXPORT
 
 
 class PredictionWriter(pl.Callback):
-    """Writes `<folder>/<case id>.nii.gz` on the grid of the case's first modality, and tables of volumes and labels.
+    """Writes a mask of each case on the grid of its first modality, and tables of volumes and labels.
+
+    A file is called `<case id>.nii.gz` unless the case's data set names it otherwise (`prediction`).
 
     Whose label values it holds is decided as by `raum segment`, see `ModelCard.labelling`. The header of each file
     holds a fingerprint of the weights, the settings and the case's files. A run that was killed is resumed after the
@@ -60,12 +61,12 @@ class PredictionWriter(pl.Callback):
         remarks: dict[str, tuple[str, str] | None] = {}
         if trainer.is_global_zero:
             remove_partials(self.folder)
-            paths = {name: prediction_path(self.folder, name) for name in self.fingerprints}
+            paths = {name: self._path(data.cases[name]) for name in self.fingerprints}
             remarks = {name: read_remark(path) for name, path in paths.items() if path.exists()}
         remarks = trainer.strategy.broadcast(remarks)
         if foreign := [name for name, remark in remarks.items() if remark is None]:
             raise OutputError(
-                f"{prediction_path(self.folder, foreign[0])}: was not written by raum, which would replace it; "
+                f"{self._path(data.cases[foreign[0]])}: was not written by raum, which would replace it; "
                 "move it to another folder"
             )
         known = self.fingerprints.items()
@@ -97,7 +98,7 @@ class PredictionWriter(pl.Callback):
             case = replace(data.cases[name], edition=self._data_set(data.cases[name]))
             if self.card:
                 full = self.card.translate(full, case.dataset)
-            write_mask(prediction_path(self.folder, name), full, case, data.modalities[0], remark)
+            write_mask(self._path(data.cases[name]), full, case, data.modalities[0], remark)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write their volumes and the names of their labels beside them, once all ranks are done, and say where."""
@@ -105,7 +106,7 @@ class PredictionWriter(pl.Callback):
         if not trainer.is_global_zero:
             return
         data = data_of(trainer)
-        written = {name: prediction_path(self.folder, name) for name in data.predict_cases}
+        written = {name: self._path(data.cases[name]) for name in data.predict_cases}
         masks = {name: (path, self._data_set(data.cases[name])) for name, path in written.items() if path.exists()}
         if masks:
             write_volumes(self.folder / VOLUMES, masks)
@@ -114,6 +115,9 @@ class PredictionWriter(pl.Callback):
         if module.steps.plain:
             print(f"cleaned: {module.steps} (--module.postprocess none leaves masks as the network makes them)")
         print(f"segmentations: {self.folder}")
+
+    def _path(self, case: Case) -> Path:
+        return self.folder / case.prediction_file
 
     def _data_set(self, case: Case) -> DataSet:
         """The data set whose label values the case's mask gets."""
