@@ -1,10 +1,12 @@
 """Files and folders that appear whole or not at all: half written they have a name that says whose they are."""
 
 import csv
+import ctypes
 import json
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -12,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from raum_lightning.errors import OutputError
+
+# PROCESS_QUERY_LIMITED_INFORMATION of Windows
+QUERY = 0x1000
 
 
 @contextmanager
@@ -92,6 +97,11 @@ def remove_partials(folder: Path) -> None:
 
 def is_alive(process: int) -> bool:
     """Return whether this machine runs a process of that number."""
+    if sys.platform == "win32":  # where `os.kill` ends the process, whatever the signal
+        kernel = ctypes.windll.kernel32
+        handle = kernel.OpenProcess(QUERY, False, process)
+        kernel.CloseHandle(handle)
+        return bool(handle)
     try:
         os.kill(process, 0)
     except OSError as error:
@@ -105,8 +115,13 @@ def _prefix() -> str:
 
 
 def _flush(path: Path) -> None:
-    """Make a file, or the names in a folder, last through a power cut."""
-    handle = os.open(path, os.O_RDONLY)
+    """Make a file, or the names in a folder, last through a power cut; Windows flushes files alone, opened to write."""
+    try:
+        handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
     try:
         os.fsync(handle)
     finally:

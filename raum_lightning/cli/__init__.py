@@ -98,6 +98,8 @@ def _interrupted() -> int:
 
 
 def _run(verb: str, words: list[str]) -> int:
+    if verb == "fit" and "--plan" in words:
+        return _run("plan", [word for word in words if word != "--plan"])
     if verb in TRAINER_VERBS:
         if not {"-h", "--help"}.intersection(words):
             from raum_lightning.cli.known_keys import check_keys

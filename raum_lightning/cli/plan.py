@@ -7,6 +7,8 @@ from typing import Any
 from raum_lightning.errors import ConfigError, RunError
 
 COMMAND = "raum plan"
+# all other options are those of `lightning fit`, of which `lightning fit --plan` is this verb
+FORWARDS = True
 CHECKPOINTING = "--module.network.init_args.checkpointing"
 # voxels of a brain's box in BraTS, about: 140 x 175 x 140
 BOX = 3_430_000
@@ -15,7 +17,11 @@ GIB = 2**30
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
-    parser.epilog = "Give the file of --out as a second -c to `lightning fit`."
+    parser.allow_abbrev = False
+    parser.epilog = (
+        "All other options are those of `lightning fit`. Give it the file of --out as a second -c. "
+        "`lightning fit --plan ...` is the same as `raum plan ...`."
+    )
     add = parser.add_argument
     add("-c", "--config", type=Path, action="append", required=True, metavar="YAML", help="an experiment; or several")
     add("--data.root", dest="root", type=Path, metavar="DIR", help="cases, which are counted and not read")
@@ -34,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.out, COMMAND)
     words = [word for file in args.config for word in ("-c", str(file))]
     words += ["--data.root", str(args.root)] if args.root else ["--data.dataset", "brats2020"]
+    words += args.forwarded
     check_keys("fit", words)
     first = found = measure_apart(words)
     room = (args.memory or found["memory"] / GIB) * GIB

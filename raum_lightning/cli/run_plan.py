@@ -21,6 +21,9 @@ from raum_lightning.runs.checkpoints import newest_sound, structure
 from raum_lightning.runs.folder import RunFolder, find_checkpoint
 from raum_lightning.runs.naming import given_id, restarted, restarts
 
+# folder of files that say where an experiment runs, not which it is
+OF_MACHINES = "hardware"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -47,7 +50,8 @@ def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: b
     Args:
         verb: fit, validate, test or predict.
         config: The verb's configuration: `run`, `ckpt_path` and `trainer` are looked at.
-        files: The YAML files that were given; the last one names the experiment.
+        files: The YAML files that were given; the last one names the experiment, of those that
+            are not of a machine (experiments/hardware).
         root_is_given: Whether `run.root` is typed, so that nothing is written to the run of a foreign checkpoint.
 
     Raises:
@@ -62,7 +66,8 @@ def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: b
             "there are no batches to repeat; give --data.patches_per_epoch with few patches and no augmentation, "
             "or data.splits with a few training cases"
         )
-    name = config.run.experiment or (files[-1].stem if files else "unnamed")
+    naming = [file.stem for file in files if file.parent.name != OF_MACHINES] or [file.stem for file in files]
+    name = config.run.experiment or (naming[-1] if naming else "unnamed")
     experiment = Path(config.run.root) / name
     named = RunFolder(experiment / str(config.run.id)) if config.run.id else None
     precision, said = _precision(config.trainer.precision, config.trainer.accelerator)

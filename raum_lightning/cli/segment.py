@@ -38,8 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--figure", type=Path, help="draw a picture too: .png, .pdf or .svg")
     add("--flips", type=int, choices=(1, 2, 4, 8), help="copies of test-time augmentation (default: the checkpoint's)")
     add("--overlap", type=float, help="shared fraction of adjacent windows (default: the checkpoint's)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
-    add("--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto", help="auto is bf16 on a GPU")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if it is there")
+    precisions = ("auto", "32-true", "bf16-mixed", "16-mixed")
+    add("--precision", choices=precisions, default="auto", help="auto is bf16 on a GPU that has it")
     add("--compile", action="store_true", help="run the network under torch.compile")
     add("--postprocess", metavar="YAML", help="clean the mask as this file says, or none (default: the checkpoint's)")
     add(

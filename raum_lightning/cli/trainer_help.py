@@ -40,6 +40,7 @@ def trainer_help(parser: ArgumentParser, verb: str, description: str) -> str:
     lines += [
         "--print_config       print what files and options give together",
         "--keys               print the keys alone, one a line",
+        *(["--plan               measure what this training needs instead: `raum plan`"] if verb == "fit" else []),
         "--module.network.help CLASS, --module.loss.help CLASS, --trainer.logger.help CLASS ...",
         "                     print the arguments of a class",
     ]

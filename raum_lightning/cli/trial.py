@@ -3,7 +3,6 @@
 import inspect
 import math
 import os
-import resource
 import sys
 import time
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cli.trainer import RaumCLI
+from raum_lightning.errors import ConfigError
 from raum_lightning.losses import deep_supervision
 from raum_lightning.models.cpu import accelerate
 
@@ -84,6 +84,10 @@ class TrialCLI(RaumCLI):
 
 
 def _peak_of_process() -> int:
+    try:
+        import resource
+    except ImportError as error:
+        raise ConfigError("this system does not tell a process's peak of memory; plan on Linux or macOS") from error
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -38,7 +38,7 @@ from raum_lightning.postprocess import Postprocess, clean
 
 # of files that do not say what data set they are of: it has no label for any class
 UNRECOGNISED = DataSet("unknown", {}, (), {})
-PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
+PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 Progress = Callable[[int, int], None]
 # a folder, a file that dataset.json of MSD Task01 lists, or the file of each modality
@@ -106,8 +106,8 @@ class Segmenter:
         card: What they are and were trained on, the same for all.
         dataset: Whose label values are written, by name or YAML file; where not given the case's own, or the training
             cases' where it is not recognised.
-        device: auto (a GPU where there is one), cpu, cuda or any other of torch's.
-        precision: 32-true, bf16-mixed, or auto: bf16 on a GPU that has it.
+        device: auto (CUDA where there is a GPU), cpu, cuda, mps (Apple) or any other of torch's.
+        precision: 32-true, bf16-mixed, 16-mixed, or auto: bf16 on a GPU that has it.
         flips: Mirrored copies that test-time augmentation averages, 1, 2, 4 or 8; as the card says where not given.
         overlap: Shared fraction of adjacent windows, in [0, 1); as the card says where not given.
         compile: Run the networks under `torch.compile`: worth its minutes for many cases.
@@ -286,15 +286,24 @@ def _device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={name}: there is no GPU that this torch ({torch.__version__}) can use; try cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(
+            f"device=mps: this machine has no Apple GPU that this torch ({torch.__version__}) can use; try cpu"
+        )
     return torch.device(name)
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
-        precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+        precision = "bf16-mixed" if device.type == "cuda" and _has_bf16() else "32-true"
     if precision not in PRECISIONS:
         raise ConfigError(f"precision={precision!r} is none of auto, {', '.join(PRECISIONS)}")
     return PRECISIONS[precision]
+
+
+def _has_bf16() -> bool:
+    # emulated, as on a T4, it is slower than float32
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 class _Counter:

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any
 
@@ -235,11 +235,11 @@ def workers_for(cases: int) -> int:
 
 @contextmanager
 def mapping(workers: int) -> Iterator[Callable[..., Any]]:
-    """Give `map`, over so many processes; a server that has imported this module already forks them."""
+    """Give `map`, over so many processes; a server that has imported this module already forks them, if it can."""
     if workers == 1:
         yield map
         return
-    context = get_context("forkserver")
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
         yield pool.map

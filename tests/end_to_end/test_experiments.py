@@ -10,7 +10,7 @@ from tests.helpers.cases import write_brats_cases
 from tests.helpers.small import shrink
 
 pytestmark = pytest.mark.slow
-SHIPPED = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if path.parent.name != "sweeps")
+SHIPPED = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if path.parent.name not in ("sweeps", "hardware"))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The best states of a run."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from raum_lightning.runs.folder import RunFolder
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the `keep` best states by the score of whole volumes, looked at after every validation.
 
-    The best of all is `run.best`, which with more than one is a link to the file of its step.
+    The best of all is `run.best`, which with more than one is a link to the file of its step, or a copy where there
+    can be no links.
 
     Args:
         run: Where they are kept.
@@ -60,5 +62,8 @@ class BestCheckpoint(ModelCheckpoint):
         best = Path(self.best_model_path)
         if best.name != self.run.best.name:
             link = partial_path(self.run.best)
-            link.symlink_to(best.name)
+            try:
+                link.symlink_to(best.name)
+            except OSError:  # Windows lets not every user make links, nor does every file system
+                shutil.copyfile(best, link)
             link.replace(self.run.best)

@@ -22,9 +22,11 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from raum_lightning.runs.folder import RunFolder
 
-REQUEUE = signal.SIGUSR1
+# Windows has no such signal
+REQUEUE: signal.Signals | None = getattr(signal, "SIGUSR1", None)
 STOP = signal.SIGTERM
 CTRL_C = signal.SIGINT
+SIGNALS = tuple(signum for signum in (REQUEUE, STOP, CTRL_C) if signum is not None)
 
 
 class Preempted(SystemExit):
@@ -84,7 +86,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals over from Lightning, which gives them back itself when the run ends."""
-        for signum in (REQUEUE, STOP, CTRL_C):
+        for signum in SIGNALS:
             signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
@@ -132,7 +134,7 @@ class LastCheckpoint(Checkpoint):
         any_rank = partial(trainer.strategy.reduce_boolean_decision, all=False)
         if self.leaving or not any_rank(self.received is not None):
             return False
-        asked = [signum for signum in (REQUEUE, STOP, CTRL_C) if any_rank(self.received == signum)]
+        asked = [signum for signum in SIGNALS if any_rank(self.received == signum)]
         self.leaving = asked[0]
         self._save(trainer)
         return True
