@@ -1,7 +1,7 @@
 """Progress of long work on the terminal."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,12 +20,14 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=console) as progress:
+    progress = Progress(*columns, console=console)
+    with ExitStack() as shown:
         task = None
 
         def update(done: int, total: int) -> None:
             nonlocal task
             if task is None:
+                shown.enter_context(progress)
                 task = progress.add_task(description)
             progress.update(task, completed=done, total=total)
 

@@ -16,6 +16,8 @@ WARNINGS = (
     r"`ModelCheckpoint\(monitor='val/\w+'\)` could not find the monitored key",
     # a resumed run writes where it wrote before
     r"Checkpoint directory .* exists and is not empty",
+    # a checkpoint of another run is the start of this one, whose best is its own
+    r"The dirpath has changed from ",
     # every case is segmented already; `PredictionWriter` says so
     r"Total length of `DataLoader` across ranks is zero",
     # while gradients are taken nothing changes logits in place
@@ -23,9 +25,11 @@ WARNINGS = (
     # of Lightning itself: https://github.com/Lightning-AI/pytorch-lightning/issues/21340
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
-# advertisements, devices that are not used, what `RunSummary` says of ranks and end, and Ctrl-C, which we say ourselves
+# advertisements, devices that are not used, what `RunSummary` says of ranks and end, Ctrl-C, which we say ourselves,
+# that a checkpoint will be loaded, which is said again when a run is resumed, and for the other verbs by `run_plan`
 UNSAID = re.compile(
-    r".*Tip:|\nDetected KeyboardInterrupt|(GPU|TPU|HPU) available: |-{20}|`Trainer.fit` stopped: `max_(steps|epochs)=",
+    r".*Tip:|\nDetected KeyboardInterrupt|(GPU|TPU|HPU) available: |-{20}|`Trainer.fit` stopped: `max_(steps|epochs)="
+    r"|Restoring states from the checkpoint path|Loaded model weights from the checkpoint",
     re.DOTALL,
 )
 # what they say, every rank would say

@@ -104,9 +104,9 @@ def _plan_trained(plan: Plan, wanted: str | None, beside: RunFolder | None, *, r
     if wanted in (None, "best", "last"):
         named = plan.run or beside
         start = find_checkpoint(plan.experiment, wanted, named.path if named else None)
-        plan = replace(plan, said=(*plan.said, f"checkpoint: {start}"))
     else:
         start = local(str(wanted))
+    plan = replace(plan, said=(*plan.said, f"checkpoint: {start}"))
     its = RunFolder.of_file(start)
     if its and root_is_given and its.path.resolve().parents[1] != plan.experiment.parent.resolve():
         its = None
@@ -123,7 +123,8 @@ def _check_end(checkpoint: Path, max_steps: int) -> None:
     if 0 < max_steps <= done:
         raise RunError(
             f"{checkpoint} was saved at step {done} and trainer.max_steps is {max_steps}: nothing is left to train; "
-            f"give --trainer.max_steps above {done}, steps of both together"
+            f"give --trainer.max_steps above {done}, steps of both together, or begin from its weights alone with "
+            f"--module.init_from {checkpoint}"
         )
 
 

@@ -358,7 +358,8 @@ def test_a_finished_checkpoint_is_not_trained_for_no_step(
     said = (
         "last.ckpt was saved at step 4 and trainer.max_steps is 4: nothing is left to train; give --trainer.max_steps"
     )
-    assert said in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert said in shown and shown.endswith("--module.init_from runs/debug/one/checkpoints/last.ckpt\n")
     assert not Path("runs/debug/more").exists()
 
 

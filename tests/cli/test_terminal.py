@@ -17,8 +17,9 @@ SAID = (
     r"run      runs/debug/\w+",
     r"network  UNETR, 0\.47 M parameters, 32-true",
     r"cases    4 train, 1 val, 1 test, from cases",
-    r"batch    4 patches a step \(4 per rank, 1 ranks, 1 accumulated\)",
+    r"batch    4 patches a step \(4 per rank, 1 rank, 1 accumulated\)",
     r"lr       0\.0015, not scaled by the batch",
+    r"lines    each validation: step, loss, Dice, best so far, patches/s, time left",
     VALIDATED.format(step=2),
     VALIDATED.format(step=4),
     r"time     0:\d\d:\d\d: steps \d+%, waiting for data \d+%, validation \d+%",
@@ -51,6 +52,8 @@ def test_a_log_file_has_the_same_lines_and_no_bar(
     for pattern in SAID:
         assert [line for line in lines if re.fullmatch(pattern, line)], f"{pattern} in {lines}"
     assert not [line for line in lines if "━" in line or "\x1b" in line or (len(line) > 80 and "/" not in line)]
+    assert main([*WORDS, "--run.id", "log", "--ckpt_path", "auto"]) == 0
+    assert capfd.readouterr().out.startswith("steps    all 4 were taken before: nothing is left to train\nrun ")
 
 
 def test_the_emulated_terminal() -> None:

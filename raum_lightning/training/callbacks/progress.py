@@ -146,11 +146,12 @@ class RunSummary(pl.Callback):
 
     def __init__(self, folder: Path, best: ModelCheckpoint | None) -> None:
         self.folder, self.best = folder, best
-        self.clock = Clock()
+        self.clock, self.trains = Clock(), False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print one line each for network, data and steps, on rank 0."""
         self.clock.start(trainer)
+        self.trains = True
         if not trainer.is_global_zero:
             return
         module: Any = pl_module
@@ -164,10 +165,11 @@ class RunSummary(pl.Callback):
         print(f"network  {type(module.network).__name__}, {parameters:.2f} M parameters, {trainer.precision}")
         print(f"cases    {len(split.train)} train, {len(split.val)} val, {len(split.test)} test, from {data.root}")
         print(
-            f"batch    {batch} patches a step ({data.batch_size} per rank, {trainer.world_size} ranks, "
-            f"{trainer.accumulate_grad_batches} accumulated)"
+            f"batch    {batch} patches a step ({data.batch_size} per rank, {trainer.world_size} "
+            f"rank{'s' * (trainer.world_size > 1)}, {trainer.accumulate_grad_batches} accumulated)"
         )
-        print(f"lr       {rate:g}, not scaled by the batch", flush=True)
+        print(f"lr       {rate:g}, not scaled by the batch")
+        print("lines    each validation: step, loss, Dice, best so far, patches/s, time left", flush=True)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the time."""
@@ -194,7 +196,8 @@ class RunSummary(pl.Callback):
         """Print where the time went, the best score and its checkpoint, on rank 0."""
         if not trainer.is_global_zero:
             return
-        print(self.clock.line(trainer))
+        taken = f"steps    all {trainer.global_step} were taken before: nothing is left to train"
+        print(self.clock.line(trainer) if self.trains else taken)
         if self.best is None:
             return
         score, path = self.best.best_model_score, self.best.best_model_path

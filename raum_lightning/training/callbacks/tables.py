@@ -66,12 +66,12 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> Table:
         name for name in next(iter(scores.values())) if "dice_" in name and not name.startswith(("lesion", CLEANED))
     ]
     drawn = Table("case", title="Dice on whole volumes", show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    drawn.columns[0].footer, drawn.columns[0].no_wrap = "mean", True
+    drawn.columns[0].footer, drawn.columns[0].no_wrap, drawn.columns[0].vertical = "mean", True, "bottom"
     for name in names:
         group, _, region = name.rpartition("dice_")
         mean = fmean(row[name] for row in scores.values())
-        heading = f"{group.strip('/_')}\n{region if region == 'mean' else region.upper()}"
-        drawn.add_column(heading, f"{mean:.3f}", justify="right")
+        heading = f"{group.strip('/_')}\n{region if region == 'mean' else region.upper()}".strip()
+        drawn.add_column(heading, f"{mean:.3f}", justify="right", vertical="bottom")
     for case, row in scores.items():
         drawn.add_row(case, *(f"{row[name]:.3f}" for name in names))
     return drawn
