@@ -70,13 +70,17 @@ def read_framed(
     except GeometryError as error:
         raise GeometryError(f"{first.path}: {error}") from None
     grid = Grid(first.data.shape, first.affine, box, brain, resampler)
-    share = grid.resampler.brain_share(torch.from_numpy(brain))
+    share = resampler.brain_share(torch.from_numpy(brain))
     inside = (share >= 0.5).numpy()
     image = np.zeros((len(modalities), *inside.shape), np.float16)
     for modality in present:
         whole = _placed(*pieces.pop(modality), box, brain.shape)
-        channel = grid.resampler.channel_to_frame(torch.from_numpy(whole), share).numpy()
-        image[modalities.index(modality)][inside] = z_scores(channel[inside])
+        if resampler.resamples:
+            values = resampler.channel_to_frame(torch.from_numpy(whole.astype(np.float32)), share).numpy()[inside]
+        else:  # by a view, and of the brain alone as float32
+            values = resampler.reorientation(whole)[inside].astype(np.float32, copy=False)
+        del whole
+        image[modalities.index(modality)][inside] = z_scores(values)
     return grid, image, inside
 
 
@@ -136,10 +140,10 @@ def _smallest(piece: NDArray[np.float32]) -> NDArray[np.number]:
     return whole if np.array_equal(whole, piece) else piece.copy()
 
 
-def _placed(piece: NDArray[np.number], own: Box, box: Box, shape: Sequence[int]) -> NDArray[np.float32]:
+def _placed(piece: NDArray[np.number], own: Box, box: Box, shape: Sequence[int]) -> NDArray[np.number]:
     """A piece of a volume as its part in `box`, of `shape`."""
     if own == box:
-        return piece.astype(np.float32, copy=False)
-    whole = np.zeros(shape, np.float32)
+        return piece
+    whole = np.zeros(shape, piece.dtype)
     whole[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(own, box, strict=True))] = piece
     return whole

@@ -17,7 +17,7 @@ import torch
 
 from tests.helpers.handmade import MODALITIES, TRUST, fit_handmade
 
-SHAPE, WINDOW = (512, 512, 400), [128, 128, 128]
+SHAPE, WINDOW = (512, 512, 400), [64, 64, 64]
 MEASURED = (
     "import resource, sys; from raum_lightning.cli import main; code = main(sys.argv[1:]); "
     "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, code)"

@@ -1,6 +1,9 @@
 """`module.postprocess: search`: the steps of a run's end are those that `raum postprocess fit` finds."""
 
 import csv
+import os
+import shlex
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from tests.helpers.handmade import DEBUG, fit_handmade
 from tests.helpers.ranks import run, splits
 
 CASES = "runs/phantom-cases"
+SEARCH = "raum_lightning.training.callbacks.search"
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +109,20 @@ def test_a_resumed_run_starts_from_its_last_checkpoint_and_searches_again(
     assert main(["fit", *again]) == 0
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == 2
     assert before and card(root, "one")["postprocess"] == before
+
+
+def test_a_search_that_a_signal_ends_is_made_up_for_on_resuming(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    options = [*words(root, [2, 3, 4]), "--run.id", "stopped"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(f"{SEARCH}._segmented", lambda *unused: os.kill(os.getpid(), signal.SIGTERM))
+        main(["fit", *options])
+    assert ended.value.code == 128 + signal.SIGTERM and card(root, "stopped")["postprocess"] is None
+    said = capsys.readouterr().out
+    assert "module.postprocess=search was not finished: best.ckpt has no steps yet" in said
+    command = next(line for line in said.splitlines() if line.startswith("  lightning fit"))
+    assert main(shlex.split(command)[1:]) == 0
+    found = card(root, "stopped")["postprocess"]
+    assert found and found == card(root, "one")["postprocess"]

@@ -111,7 +111,7 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Leave, once the logs of the step that was saved are written."""
         if self.leaving:
-            self._leave(trainer, self.leaving)
+            self.leave(trainer, self.leaving)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -126,6 +126,25 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step > self.saved_step:
             self._save(trainer)
 
+    @contextmanager
+    def leaving_at_once(self, trainer: pl.Trainer, said: str) -> Iterator[None]:
+        """Within the block, which has nothing to save, end with what is `said` where a signal comes or has come."""
+
+        def end(signum: int, frame: FrameType | None = None) -> None:
+            if trainer.is_global_zero:
+                print(said, flush=True)
+            self.leave(trainer, signal.Signals(signum))
+
+        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            end(self.received or STOP)
+        taken = (REQUEUE, STOP, CTRL_C) if current_thread() is main_thread() else ()
+        before = {signum: signal.signal(signum, end) for signum in taken}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
     def _save(self, trainer: pl.Trainer) -> None:
         self.saved_step = trainer.global_step
         trainer.save_checkpoint(self.run.last, weights_only=False)
@@ -139,7 +158,8 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
         return True
 
-    def _leave(self, trainer: pl.Trainer, asked: signal.Signals) -> None:
+    def leave(self, trainer: pl.Trainer, asked: signal.Signals) -> None:
+        """End this process, once the last state is saved, and say how to resume."""
         # the others end with 0: a launcher would kill rank 0 for their sake while it still writes its logs
         if not trainer.is_global_zero:
             raise Preempted(0)

@@ -20,6 +20,7 @@ from raum_lightning.postprocess import Postprocess
 from raum_lightning.postprocess.fit import FEWEST, Fitted, Rows, figures, score_variants, search
 from raum_lightning.runs.checkpoints import MODEL_CARD, read
 from raum_lightning.training.callbacks.attributes import data_of
+from raum_lightning.training.callbacks.preemption import LastCheckpoint
 from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 
 
@@ -32,6 +33,9 @@ class PostprocessSearch(pl.Callback):
     Raises:
         ConfigError: The strategy shards the weights.
     """
+
+    def __init__(self) -> None:
+        self.searched = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say before training where there are too few cases to search on."""
@@ -47,8 +51,22 @@ class PostprocessSearch(pl.Callback):
             )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Search, and write what was found."""
-        module: Any = pl_module
+        """Search, and write what was found; a signal ends it, once the last state is saved."""
+        last = next((one for one in trainer.checkpoint_callbacks if isinstance(one, LastCheckpoint)), None)
+        if last is None:
+            self._search(trainer, pl_module)
+            return
+        last.on_train_end(trainer, pl_module)
+        with last.leaving_at_once(trainer, "module.postprocess=search was not finished: best.ckpt has no steps yet"):
+            self._search(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Search where a run is resumed that had only this left to do."""
+        if not self.searched:
+            self.on_train_end(trainer, pl_module)
+
+    def _search(self, trainer: pl.Trainer, module: Any) -> None:
+        self.searched = True
         path = _best(trainer)
         if len(data_of(trainer).split.val) < FEWEST:
             return
@@ -96,6 +114,8 @@ def _segmented(trainer: pl.Trainer, module: Any) -> dict[str, Held]:
     """Return this rank's validation cases, segmented without steps."""
     training = module.training
     module.eval()
+    if trainer.val_dataloaders is None:  # of a run that was resumed behind its last step
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
     loader: Any = trainer.val_dataloaders
     held = {}
     with trainer.precision_plugin.predict_step_context():
