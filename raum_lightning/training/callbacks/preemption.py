@@ -137,7 +137,7 @@ class LastCheckpoint(Checkpoint):
 
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             end(self.received or STOP)
-        taken = (REQUEUE, STOP, CTRL_C) if current_thread() is main_thread() else ()
+        taken = SIGNALS if current_thread() is main_thread() else ()
         before = {signum: signal.signal(signum, end) for signum in taken}
         try:
             yield
