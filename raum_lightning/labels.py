@@ -7,6 +7,8 @@ union of classes, such as WT = NCR + ED + ET; regions may be nested, may overlap
 
 from collections.abc import Mapping
 from functools import lru_cache
+from math import prod
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -25,8 +27,11 @@ REGIONS: Regions = EDITIONS["brats2023"].regions
 MODALITIES = tuple(EDITIONS["brats2020"].images)
 NCR, ED, ET, RC = (CLASSES.index(name) for name in ("NCR", "ED", "ET", "RC"))
 Edition = DataSet
+# of each region that has one, in (0, 1)
+Thresholds = Mapping[str, float]
+NO_THRESHOLDS: Thresholds = MappingProxyType({})
 
-__all__ = ["BACKGROUND", "CLASSES", "EDITIONS", "MODALITIES", "REGIONS", "Edition", "Regions"]
+__all__ = ["BACKGROUND", "CLASSES", "EDITIONS", "MODALITIES", "REGIONS", "Edition", "Regions", "Thresholds"]
 
 
 def in_classes(labels: Array, classes: tuple[int, ...]) -> Array:
@@ -88,5 +93,34 @@ def classify(logits: torch.Tensor, mode: str, regions: Regions = REGIONS) -> tor
     """
     if mode == "regions":
         return from_regions(logits > 0, regions)
+    return _largest(logits)
+
+
+def from_probabilities(
+    values: torch.Tensor, mode: str, regions: Regions = REGIONS, thresholds: Thresholds = NO_THRESHOLDS
+) -> torch.Tensor:
+    """Return the class indices, B X Y Z uint8, of probabilities B K X Y Z.
+
+    `mode` "labels": the class with the largest. "regions": each region that exceeds its threshold, 0.5 where it has
+    none. In "labels" the threshold t of a region multiplies the probabilities of its classes by (1 - t) / t: a class of
+    the region wins over one outside from t of their sum on. So 0.5 changes nothing, and less makes the region larger.
+    """
+    if mode == "regions":
+        return from_regions(values > _column([thresholds.get(name, 0.5) for name in regions], values), regions)
+    if thresholds:
+        weights = {name: (1 - bound) / bound for name, bound in thresholds.items()}
+        own = [
+            prod(weights.get(name, 1) for name in regions if index in regions[name]) for index in range(values.shape[1])
+        ]
+        values = values * _column(own, values)
+    return _largest(values)
+
+
+def _largest(values: torch.Tensor) -> torch.Tensor:
     # `max` and not `argmax`, which takes five times as long along a strided axis on the CPU
-    return logits.max(dim=1).indices.to(torch.uint8)
+    return values.max(dim=1).indices.to(torch.uint8)
+
+
+def _column(numbers: list[float], values: torch.Tensor) -> torch.Tensor:
+    """Return one number for each channel of B K X Y Z."""
+    return values.new_tensor(numbers).view(1, -1, 1, 1, 1)

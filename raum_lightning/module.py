@@ -1,6 +1,7 @@
 """Training, validation and prediction of a segmentation network as a LightningModule."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -25,17 +26,18 @@ from raum_lightning.inference.sliding_window import (
     decide,
     probabilities_,
     seen,
-    segment,
+    segmentations,
     sliding_window,
 )
 from raum_lightning.inference.weights import lines, start_from
-from raum_lightning.labels import REGIONS, Regions, classify, to_regions
+from raum_lightning.labels import NO_THRESHOLDS, REGIONS, Regions, Thresholds, classify, to_regions
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
 from raum_lightning.models.cpu import accelerate
 from raum_lightning.models.described import Described
 from raum_lightning.postprocess import Postprocess, clean
 from raum_lightning.runs.checkpoints import MODEL_CARD
+from raum_lightning.training.background import Background
 from raum_lightning.training.callbacks.average import CURRENT, AveragedWeights
 from raum_lightning.training.callbacks.search import PostprocessSearch
 from raum_lightning.training.checkpoint_io import EXPORT, VerifiedCheckpointIO
@@ -166,6 +168,7 @@ class SegmentationModule(pl.LightningModule):
         self.compiles = compile
         # of the data set; `setup` asks the data for it
         self.regions: Regions = REGIONS
+        self.scoring = Background()
         self.case_scores: dict[str, dict[str, float]] = {}
         self.val_scores: dict[str, float] = {}
         self.rules, self.follows_rules = find_rules(rules), rules == "default"
@@ -245,6 +248,7 @@ class SegmentationModule(pl.LightningModule):
             self.rules = find_rules(dataset.scoring)
         for metrics in (self.val_metrics, self.test_metrics):
             metrics.follow(self.rules, self.regions)
+        self.steps.check(self.regions)
         if isinstance(self.loss, DiceCELoss):
             self.loss.follow(dataset)
         check_monitor(self.monitor, self.val_metrics.metrics, dataset.regions)
@@ -329,9 +333,10 @@ class SegmentationModule(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one whole volume, with `flips`."""
-        raw = self._segment(batch)
+        raw, *others = self._segment(batch, NO_THRESHOLDS, *filter(None, [self.steps.threshold]))
         # a search that found nothing says so by equal scores
-        cleaned = self._clean(raw, batch) if self.steps.plain or self.postprocess == SEARCH else None
+        cleans = self.steps.plain or self.postprocess == SEARCH
+        cleaned = self._clean(others[0] if others else raw, batch) if cleans else None
         self._update(self.test_metrics, raw, batch, cleaned=cleaned)
 
     def on_test_epoch_end(self) -> None:
@@ -341,11 +346,12 @@ class SegmentationModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return class indices B X Y Z, uint8, of whole volumes, cleaned by `postprocess`."""
-        return self._clean(self._segment(batch), batch)
+        return self._clean(self._segment(batch, self.steps.threshold)[0], batch)
 
-    def _segment(self, batch: Batch) -> torch.Tensor:
+    def _segment(self, batch: Batch, *thresholds: Thresholds) -> list[torch.Tensor]:
         networks = self.network.members if isinstance(self.network, Ensemble) else self._window_network
-        return segment(batch["image"], networks, mode=self.mode, regions=self.regions, flips=self.flips, **self.windows)
+        decided: dict[str, Any] = {"mode": self.mode, "regions": self.regions, "flips": self.flips}
+        return segmentations(batch["image"], networks, thresholds, **decided, **self.windows)
 
     def _clean(self, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         if not self.steps.plain:
@@ -418,18 +424,27 @@ class SegmentationModule(pl.LightningModule):
     ) -> None:
         rows = zip(batch["case"], batch["spacing"].tolist(), prediction, batch["label"], strict=True)
         for number, (case, spacing, labels, target) in enumerate(rows):
-            size = tuple(spacing)
-            beside = {} if cleaned is None else metrics.score(cleaned[number], target, spacing=size)
-            named = {f"cleaned/{name}": value for name, value in beside.items()}
-            metrics.update(labels, target, case=case, spacing=size, **named, **more)
+            other = None if cleaned is None else cleaned[number]
+            chosen = {"case": case, "spacing": tuple(spacing), **more}
+            self.scoring.run(partial(_score, metrics, labels, target, other, **chosen))
 
     def _log_metrics(self, stage: str, metrics: SegmentationMetrics) -> None:
+        self.scoring.finish()
         means = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
         self.log_dict(means, sync_dist=True)  # the same on every rank already; this tells Lightning so
         if stage == "val":
             self.val_scores = means
         self.case_scores = metrics.per_case()
         metrics.reset()
+
+
+def _score(
+    metrics: SegmentationMetrics, raw: torch.Tensor, target: torch.Tensor, cleaned: torch.Tensor | None, **case: Any
+) -> None:
+    """Count a case, with the scores of its cleaned mask beside those of the raw one."""
+    beside = {} if cleaned is None else metrics.score(cleaned, target, spacing=case["spacing"])
+    case |= {f"cleaned/{name}": value for name, value in beside.items()}
+    metrics.update(raw, target, **case)
 
 
 def pseudo_dice(logits: torch.Tensor, labels: torch.Tensor, mode: str, regions: Regions = REGIONS) -> torch.Tensor:

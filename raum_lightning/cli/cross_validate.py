@@ -51,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--trained", action="store_true", help="train nothing: predict and score with the folds as they are")
     add("--rules", default="auto", help="brats2020, brats2023, brats2024, brats2026; auto: the data set's")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="for predicting")
+    add("--probabilities", action="store_true", help="write those of every case too, and search thresholds by them")
     add("--rescore", type=Path, metavar="DIR", help="only make the tables of this cross-validation again")
 
 
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
             with _ended_by_signals():
                 train_folds(study, parallel=args.parallel)
         with progress_bar("predicting cases") as progress:
-            predict_folds(study, device=args.device, progress=progress)
+            chosen: dict[str, Any] = {"device": args.device, "probabilities": args.probabilities}
+            predict_folds(study, progress=progress, **chosen)
     content = write_results(study, rules=args.rules)
     if not args.rescore:
         log_summary(study.config, study.folder, content)

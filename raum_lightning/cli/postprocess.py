@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     from raum_lightning.postprocess.fit import Fitted
 
 COMMAND = "raum postprocess"
+# of apply, and of fit
+PROBABILITIES = (
+    "<case>.npz of the same network, for the thresholds of the steps",
+    "<case>.npz of `raum segment --cases DIR --probabilities DIR`: search thresholds of the regions too",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for action in (fit, apply):
         add = action.add_argument
         add("--predictions", type=Path, required=True, metavar="DIR", help="<case>.nii.gz or <case>_seg.nii.gz")
+        add("--probabilities", type=Path, metavar="DIR", help=PROBABILITIES[action is fit])
         add("--dataset", default="auto", help="whose label values they hold: a name, such as brats2024, or a YAML file")
     fit.add_argument("--references", type=Path, required=True, metavar="DIR", help="cases with masks, or masks alone")
     fit.add_argument("--rules", default="auto", help="brats2020, brats2023, brats2024, brats2026; auto: the data set's")
@@ -40,6 +46,7 @@ def _fit(args: argparse.Namespace) -> int:
     from raum_lightning.metrics.evaluation import rules_of
     from raum_lightning.metrics.folders import match_folders
     from raum_lightning.postprocess.fit import fit
+    from raum_lightning.postprocess.probabilities import probabilities_path
     from raum_lightning.progress import progress_bar
     from raum_lightning.runs.outputs import check_output
 
@@ -49,9 +56,10 @@ def _fit(args: argparse.Namespace) -> int:
     sides = {f"edition_{side}": args.dataset for side in ("predictions", "references")}
     folders = match_folders(args.predictions, args.references, **sides)
     pairs = [*folders.pairs.values()]
+    files = [probabilities_path(args.probabilities, case) for case in folders.pairs] if args.probabilities else []
     rules = find_rules(args.rules) if args.rules != "auto" else rules_of(mask for _, mask in pairs)
     with progress_bar("searching") as progress:
-        fitted = fit(pairs, rules, workers=args.workers, progress=progress)
+        fitted = fit(pairs, rules, probabilities=files, workers=args.workers, progress=progress)
     _print(fitted, rules)
     write_text(args.out, fitted.steps.to_yaml(_heading(fitted, rules)))
     print(f"{args.out}: {fitted.steps}")
@@ -61,8 +69,8 @@ def _fit(args: argparse.Namespace) -> int:
 def _heading(fitted: "Fitted", rules: "Rules") -> str:
     from raum_lightning.postprocess.fit import figures
 
-    dice, distance = figures(rules)
-    (before, before_mm), (after, after_mm) = fitted.before, fitted.after
+    dice, distance, _ = figures(rules)
+    (before, before_mm, _), (after, after_mm, _) = fitted.before, fitted.after
     return (
         f"Written by `{COMMAND} fit` on {fitted.cases} cases by the rules {rules.name}:\n"
         f"mean {dice} {before:.3f} to {after:.3f}, mean {distance} {before_mm:.1f} to {after_mm:.1f} mm."
@@ -75,7 +83,7 @@ def _print(fitted: "Fitted", rules: "Rules") -> None:
 
     from raum_lightning.postprocess.fit import figures
 
-    dice, distance = figures(rules)
+    dice, distance, _ = figures(rules)
     title = f"gain of each step, one of {fitted.cases} cases left out"
     table = Table("step", "best value", title=title, title_justify="left")
     for name in (f"{dice} gain", "95 %", f"{distance} fall, mm", "taken"):
@@ -97,9 +105,15 @@ def _apply(args: argparse.Namespace) -> int:
     from raum_lightning.geometry import voxel_size
     from raum_lightning.metrics.folders import find_masks, read_mask
     from raum_lightning.postprocess import Postprocess, clean
+    from raum_lightning.postprocess.probabilities import by_thresholds
     from raum_lightning.progress import progress_bar
 
     steps = Postprocess.read(args.postprocess)
+    if steps.threshold and not args.probabilities:
+        raise ConfigError(
+            f"{args.postprocess}: threshold is of probabilities, which masks do not have: give --probabilities DIR, or "
+            "segment with --postprocess"
+        )
     masks = find_masks(args.predictions, args.dataset)
     if unclear := [mask.path for mask in masks.values() if mask.edition is None]:
         raise EvaluationError(f"{unclear[0]}: nothing says whose label values it holds; give --dataset")
@@ -112,7 +126,8 @@ def _apply(args: argparse.Namespace) -> int:
             try:
                 labels, volume = read_mask(mask, "predictions")
                 dataset = mask.dataset
-                cleaned = clean(labels.numpy(), steps, voxel_size(volume.affine), dataset.regions)
+                raw = by_thresholds(labels.numpy(), steps, dataset, args.probabilities, case)
+                cleaned = clean(raw, steps, voxel_size(volume.affine), dataset.regions)
                 write_like(targets[case], dataset.decode(cleaned), mask.path, f"raum {dataset.name}")
             except UserError as error:
                 problems[case] = error

@@ -33,7 +33,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add(f"--{modality}", type=Path, metavar="NIFTI", help=f"{modality} of the case, instead of --case")
     add("--image", nargs=2, action="append", metavar=("MODALITY", "NIFTI"), help="a modality of any name; repeat it")
     add("--out", type=Path, required=True, help="mask to write, on the grid of the case; with --cases a folder of them")
-    add("--probabilities", type=Path, metavar="NIFTI", help="write these too: X Y Z K, of each class or region")
+    add(
+        "--probabilities",
+        type=Path,
+        metavar="NIFTI",
+        help="write these too: X Y Z K, of each class or region; with --cases a folder of <case>.npz for "
+        "`raum postprocess`",
+    )
     add("--uncertainty", type=Path, metavar="NIFTI", help="write the entropy of flips and networks too, 0 to 1")
     add("--figure", type=Path, help="draw a picture too: .png, .pdf or .svg")
     add("--flips", type=int, choices=(1, 2, 4, 8), help="copies of test-time augmentation (default: the checkpoint's)")
@@ -110,7 +116,8 @@ def _segment_folder(args: argparse.Namespace) -> int:
     with progress_bar("segmenting cases") as progress:
         weights = hash_files(args.checkpoint)
         review = Review(args.out)
-        outcome = segment_cases(segmenter, cases, args.out, weights=weights, progress=progress, look=review.add)
+        chosen: dict[str, Any] = {"look": review.add, "probabilities": args.probabilities}
+        outcome = segment_cases(segmenter, cases, args.out, weights=weights, progress=progress, **chosen)
     for name, missing in outcome.missing.items():
         print(f"{name}: {_without(missing)}")
     if outcome.replaced:
@@ -135,8 +142,10 @@ def _source(args: argparse.Namespace) -> Any:
             "give either the case's folder as --case, its files as --flair, --t1, --t1ce and --t2, or a folder of "
             "cases as --cases"
         )
-    if args.cases and (single := [name for name in ("figure", "probabilities", "uncertainty") if getattr(args, name)]):
+    if args.cases and (single := [name for name in ("figure", "uncertainty") if getattr(args, name)]):
         raise ConfigError(f"--{single[0]} is of one case; give it with --case instead of --cases")
+    if args.cases and args.probabilities and args.probabilities.suffix in (".gz", ".nii"):
+        raise ConfigError("--probabilities is of one case where it names a file; with --cases give a folder")
     return args.case or files
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from raum_lightning.atomic import remove_partials
 from raum_lightning.cases.case import Case, read_remark
 from raum_lightning.data.store import prepared_folder
-from raum_lightning.errors import OutputError, UserError
+from raum_lightning.errors import EvaluationError, OutputError, UserError
 from raum_lightning.inference.segmenter import Segmentation, Segmenter
+from raum_lightning.postprocess.probabilities import Probabilities, probabilities_path
 
 _BLOCK = 1 << 22
 
@@ -42,12 +43,14 @@ def segment_cases(
     weights: str,
     progress: Callable[[int, int], None] | None = None,
     look: Callable[[Segmentation], None] | None = None,
+    probabilities: Path | None = None,
 ) -> Outcome:
     """Write the mask of each case, as `Case.prediction_file` in `folder`, and return what became of them.
 
     The header of each file holds a fingerprint of `weights` (see `hash_files`), settings and the case's files: files
     with the same are kept, files with another are replaced. `progress` is told (done, of) cases; `look` is shown each
-    case that is segmented now, and a case that it refuses with a `UserError` has failed.
+    case that is segmented now, and a case that it refuses with a `UserError` has failed. `probabilities` is a folder
+    that gets those of each case, as `<case id>.npz`.
 
     Raises:
         OutputError: The folder holds a file of a case that `raum` did not write; found before the first case.
@@ -60,12 +63,15 @@ def segment_cases(
         try:
             key = _fingerprint(segmenter, case, weights)
             before = read_remark(target) if target.exists() else None
-            if before and before[1] == key:
+            beside = probabilities_path(probabilities, case.id) if probabilities else None
+            if before and before[1] == key and (beside is None or _is_of(beside, key)):
                 outcome.kept.append(case.id)
             else:
                 result = segmenter.segment(case)
                 if look:
                     look(result)
+                if beside:
+                    result.save_raw_probabilities(beside, key)
                 result.save(target, key)  # last: a case whose mask is there is done
                 outcome.written.append(case.id)
                 outcome.missing |= {case.id: result.missing} if result.missing else {}
@@ -96,6 +102,14 @@ def hash_files(paths: Iterable[Path]) -> str:
             while block := file.read(_BLOCK):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _is_of(path: Path, key: str) -> bool:
+    """Return whether a file holds the probabilities that were written with this fingerprint."""
+    try:
+        return path.exists() and Probabilities.read(path).key == key
+    except EvaluationError:
+        return False
 
 
 def _fingerprint(segmenter: Segmenter, case: Case, weights: str) -> str:

@@ -17,7 +17,7 @@ from raum_lightning.data.normalise import z_scores
 from raum_lightning.errors import GeometryError
 from raum_lightning.geometry import Box, Frame, Matrix, Resampler, bounding_box
 from raum_lightning.inference.sliding_window import decide
-from raum_lightning.labels import Regions
+from raum_lightning.labels import NO_THRESHOLDS, Regions, Thresholds
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,15 @@ class Prediction:
     mode: str
     regions: Regions
 
-    def labels(self) -> NDArray[np.uint8]:
-        """Return class indices X Y Z on the grid of the case."""
+    def labels(self, thresholds: Thresholds = NO_THRESHOLDS) -> NDArray[np.uint8]:
+        """Return class indices X Y Z on the grid of the case, as `decide` says."""
         reorientation = self.grid.resampler.reorientation
         reoriented = np.zeros(reorientation.shape, np.uint8)
         first = 0
         for slab in self.grid.resampler.slabs_from_frame(self._framed()):
-            reoriented[first : first + slab.shape[1]] = decide(slab[None], self.mode, self.regions)[0].numpy()
+            reoriented[first : first + slab.shape[1]] = decide(slab[None], self.mode, self.regions, thresholds)[
+                0
+            ].numpy()
             first += slab.shape[1]
         labels = np.zeros(self.grid.shape, np.uint8)
         labels[self.grid.box] = reorientation.undo(reoriented) * self.grid.brain

@@ -35,6 +35,7 @@ from raum_lightning.inference.windows import Visit, plan
 from raum_lightning.labels import in_classes
 from raum_lightning.models.cpu import accelerate
 from raum_lightning.postprocess import Postprocess, clean
+from raum_lightning.postprocess.probabilities import Probabilities
 
 # of files that do not say what data set they are of: it has no label for any class
 UNRECOGNISED = DataSet("unknown", {}, (), {})
@@ -76,6 +77,12 @@ class Segmentation:
     def save_probabilities(self, path: Path | str) -> None:
         """Write X Y Z K, float32; the header's description names the channels."""
         self.save_map(path, np.moveaxis(self.probabilities, 0, -1), f"probabilities: {' '.join(self.card.channels)}")
+
+    def save_raw_probabilities(self, path: Path, key: str = "") -> None:
+        """Write those of the network, before the temperature, for `raum postprocess`; see `Probabilities`."""
+        card, grid = self.card, self.prediction.grid
+        whole = self.prediction.probabilities()
+        Probabilities.of(whole, grid.box, card.channels, card.mode, key).save(path)
 
     def save_map(self, path: Path | str, values: NDArray[np.float32], description: str) -> None:
         """Write numbers X Y Z or X Y Z K on the grid of the case."""
@@ -132,6 +139,7 @@ class Segmenter:
         postprocess: Path | str | None = None,
     ) -> None:
         self.steps = _steps(postprocess, card)
+        self.steps.check(card.regions)
         self.card = replace(
             card,
             flips=card.flips if flips is None else flips,
@@ -170,7 +178,9 @@ class Segmenter:
         del visit
         prediction = Prediction(grid, values, box, self.card.mode, self.card.region_indices)
         data_set = self.card.labelling(case.edition, self.dataset)
-        labels = clean(prediction.labels(), self.steps, voxel_size(grid.affine), self.card.region_indices)
+        labels = clean(
+            prediction.labels(self.steps.threshold), self.steps, voxel_size(grid.affine), self.card.region_indices
+        )
         return Segmentation(case, labels, data_set, self.card, prediction)
 
     def modalities_of(self, case: Case) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import torch
 from raum_lightning.errors import ConfigError
 from raum_lightning.geometry import Box
 from raum_lightning.inference.windows import Triple, Visit, plan, region_of
-from raum_lightning.labels import REGIONS, Regions, classify
+from raum_lightning.labels import NO_THRESHOLDS, REGIONS, Regions, Thresholds, from_probabilities
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -190,10 +190,11 @@ def probabilities_(logits: torch.Tensor, mode: str) -> torch.Tensor:
     return logits
 
 
-def decide(values: torch.Tensor, mode: str, regions: Regions = REGIONS) -> torch.Tensor:
-    """Return the class indices, B X Y Z uint8, of probabilities B K X Y Z: what `labels.classify` says of them."""
-    # classify asks for the largest channel or for the positive ones: the shift makes 0.5 the bound of both
-    return torch.cat([classify(rows - 0.5, mode, regions) for rows in parts(values)], dim=-3)
+def decide(
+    values: torch.Tensor, mode: str, regions: Regions = REGIONS, thresholds: Thresholds = NO_THRESHOLDS
+) -> torch.Tensor:
+    """Return the class indices, B X Y Z uint8, of probabilities B K X Y Z as `labels.from_probabilities` does."""
+    return torch.cat([from_probabilities(rows, mode, regions, thresholds) for rows in parts(values)], dim=-3)
 
 
 def average(
@@ -262,10 +263,26 @@ def segment(
     **windows: Unpack[Windows],
 ) -> torch.Tensor:
     """Return class indices B X Y Z, uint8, on the image's device: what `decide` says of `probabilities`."""
-    labels = torch.zeros(image.shape[0], *image.shape[2:], dtype=torch.uint8, device=image.device)
+    return segmentations(image, network, [NO_THRESHOLDS], mode=mode, regions=regions, flips=flips, **windows)[0]
+
+
+def segmentations(
+    image: torch.Tensor,
+    network: Network | Sequence[Network],
+    thresholds: Sequence[Thresholds],
+    *,
+    mode: str,
+    regions: Regions = REGIONS,
+    flips: int = 1,
+    **windows: Unpack[Windows],
+) -> list[torch.Tensor]:
+    """Return what `segment` does for each of several thresholds, of probabilities that are computed once."""
+    shape = (image.shape[0], *image.shape[2:])
+    found = [torch.zeros(shape, dtype=torch.uint8, device=image.device) for _ in thresholds]
     for index, (box, inside) in enumerate(_averages(image, network, mode, flips, windows)):
-        labels[index, *box] = decide(inside[None], mode, regions)[0].to(image.device)
-    return labels
+        for labels, bounds in zip(found, thresholds, strict=True):
+            labels[index, *box] = decide(inside[None], mode, regions, bounds)[0].to(image.device)
+    return found
 
 
 def parts(values: torch.Tensor) -> Sequence[torch.Tensor]:

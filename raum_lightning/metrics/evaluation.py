@@ -235,11 +235,33 @@ def workers_for(cases: int) -> int:
 
 @contextmanager
 def mapping(workers: int) -> Iterator[Callable[..., Any]]:
-    """Give `map`, over so many processes; a server that has imported this module already forks them, if it can."""
+    """Give `map`, over so many processes of which this is one; a server that has imported this module forks the others.
+
+    This process works from the end of the list while the others start, which takes as long as a few cases. Where no
+    such server can be, each imports it by itself.
+    """
     if workers == 1:
         yield map
         return
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-        yield pool.map
+    with ProcessPoolExecutor(workers - 1, context, torch.set_num_threads, (1,)) as pool:
+        yield partial(_shared, pool)
+
+
+def _shared(pool: ProcessPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Yield what the function returns, in the order of the items; this process takes the last that is not begun."""
+    items = list(items)
+    futures = [pool.submit(function, item) for item in items]
+    own: dict[int, Any] = {}
+    last = len(items) - 1
+    try:
+        for number, future in enumerate(futures):
+            while number not in own and not future.done() and last >= number:
+                if futures[last].cancel():
+                    own[last] = function(items[last])
+                last -= 1
+            yield own.pop(number) if number in own else future.result()
+    finally:
+        for future in futures:
+            future.cancel()

@@ -41,7 +41,7 @@ _TWENTY_SIX = ndimage.generate_binary_structure(3, 3)
 
 @dataclass(frozen=True)
 class MaskPair:
-    """A prediction and its target, masks X Y Z on one grid, with voxels of `spacing` mm."""
+    """A prediction and its target, masks X Y Z cropped to what either holds, with voxels of `spacing` mm."""
 
     prediction: Mask
     target: Mask
@@ -70,7 +70,17 @@ class MaskPair:
 
     def hd95(self, rules: Rules) -> float:
         """HD95 in mm, between border voxels or surface elements as the rules say."""
-        return self.borders.hd95_pooled() if rules.border_voxels else self.elements.hd95_of_elements()
+        return self.hd95_of_borders if rules.border_voxels else self.hd95_of_elements
+
+    @cached_property
+    def hd95_of_borders(self) -> float:
+        """HD95 in mm between border voxels."""
+        return self.borders.hd95_pooled()
+
+    @cached_property
+    def hd95_of_elements(self) -> float:
+        """HD95 in mm between surface elements."""
+        return self.elements.hd95_of_elements()
 
 
 class Counts(NamedTuple):

@@ -60,7 +60,7 @@ FIGURES: dict[str, Figure] = {
 }
 for _name, _measure, _worst in (
     ("dice", lambda pair: pair.dice, 0.0),
-    ("hd95", lambda pair: pair.borders.hd95_pooled(), MISSED_MM),
+    ("hd95", lambda pair: pair.hd95_of_borders, MISSED_MM),
     ("nsd_10", lambda pair: pair.borders.nsd(1.0), 0.0),
 ):
     FIGURES[_name] = (

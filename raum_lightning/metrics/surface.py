@@ -99,18 +99,17 @@ def surface(mask: Mask, spacing: tuple[float, float, float]) -> Surface:
     codes = neighbour_codes(mask)
     border = (codes != 0) & (codes != 255)
     elements = np.flatnonzero(border)
-    return Surface(border, elements, surfel_areas(spacing)[codes.flat[elements]])
+    return Surface(border, elements, surfel_areas(spacing)[codes.reshape(-1)[elements]])
 
 
 def border(mask: Mask) -> Surface:
     """Return the border voxels of a mask X Y Z, those with one of their six neighbours outside; each has area 1."""
-    padded = np.pad(mask, 1)
     inner = mask.copy()
     for axis in range(3):
-        for start in (0, 2):
-            window = [slice(1, -1)] * 3
-            window[axis] = slice(start, start + mask.shape[axis])
-            inner &= padded[tuple(window)]
+        along, inside = mask.swapaxes(0, axis), inner.swapaxes(0, axis)
+        inside[1:] &= along[:-1]
+        inside[:-1] &= along[1:]
+        inside[[0, -1]] = False
     shell = mask & ~inner
     elements = np.flatnonzero(shell)
     return Surface(shell, elements, np.ones(len(elements)))
@@ -149,14 +148,12 @@ class Distances(NamedTuple):
 
 def element_distances(prediction: Mask, target: Mask, spacing: tuple[float, float, float]) -> Distances:
     """Return the distances between the surface elements of masks X Y Z, both not empty, with voxels of `spacing` mm."""
-    box = bounding_box(prediction | target)
-    return _both(surface(prediction[box], spacing), surface(target[box], spacing), spacing)
+    return _both(surface(prediction, spacing), surface(target, spacing), spacing)
 
 
 def border_distances(prediction: Mask, target: Mask, spacing: tuple[float, float, float]) -> Distances:
     """Return the distances between the border voxels of masks X Y Z, both not empty, with voxels of `spacing` mm."""
-    box = bounding_box(prediction | target)
-    return _both(border(prediction[box]), border(target[box]), spacing)
+    return _both(border(prediction), border(target), spacing)
 
 
 def hd95(prediction: Mask, target: Mask, spacing: tuple[float, float, float], *, missed: float = math.inf) -> float:
@@ -167,7 +164,8 @@ def hd95(prediction: Mask, target: Mask, spacing: tuple[float, float, float], *,
     found = prediction.any(), target.any()
     if not all(found):
         return missed if any(found) else 0.0
-    return element_distances(prediction, target, spacing).hd95_of_elements()
+    box = bounding_box(prediction | target)
+    return element_distances(prediction[box], target[box], spacing).hd95_of_elements()
 
 
 def _both(guess: Surface, truth: Surface, spacing: tuple[float, float, float]) -> Distances:
@@ -181,10 +179,10 @@ def _distances(own: Surface, other: Surface, spacing: tuple[float, float, float]
     A tree takes microseconds a point, more the farther the surfaces lie apart; a distance map takes its time for every
     voxel of the box. The first suits a stray component across the brain, the second the noise of an untrained network.
     """
-    apart = np.flatnonzero(~other.border.flat[own.elements])
+    apart = np.flatnonzero(~other.border.reshape(-1)[own.elements])
     if len(apart) * VOXELS_PER_POINT > other.border.size:
-        mapped: NDArray[np.float64] = distance_transform_edt(~other.border, sampling=spacing).flat[own.elements]
-        return mapped
+        mapped: NDArray[np.float64] = distance_transform_edt(~other.border, sampling=spacing)
+        return mapped.reshape(-1)[own.elements]
     distances = np.zeros(len(own.elements))
     tree = cKDTree(other.points(spacing), leafsize=64, balanced_tree=False)
     distances[apart] = tree.query(own.points(spacing)[apart])[0]

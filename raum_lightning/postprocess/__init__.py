@@ -11,11 +11,14 @@ first:
 5. `min_enhancing_mm3`: an innermost region that is smaller than this as a whole becomes `enhancing_to`;
 6. `core_needs_edema`: components of the outermost region that hold no voxel of its own class are dropped.
 
+Before them comes `threshold`, from which probability on a region is believed (see `labels.from_probabilities`): whoever
+has the probabilities makes the mask by it, which `clean` then takes.
+
 A voxel that a region loses goes to the next larger region, and to background where there is none. The steps are
 repeated until nothing changes, so that a clean mask stays as it is; only `holes` adds tumour.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +36,7 @@ Labels = NDArray[np.uint8]
 
 _TWENTY_SIX = np.ones((3, 3, 3), bool)
 COMMENTS = {
+    "threshold": "the probability from which a region is believed, instead of 0.5",
     "holes": "regions whose holes are filled",
     "min_mm3": "components of a region smaller than this are dropped, mm3",
     "min_share": "components smaller than this share of the region are dropped",
@@ -48,6 +52,7 @@ class Postprocess:
     """What is done with a mask; the default does nothing.
 
     Args:
+        threshold: For each region, the probability from which it is believed, 0.01 to 0.99; 0.5 changes nothing.
         holes: Regions whose holes are filled.
         min_mm3: For each region, the least volume of a component in mm³.
         min_share: For each region, the least share of a component in the region, in [0, 1].
@@ -60,6 +65,7 @@ class Postprocess:
         ConfigError: A value makes no sense; the message names its key.
     """
 
+    threshold: Mapping[str, float] = field(default_factory=dict)
     holes: tuple[str, ...] = ()
     min_mm3: Mapping[str, float] = field(default_factory=dict)
     min_share: Mapping[str, float] = field(default_factory=dict)
@@ -69,7 +75,8 @@ class Postprocess:
     core_needs_edema: bool = False
 
     def __post_init__(self) -> None:
-        for key, lowest, highest in (("min_mm3", 0, np.inf), ("min_share", 0, 1), ("largest", 1, np.inf)):
+        limits = {"threshold": (0.01, 0.99), "min_mm3": (0, np.inf), "min_share": (0, 1), "largest": (1, np.inf)}
+        for key, (lowest, highest) in limits.items():
             given = getattr(self, key)
             if not isinstance(given, Mapping):
                 raise ConfigError(f"postprocess.{key}={given!r} does not name regions, as in {{WT: 100}}")
@@ -105,6 +112,12 @@ class Postprocess:
             raise ConfigError(f"{path}: does not say what to do with masks; `raum postprocess fit` writes such a file")
         return cls.of(content or {}, str(path))
 
+    def check(self, regions: Collection[str]) -> None:
+        """Raise `ConfigError` for regions that are none of these."""
+        named = {*self.threshold, *self.holes, *self.min_mm3, *self.min_share, *self.largest}
+        if unknown := named - set(regions):
+            raise ConfigError(f"postprocess names {unknown.pop()!r}, which is none of the regions {', '.join(regions)}")
+
     @property
     def plain(self) -> dict[str, Any]:
         """The steps that do something, in plain values, from which `of` makes the same."""
@@ -129,11 +142,9 @@ def clean(
 ) -> Labels:
     """Return class indices X Y Z after the steps; voxels are of `spacing` mm.
 
-    Raises `ConfigError` for regions that the data set does not have.
+    Thresholds have been applied when there is a mask. Raises `ConfigError` for regions that the data set does not have.
     """
-    named = {*steps.holes, *steps.min_mm3, *steps.min_share, *steps.largest}
-    if unknown := named - set(regions):
-        raise ConfigError(f"postprocess names {unknown.pop()!r}, which is none of the regions {', '.join(regions)}")
+    steps.check(regions)
     if not steps.plain or not labels.any():
         return labels
     voxel = float(np.prod(spacing))

@@ -2,12 +2,17 @@
 
 Steps are searched one after the other in the order in which they are done, each with what was taken before it. A step
 is judged by leaving one case out: its value is the best on all other cases, its gain what it does to the one left out.
-It is taken where the 95 % interval of the mean gain (a bootstrap over cases) includes no loss.
+It is taken where the 95 % interval of the mean gain in Dice (a bootstrap over cases) includes no loss, and Dice, else
+HD95, else the third figure gains. Only values that are no loss by themselves are chosen from: a milder one takes the
+place of the best where that harms a case. Of those as good in Dice it is the one with the smallest HD95. Thresholds of
+probabilities, though applied first, are searched last: while specks are there, they decide what is best.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,25 +21,34 @@ from numpy.typing import NDArray
 
 from raum_lightning.datasets import DataSet
 from raum_lightning.errors import EvaluationError, UserError
-from raum_lightning.geometry import voxel_size
-from raum_lightning.labels import Regions
+from raum_lightning.geometry import bounding_box, voxel_size
+from raum_lightning.labels import Regions, Thresholds
 from raum_lightning.metrics import Rules, score
 from raum_lightning.metrics.evaluation import mapping
 from raum_lightning.metrics.folders import MaskFile, read_pair
 from raum_lightning.metrics.statistics import bootstrap_interval
-from raum_lightning.postprocess import Postprocess, clean
+from raum_lightning.postprocess import Labels, Postprocess, clean
+from raum_lightning.postprocess.probabilities import Probabilities
 
 SIZES_MM3 = (5, 10, 20, 50, 100, 150, 250, 500, 1000, 2000, 5000)
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 COUNTS = (5, 3, 2, 1)
 ENHANCING_MM3 = (20, 50, 100, 200, 300, 500, 1000)
-# a mean Dice that differs by less is the same, and HD95 decides
+# the nearest to 0.5 first
+THRESHOLDS = (0.45, 0.55, 0.4, 0.6, 0.35, 0.65, 0.3, 0.7, 0.2, 0.8)
+# a mean Dice that gains less gains nothing
 SAME_DICE = 1e-4
+# values whose mean Dice differs by less are as good, and HD95 decides; below a tenth of a mm the third figure
+ALIKE_DICE = 5e-4
+# rounding is no loss
+ROUNDING = -1e-9
 FEWEST = 3
 
 Gains = NDArray[np.float64]
-# of each case, Dice and HD95 after each variant
-Rows = list[list[tuple[float, float]]]
+# of a case, or the means: Dice, HD95 and the third of `figures`
+Values = tuple[float, float, float]
+# of each case, after each variant
+Rows = list[list[Values]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,7 @@ class Step:
         low: Lower end of its 95 % interval.
         high: Upper end.
         gain_mm: Mean fall of HD95 in mm of the cases left out.
+        gain_third: Mean gain of their third figure.
         taken: Whether it is part of the result.
     """
 
@@ -57,62 +72,77 @@ class Step:
     low: float
     high: float
     gain_mm: float
+    gain_third: float
     taken: bool
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The steps that were taken, what the search found of each, and mean Dice and HD95 before and after."""
+    """The steps that were taken, what the search found of each, and the mean `figures` before and after."""
 
     steps: Postprocess
     found: tuple[Step, ...]
-    before: tuple[float, float]
-    after: tuple[float, float]
+    before: Values
+    after: Values
     cases: int
 
 
-def figures(rules: Rules) -> tuple[str, str]:
-    """Return the rules' Dice and HD95: by lesion where specks count as lesions there."""
-    by_lesion = rules.name in ("brats2023", "brats2024")
-    return ("lesion_dice", "lesion_hd95") if by_lesion else ("dice", "hd95")
+def figures(rules: Rules) -> tuple[str, str, str]:
+    """Return the rules' Dice and HD95, by lesion where specks count as lesions there, and what decides between equals.
+
+    The third is Dice where the first is by lesion; else it tells of specks, which hardly change the other two.
+    """
+    if rules.name in ("brats2023", "brats2024"):
+        return "lesion_dice", "lesion_hd95", "dice"
+    return "dice", "hd95", "lesion_f1" if rules.one_to_one else "lesion_dice"
 
 
 def fit(
     pairs: Sequence[tuple[MaskFile, MaskFile]],
     rules: Rules,
     *,
+    probabilities: Sequence[Path] = (),
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fitted:
     """Return the steps that are safe on these predictions and references; `progress` is told (done, of) steps.
 
-    Raises `EvaluationError` for fewer than three cases, and `CaseError` or `LabelError` where one cannot be read.
+    `probabilities` are the files of the predictions' probabilities, in their order, by which thresholds are searched
+    too. Raises `EvaluationError` for fewer than three cases, and where one cannot be read.
     """
     if len(pairs) < FEWEST:
         raise EvaluationError(f"{len(pairs)} cases are too few to leave one out; give at least {FEWEST}")
+    if absent := [path for path in probabilities if not path.is_file()]:
+        raise EvaluationError(f"{absent[0]}: no such file; `raum segment --cases DIR --probabilities DIR` writes it")
+    files = list(zip(pairs, probabilities or repeat(None, len(pairs)), strict=True))
     with mapping(workers) as mapped:
 
         def table(tried: Sequence[Postprocess]) -> Rows:
-            rows = list(mapped(partial(_score_files, tried=tried, rules=rules), pairs))
+            rows = list(mapped(partial(_score_files, tried=tried, rules=rules), files))
             if problems := [row for row in rows if isinstance(row, str)]:
                 raise EvaluationError(problems[0])
             return rows
 
-        return search(table, pairs[0][1].dataset.regions, progress=progress)
+        regions = pairs[0][1].dataset.regions
+        return search(table, regions, thresholds=bool(probabilities), progress=progress)
 
 
 def search(
     table: Callable[[Sequence[Postprocess]], Rows],
     regions: Regions,
     *,
+    thresholds: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fitted:
-    """Return the steps that are safe; `table` gives Dice and HD95 of each case, at least three, after each variant."""
+    """Return the steps that are safe; `table` gives the `figures` of each case, at least three, after each variant.
+
+    `thresholds` of probabilities are searched too where asked for.
+    """
 
     def gains(tried: Sequence[Postprocess]) -> Gains:
         return np.array(table(tried)).swapaxes(0, 1)
 
-    stages = list(candidates(regions))
+    stages = list(candidates(regions, thresholds=thresholds))
     taken, found = Postprocess(), []
     before = current = gains([taken])[0]
     for done, (name, variants) in enumerate(stages, 1):
@@ -127,7 +157,7 @@ def search(
     return Fitted(taken, tuple(found), _means(before), _means(current), len(before))
 
 
-def candidates(regions: Regions) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def candidates(regions: Regions, *, thresholds: bool = False) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Return each step by its name with the values that are tried."""
     order = sorted(regions, key=lambda name: -len(regions[name]))
     for region in order[:-1]:
@@ -141,6 +171,8 @@ def candidates(regions: Regions) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         [{"min_enhancing_mm3": size, "enhancing_to": target} for target in targets for size in ENHANCING_MM3],
     )
     yield "core_needs_edema", [{"core_needs_edema": True}]
+    for region in order if thresholds else ():
+        yield f"threshold {region}", [{"threshold": {region: value}} for value in THRESHOLDS]
 
 
 def _merged(taken: Postprocess, variant: dict[str, Any]) -> dict[str, Any]:
@@ -152,14 +184,23 @@ def _merged(taken: Postprocess, variant: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score_files(
-    pair: tuple[MaskFile, MaskFile], *, tried: Sequence[Postprocess], rules: Rules
-) -> list[tuple[float, float]] | str:
+    files: tuple[tuple[MaskFile, MaskFile], Path | None], *, tried: Sequence[Postprocess], rules: Rules
+) -> list[Values] | str:
     """Return the scores of one case after each variant; or why there are none."""
+    pair, path = files
+    dataset = pair[1].dataset
     try:
         prediction, target, affine = read_pair(*pair)
+        decide = None
+        if any(steps.threshold for steps in tried):
+            assert path is not None
+            probabilities = Probabilities.read(path)
+            probabilities.check(path, prediction.numpy(), dataset)
+            decide = partial(probabilities.labels, dataset)
+        spacing = voxel_size(affine)
+        return score_variants(prediction, target, tried, rules, spacing=spacing, dataset=dataset, decide=decide)
     except UserError as error:
         return str(error)
-    return score_variants(prediction, target, tried, rules, spacing=voxel_size(affine), dataset=pair[1].dataset)
 
 
 def score_variants(
@@ -170,58 +211,76 @@ def score_variants(
     *,
     spacing: tuple[float, float, float],
     dataset: DataSet,
-) -> list[tuple[float, float]]:
-    """Return Dice and HD95 of one case, the means over its regions, after each variant; masks are X Y Z."""
-    known: dict[bytes, tuple[float, float]] = {}
+    decide: Callable[[Thresholds], Labels] | None = None,
+) -> list[Values]:
+    """Return the `figures` of one case, the means over its regions, after each variant; masks are X Y Z.
+
+    `decide` gives the mask for thresholds.
+    """
+    chosen: dict[str, Any] = {"rules": rules, "regions": dataset.regions, "names": dataset.classes}
+    masks: dict[str, tuple[Labels, torch.Tensor]] = {}
+    known: dict[tuple[str, bytes], Values] = {}
     found = []
     for steps in tried:
-        mask = clean(prediction.numpy(), steps, spacing, dataset.regions)
-        key = mask.tobytes()
+        by = str(sorted(steps.threshold.items()))
+        if by not in masks:
+            assert decide is not None or not steps.threshold
+            raw = decide(steps.threshold) if decide and steps.threshold else prediction.numpy()
+            masks[by] = _cropped(raw, target)
+        labels, truth = masks[by]
+        mask = clean(labels, steps, spacing, dataset.regions)
+        key = by, mask.tobytes()
         if key not in known:
-            chosen: dict[str, Any] = {"rules": rules, "regions": dataset.regions, "names": dataset.classes}
-            scores = score(torch.from_numpy(mask), target, metrics=figures(rules), spacing=spacing, **chosen)
-            dice, distance = (scores[f"{name}_mean"] for name in figures(rules))
-            known[key] = dice, distance
+            scores = score(torch.from_numpy(mask), truth, metrics=figures(rules), spacing=spacing, **chosen)
+            dice, distance, third = (scores[f"{name}_mean"] for name in figures(rules))
+            known[key] = dice, distance, third
         found.append(known[key])
     return found
 
 
+def _cropped(prediction: Labels, target: torch.Tensor) -> tuple[Labels, torch.Tensor]:
+    """Return both in the box that holds all tumour and, around it, a voxel of what is outside."""
+    box = bounding_box((prediction > 0) | (target.numpy() > 0))
+    x, y, z = (slice(max(0, side.start - 1), side.stop + 1) for side in box)
+    return prediction[x, y, z], target[x, y, z]
+
+
 def _judge(name: str, current: Gains, tables: Gains, values: Sequence[str]) -> tuple[Step, int]:
     """Return what leaving one case out says of a step, and which of its values is best on all cases."""
+    harmless = [number for number, table in enumerate(tables) if _interval(table[:, 0] - current[:, 0])[0] >= ROUNDING]
+    allowed = harmless or [*range(len(tables))]
     cases = np.arange(len(current))
-    gains = []
+    gains = np.zeros_like(current)
     for left_out in cases:
-        others = cases != left_out
-        best = _best(tables[:, others])
-        gains.append(_gain(current[left_out], tables[best, left_out]))
-    table = np.array(gains)
-    low, high = bootstrap_interval(table[:, 0])
-    low_mm, _ = bootstrap_interval(table[:, 1])
-    gain, gain_mm = table.mean(axis=0).tolist()
-    # rounding is no loss; without a gain in Dice one in mm, which no interval doubts, is enough
-    safe = low >= -1e-9
-    better = gain > SAME_DICE or (gain >= -1e-9 and gain_mm > 0 and low_mm >= 0)
-    best = _best(tables)
-    return Step(name, values[best], gain, low, high, gain_mm, bool(safe and better)), best
+        best = _best(tables[:, cases != left_out], allowed)
+        gains[left_out] = (tables[best, left_out] - current[left_out]) * (1, -1, 1)
+    # a case without a score gains nothing
+    gains = np.nan_to_num(gains, posinf=0, neginf=0)
+    gain, gain_mm, gain_third = gains.mean(axis=0).tolist()
+    (low, high), (low_mm, _), (low_third, _) = (_interval(column) for column in gains.T)
+    nearer, fewer = gain_mm > 0 and low_mm >= 0, gain_third > SAME_DICE and low_third >= ROUNDING
+    better = gain > SAME_DICE or (gain >= ROUNDING and (nearer or (fewer and gain_mm >= ROUNDING)))
+    best = _best(tables, allowed)
+    taken = bool(harmless and low >= ROUNDING and better)
+    return Step(name, values[best], gain, low, high, gain_mm, gain_third, taken), best
 
 
-def _gain(before: Gains, after: Gains) -> tuple[float, float]:
-    """Return the gain in Dice and in mm; a case without a score gains nothing."""
-    dice, distance = after[0] - before[0], before[1] - after[1]
-    return float(np.nan_to_num(dice)), float(np.nan_to_num(distance, posinf=0, neginf=0))
+def _interval(gains: Gains) -> tuple[float, float]:
+    return bootstrap_interval(np.nan_to_num(gains, posinf=0, neginf=0))
 
 
-def _best(tables: Gains) -> int:
-    """Return which variant has the largest mean Dice, and of those alike the smallest HD95; the mildest of equals."""
-    means = [_means(table) for table in tables]
-    top = max(dice for dice, _ in means)
-    alike = [number for number, (dice, _) in enumerate(means) if dice >= top - SAME_DICE]
-    return min(alike, key=lambda number: (means[number][1], number))
+def _best(tables: Gains, allowed: Sequence[int]) -> int:
+    """Return which of the allowed variants is best: by Dice, of those alike by HD95, and the mildest of equals."""
+    means = {number: _means(tables[number]) for number in allowed}
+    top = max(dice for dice, _, _ in means.values())
+    alike = [number for number, (dice, _, _) in means.items() if dice >= top - ALIKE_DICE]
+    return min(alike, key=lambda number: (round(means[number][1], 1), -round(means[number][2], 3), number))
 
 
-def _means(table: Gains) -> tuple[float, float]:
-    known = table[~np.isnan(table).any(axis=1)]
+def _means(table: Gains) -> Values:
+    known = table[~np.isnan(table[:, :2]).any(axis=1)]
     if not len(known):
-        return 0.0, 0.0
-    dice, distance = known.mean(axis=0).tolist()
-    return dice, distance
+        return 0.0, 0.0, 0.0
+    dice, distance = known[:, :2].mean(axis=0).tolist()
+    third = known[~np.isnan(known[:, 2]), 2]
+    return dice, distance, float(third.mean()) if len(third) else 0.0

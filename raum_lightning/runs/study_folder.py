@@ -18,6 +18,7 @@ class StudyFolder:
     fold<k>.log            what a fold printed that trained beside others
     array.sbatch collect.sbatch  what --slurm has submitted
     predictions/ cleaned/  each case by the fold that has not seen it, as it is and after post.yaml
+    probabilities/         of each case, where --probabilities was given
     calibration/           voxels of each case with their probabilities
     post.yaml              the post-processing
     results.json .csv .md  scores, by case and together
@@ -66,6 +67,11 @@ class StudyFolder:
     def cleaned(self) -> Path:
         """The masks after post-processing."""
         return self.path / "cleaned"
+
+    @property
+    def probabilities(self) -> Path:
+        """What the networks say of each case, by which thresholds are found."""
+        return self.path / "probabilities"
 
     def sample(self, case: str) -> Path:
         """Return the voxels of a case by which probabilities are calibrated."""

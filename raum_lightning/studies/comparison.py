@@ -151,7 +151,7 @@ def compare(results: Sequence[Results], *, metrics: Sequence[str] = ()) -> Compa
     cases = tuple(sorted(set.intersection(*(set(one.scores) for one in results))))
     if not cases:
         raise EvaluationError(f"{' and '.join(names)} have no case in common")
-    table = dict(_table(results, cases, metrics or figures(find_rules(results[0].rules))))
+    table = dict(_table(results, cases, metrics or figures(find_rules(results[0].rules))[:2]))
     found = [
         _difference((names[a], names[b]), key, scores[a], scores[b])
         for a, b in combinations(range(len(names)), 2)

@@ -14,6 +14,7 @@ from raum_lightning.inference.folder import hash_files, segment_cases
 from raum_lightning.inference.segmenter import load
 from raum_lightning.metrics.folders import Folders, MaskFile, read_mask
 from raum_lightning.postprocess import Postprocess, clean
+from raum_lightning.postprocess.probabilities import by_thresholds
 from raum_lightning.runs.checkpoints import structure
 from raum_lightning.studies.calibration import Sample
 from raum_lightning.studies.study import Study
@@ -34,10 +35,12 @@ def check_unseen(study: Study, fold: int) -> None:
         )
 
 
-def predict_folds(study: Study, *, device: str = "auto", progress: Progress | None = None) -> None:
+def predict_folds(
+    study: Study, *, device: str = "auto", probabilities: bool = False, progress: Progress | None = None
+) -> None:
     """Write the prediction of every case as its network made it; those that are there already are kept.
 
-    `progress` is told (done, of) cases.
+    `probabilities` are written too where asked for. `progress` is told (done, of) cases.
 
     Raises:
         RunError: The network of a fold has seen a case that it is to predict; found before the first.
@@ -60,6 +63,7 @@ def predict_folds(study: Study, *, device: str = "auto", progress: Progress | No
             study.folder.predictions,
             weights=hash_files([checkpoint]),
             progress=tell,
+            probabilities=study.folder.probabilities if probabilities else None,
             look=lambda result: Sample.of(result).save(study.folder.sample(result.case.id)),
         )
         failed |= outcome.failed
@@ -94,10 +98,11 @@ def _pairs(study: Study, predictions: Path) -> Iterator[tuple[str, tuple[MaskFil
 
 
 def write_cleaned(study: Study, steps: Postprocess) -> None:
-    """Write the predictions after the steps into the folder of the cleaned ones."""
-    for prediction, _ in folders(study, study.folder.predictions).pairs.values():
+    """Write the predictions after the steps into the folder of the cleaned ones; thresholds need probabilities."""
+    for name, (prediction, _) in folders(study, study.folder.predictions).pairs.items():
         labels, volume = read_mask(prediction, "predictions")
         dataset = prediction.dataset
-        cleaned = clean(labels.numpy().astype(np.uint8), steps, voxel_size(volume.affine), dataset.regions)
+        raw = by_thresholds(labels.numpy().astype(np.uint8), steps, dataset, study.folder.probabilities, name)
+        cleaned = clean(raw, steps, voxel_size(volume.affine), dataset.regions)
         target = study.folder.cleaned / prediction.path.name
         write_like(target, dataset.decode(cleaned), prediction.path, f"raum {dataset.name}")

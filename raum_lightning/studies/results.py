@@ -12,6 +12,7 @@ from raum_lightning.metrics.evaluation import Evaluation, evaluate_pairs, plain,
 from raum_lightning.metrics.folders import Folders
 from raum_lightning.metrics.statistics import summarise
 from raum_lightning.postprocess.fit import Fitted, figures, fit
+from raum_lightning.postprocess.probabilities import probabilities_path
 from raum_lightning.progress import progress_bar
 from raum_lightning.studies.calibration import calibrate
 from raum_lightning.studies.prediction import folders, write_cleaned
@@ -31,9 +32,11 @@ def write_results(study: Study, *, rules: str = "auto") -> dict[str, Any]:
         EvaluationError: A prediction is missing or cannot be scored.
     """
     raw = _scored(folders(study, study.folder.predictions), rules, "scoring cases")
-    pairs = [*raw.folders.pairs.values()]
+    pairs, folder = [*raw.folders.pairs.values()], study.folder.probabilities
+    files = [probabilities_path(folder, case) for case in raw.folders.pairs] if folder.is_dir() else []
     with progress_bar("fitting post-processing") as progress:
-        fitted = fit(pairs, raw.rules, workers=workers_for(len(pairs)), progress=progress)
+        chosen: dict[str, Any] = {"probabilities": files, "workers": workers_for(len(pairs))}
+        fitted = fit(pairs, raw.rules, progress=progress, **chosen)
     write_text(study.folder.post, fitted.steps.to_yaml(_heading(fitted, raw)))
     write_cleaned(study, fitted.steps)
     cleaned = _scored(folders(study, study.folder.cleaned), raw.rules.name, "scoring cleaned cases")
@@ -55,8 +58,8 @@ def _scored(pairs: Folders, rules: str, said: str) -> Evaluation:
 
 
 def _heading(fitted: Fitted, raw: Evaluation) -> str:
-    dice, distance = figures(raw.rules)
-    (before, before_mm), (after, after_mm) = fitted.before, fitted.after
+    dice, distance, _ = figures(raw.rules)
+    (before, before_mm, _), (after, after_mm, _) = fitted.before, fitted.after
     return (
         f"Written by `{WRITER}` on {fitted.cases} out-of-fold predictions by the rules {raw.rules.name}:\n"
         f"mean {dice} {before:.3f} to {after:.3f}, mean {distance} {before_mm:.1f} to {after_mm:.1f} mm."

@@ -31,6 +31,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_brats(here / "cases", f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
     words = ["fit", "-c", str(EXPERIMENTS / "debug.yaml"), "--data.root", "cases"]
     words += splits(here / "splits.json", train=[1, 2], val=[3, 4, 5], test=[6])
+    words += ["--module.metrics", "[dice, lesion_dice]"]
     words += ["--trainer.precision", "64-true", "--trainer.max_steps", str(STEPS)]
     assert run(here, [*words, "--run.id", "one", "--data.batch_size", "2", "--trainer.logger", CSV]) == [0]
     ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
@@ -58,7 +59,7 @@ def test_parameters_and_gradients_are_those_of_one_process(work: Path) -> None:
 def test_metrics_are_those_of_one_process(work: Path) -> None:
     one, ranks = (rows(work / "runs/debug" / name) for name in ("one", "ranks"))
     names = set(one[0]) - {"train/pseudo_dice"}  # a mean over ranks of a ratio
-    assert {"train/loss", "val/loss", "val/dice_wt", "val/dice_mean", "lr"} <= names
+    assert {"train/loss", "val/loss", "val/dice_wt", "val/dice_mean", "val/lesion_dice_mean", "lr"} <= names
     assert len(one) == len(ranks)
     for ours, theirs in zip(ranks, one, strict=True):
         for name in names:

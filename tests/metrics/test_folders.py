@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +16,7 @@ from raum_lightning.cli import main
 from raum_lightning.errors import EvaluationError
 from raum_lightning.labels import ED, EDITIONS, ET, RC
 from raum_lightning.metrics import DEFAULT, METRICS, RULES, explain, score
-from raum_lightning.metrics.evaluation import Evaluation, evaluate
+from raum_lightning.metrics.evaluation import Evaluation, evaluate, mapping
 from raum_lightning.metrics.folders import Folders, find_masks
 from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes, write_brats, write_msd
 
@@ -348,3 +349,16 @@ def test_a_mask_of_another_case_is_said(brats: Path, tmp_path: Path, capsys: pyt
     picture = ["--prediction", str(tmp_path / f"p/{second.id}.nii.gz"), "--out", str(tmp_path / "a.png")]
     assert main(["view", str(brats / second.id), *picture]) == 0
     assert said in capsys.readouterr().out
+
+
+def numbered(number: int) -> tuple[int, int]:
+    return number, os.getpid()
+
+
+def test_work_is_shared_with_this_process_and_comes_in_order() -> None:
+    with mapping(2) as mapped:
+        outcomes = list(mapped(numbered, range(40)))
+        again = list(mapped(numbered, range(3)))
+    assert [number for number, _ in outcomes] == [*range(40)] and [number for number, _ in again] == [0, 1, 2]
+    # the other process starts while this one is done with most
+    assert os.getpid() in {process for _, process in outcomes} and len({process for _, process in outcomes}) <= 2

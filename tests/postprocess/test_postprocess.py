@@ -100,6 +100,7 @@ steps = st.builds(
     min_enhancing_mm3=st.integers(0, 30),
     enhancing_to=st.sampled_from(["core", "edema"]),
     core_needs_edema=st.booleans(),
+    threshold=st.dictionaries(st.sampled_from([*REGIONS]), st.floats(0.1, 0.9), max_size=3),
 )
 
 

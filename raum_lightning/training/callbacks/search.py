@@ -153,8 +153,8 @@ def _store(steps: Postprocess, path: Path) -> None:
 
 
 def _say(fitted: Fitted, module: Any, path: Path) -> None:
-    dice, distance = figures(module.rules)
-    (before, before_mm), (after, after_mm) = fitted.before, fitted.after
+    dice, distance, _ = figures(module.rules)
+    (before, before_mm, _), (after, after_mm, _) = fitted.before, fitted.after
     print(
         f"cleaning {fitted.steps}, found on {fitted.cases} validation cases (rules {module.rules.name}) for {path.name}"
     )
