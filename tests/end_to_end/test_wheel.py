@@ -1,5 +1,6 @@
 """What `pip install` gives: the wheel holds experiments, data sets and SLURM files, and is small."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -19,12 +20,16 @@ def test_the_wheel_holds_what_the_commands_need(tmp_path: Path) -> None:
     unbuilt = shutil.ignore_patterns("__pycache__")
     for name in ("raum_lightning", "experiments"):
         shutil.copytree(ROOT / name, source / name, ignore=unbuilt)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp_path)]
-    done = subprocess.run([*pip, str(source)], capture_output=True, text=True)
+    # the wheel is made from the sdist, which so holds all that it takes
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    compiling = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(build, capture_output=True, text=True, env=compiling)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    assert not [line for line in (done.stdout + done.stderr).splitlines() if "warning" in line.lower()]
+    (sdist,), (wheel,) = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
+    assert sdist.stat().st_size < 2 * 10**6
     assert wheel.stat().st_size < 2 * 10**6
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
