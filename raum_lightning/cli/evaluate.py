@@ -93,8 +93,8 @@ def _print(evaluation: "Evaluation") -> None:
 
     console = Console(highlight=False, markup=False)
     if evaluation.scores:
-        tables = [_summary(evaluation), *([_worst(evaluation)] if evaluation.ranked_by else [])]
-        console.print(*tables, sep="\n")
+        for table in (_summary(evaluation), *([_worst(evaluation)] if evaluation.ranked_by else [])):
+            console.print(table, "")
         console.print(f"rules {evaluation.rules}")
         for metric in evaluation.metrics:
             console.print(f"{metric}: {explain(metric, evaluation.rules)}")
@@ -117,12 +117,10 @@ def _print(evaluation: "Evaluation") -> None:
 
 def _summary(evaluation: "Evaluation") -> Any:
     """Return metrics as rows, their statistics, and what they were taken of as columns."""
-    from rich.table import Table
-
     summary, parts = evaluation.summary, evaluation.parts
     scored = len(evaluation.scores)
     of = len(evaluation.folders.pairs) + len(evaluation.missing)
-    table = Table("metric", "", title=f"{scored} of {of} references", title_justify="left")
+    table = _table("metric", "", title=f"{scored} of {of} references")
     for part in parts:
         table.add_column(_title(part), justify="right")
     lines = {"mean": _mean, "median": lambda one: _number(one.median), "95 %": _interval}
@@ -133,16 +131,26 @@ def _summary(evaluation: "Evaluation") -> Any:
     return table
 
 
+def _table(*columns: Any, title: str) -> Any:
+    """Return an empty table that is narrow enough for four parts on a terminal of 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+
+
 def _mean(summary: "Summary") -> str:
-    return _number(summary.mean) + ("" if math.isnan(summary.std) else f" ± {summary.std:.3f}")
+    return _number(summary.mean) + ("" if math.isnan(summary.std) else f" ± {_number(summary.std)}")
 
 
 def _interval(summary: "Summary") -> str:
-    return "" if math.isnan(summary.low) else f"{summary.low:.3f} to {summary.high:.3f}"
+    return "" if math.isnan(summary.low) else f"{_number(summary.low)} to {_number(summary.high)}"
 
 
 def _number(value: float) -> str:
-    return "none" if math.isnan(value) else f"{value:.3f}"
+    if math.isnan(value):
+        return "none"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"  # only distances in mm are that large
 
 
 def _title(part: str) -> str:
@@ -151,12 +159,12 @@ def _title(part: str) -> str:
 
 def _worst(evaluation: "Evaluation") -> Any:
     """Return the worst cases as rows; the metric they are ranked by in full and the means of others as columns."""
-    from rich.table import Column, Table
+    from rich.table import Column
 
     first = evaluation.ranked_by
     others = [metric for metric in evaluation.metrics if metric != first][:LISTED]
     names = [f"{first}_{part}" for part in evaluation.present] + [f"{metric}_mean" for metric in others]
-    table = Table(Column("case", no_wrap=True), title=f"worst by mean {first}", title_justify="left")
+    table = _table(Column("case", no_wrap=True, vertical="bottom"), title=f"worst by mean {first}")
     for name in names:
         metric, _, part = name.rpartition("_")
         table.add_column("\n".join([*metric.split("_"), _title(part)]), justify="right")

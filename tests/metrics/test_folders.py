@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -80,6 +81,9 @@ def test_the_table_says_how_good_and_how_bad_it_was(
     assert command(predictions, brats) == 0
     shown = capsys.readouterr().out
     summary, worst = shown.split("worst by mean dice")
+    assert not [line for line in shown.splitlines() if len(line) > 80] and re.search(
+        r"95 % +(\d\.\d+ to [\d.]+ +){4}\n", shown
+    )
     assert "6 of 6 references" in summary and "median" in summary
     listed = [case for line in worst.splitlines() for case in BRATS if case in line]
     assert listed == BRATS[:0:-1]  # the five that were moved farthest, the farthest first
