@@ -6,6 +6,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from importlib.machinery import all_suffixes
 from threading import local
 from typing import Any
@@ -99,6 +100,8 @@ def confined() -> Iterator[None]:
 @cache
 def _hook() -> None:
     """Listen to what happens in this process, once: Python takes no hook away again."""
+    # torch imports it with the first network that is made, and it asks for a folder for temporary files
+    import_module("torch._dynamo")
     sys.addaudithook(_audit)
 
 

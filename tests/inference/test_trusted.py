@@ -300,3 +300,13 @@ def test_a_file_with_a_network_of_11_gb_costs_no_memory(tmp_path: Path) -> None:
     process = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     assert "asks for more than its weights hold" in process.stdout
+
+
+def test_what_torch_imports_with_the_first_network_of_a_process_is_not_the_files_doing() -> None:
+    """It looks for a folder for temporary files, by writing one."""
+    code = (
+        "from raum_lightning.inference.confined import confined\n"
+        "with confined():\n    import torch._dynamo\n    torch.nn.Linear(2, 2)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
