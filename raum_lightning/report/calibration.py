@@ -33,7 +33,7 @@ def calibration_section(folds: Sequence[Mapping[str, Any]], cases: str) -> str:
         "confidence and share of right voxels; after is each fold by the temperature of the others."
     )
     chart = reliability_chart("Reliability", curves)
-    return f'<div class="charts">{chart}</div><p><small>{escape(said)}</small></p>'
+    return f'<div class="square">{chart}</div><p><small>{escape(said)}</small></p>'
 
 
 def _together(several: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:

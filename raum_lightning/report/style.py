@@ -32,6 +32,7 @@ header p { margin: .4rem 0 1.5rem; }
 small { display: block; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(21rem, 1fr)); gap: 1rem 1.5rem; }
 .chart { margin: 0; }
+.square { max-width: 26rem; }
 figcaption b { color: var(--ink); display: block; }
 .key { margin-right: .8rem; white-space: nowrap; }
 .key::before { content: ""; display: inline-block; width: 1rem; height: 2px; margin-right: .35rem;
