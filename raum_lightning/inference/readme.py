@@ -30,7 +30,7 @@ def readme(card: ModelCard, networks: int = 1) -> str:
         f"{what} trained on {_cell(card.dataset)}; the output channels are {channels}.",
         "**This is no medical device.** It is made for research, has been approved for no use on patients, and its "
         "masks may be wrong without any sign of it: a person who can judge them has to look at each.",
-        f"## Use\n\n```sh\nraum segment --checkpoint FILE{_SUFFIX} --case FOLDER --out mask.nii.gz\n```",
+        "## Use\n\n```sh\nraum segment --checkpoint FILE.safetensors --case FOLDER --out mask.nii.gz\n```",
         "## What it takes and what it gives\n\n" + _table(["", ""], _facts(card)),
         "## Data and splits\n\n" + _data(card),
         "## Scores\n\n" + (_evaluated(card.evaluation) if card.evaluation else _validated(card, networks)),
@@ -67,9 +67,6 @@ def evaluation_of(content: Mapping[str, Any], source: str) -> dict[str, Any]:
         return made
     except (AttributeError, LookupError, TypeError):
         raise ExportError(f"{source}: is no result; give the JSON of raum evaluate or cross-validate") from None
-
-
-_SUFFIX = ".safetensors"
 
 
 def _facts(card: ModelCard) -> list[tuple[str, str]]:
