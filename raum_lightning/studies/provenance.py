@@ -1,5 +1,6 @@
 """Where results come from: code, libraries, machine, data, and what each fold cost."""
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -15,20 +16,27 @@ from raum_lightning.training.provenance import commit, hardware, versions
 
 
 def provenance(study: Study) -> dict[str, Any]:
-    """Return what must be known to make the results again."""
-    first = study.folder.checkpoint(0)
+    """Return what must be known to make the results again; commit and hardware are those of the training."""
+    first, started = study.folder.checkpoint(0), _started(study)
     trained = open_network(first, trust=trusted(study)) if first.exists() else None
     return {
         "command": f"raum cross-validate {shlex.join(study.command)}",
-        "commit": commit(),
+        "commit": started["commit"] if "commit" in started else commit(),
         "versions": dict(trained.card.versions) if trained else versions(),
-        "hardware": hardware(),
+        "hardware": started.get("hardware") or hardware(),
         "parameters": sum(one.numel() for one in trained.network.parameters()) if trained else None,
         "data": study.data_hash,
         "splits": study.splits_hash,
         "cases": len(study.fold_of),
         "held_out": len(study.splits[0].test),
     }
+
+
+def _started(study: Study) -> Mapping[str, Any]:
+    """Return what the first fold has noted of its last start; nothing where it has noted none."""
+    path = study.folder.run(0).provenance
+    starts: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return starts[-1] if starts else {}
 
 
 def cost(study: Study, fold: int) -> dict[str, Any]:
