@@ -60,7 +60,11 @@ def evaluation_of(content: Mapping[str, Any], source: str) -> dict[str, Any]:
     try:
         about = content.get("provenance") or {}
         scores = content.get("cleaned", content)["summary"]
-        kept = {name: {key: one[key] for key in ("mean", "low", "high", "cases")} for name, one in scores.items()}
+        kept = {
+            name: {key: one[key] for key in ("mean", "low", "high", "cases")}
+            for name, one in scores.items()
+            if name.rpartition("_")[0] in content["metrics"]  # volumes stand beside scores
+        }
         made: dict[str, Any] = {"rules": str(content["rules"]["name"]), "scores": kept}
         if folds := content.get("folds"):
             made |= {"folds": len(folds), "data": str(about["data"]), "splits": str(about["splits"])}

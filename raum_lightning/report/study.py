@@ -40,7 +40,7 @@ class Results:
             raise RunError(f"{path}: is not there yet; `raum cross-validate` with the same options goes on to it")
         try:
             content: Mapping[str, Any] = json.loads(path.read_text())
-            if {"cases", "cleaned", "fold_of", "folds", "worst", "summary"} <= content.keys():
+            if {"cases", "cleaned", "fold_of", "folds", "metrics", "worst", "summary"} <= content.keys():
                 return content
         except (ValueError, AttributeError):
             pass
@@ -95,10 +95,12 @@ def _summary(content: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     rows = []
     for name, one in summary.items():
         metric, _, part = name.rpartition("_")
+        if metric not in content["metrics"]:
+            continue  # volumes stand beside scores
         cells = [_number(one.get(key), metric) for key in KEYS]
         rows.append([escape(metric), _region(part), *cells])
     note = "95 % interval: of the mean, by a bootstrap over cases. " + " ".join(
-        f"{metric}: {text}." for metric, text in content.get("metrics", {}).items()
+        f"{metric}: {text}." for metric, text in content["metrics"].items()
     )
     return f"{_table(COLUMNS, rows)}<p><small>{escape(note)}</small></p>"
 

@@ -20,8 +20,9 @@ ROW = {"mean": 0.81234, "std": 0.1, "median": 0.8, "low": 0.75, "high": 0.86, "c
 FAR = ROW | {"mean": 7.25, "low": 5, "high": "inf"}
 RESULTS: dict[str, Any] = {
     "rules": {"name": "brats2020"},
+    "metrics": {"dice": "overlap", "hd95": "mm"},
     "summary": {"dice_wt": ROW | {"mean": 0.5}},
-    "cleaned": {"summary": {"dice_wt": ROW, "hd95_wt": FAR}},
+    "cleaned": {"summary": {"dice_wt": ROW, "hd95_wt": FAR, "reference_volume_wt": ROW}},
     "folds": [{}, {}, {}],
     "provenance": {"data": "abc", "splits": "def"},
 }
@@ -66,7 +67,8 @@ def test_scores_have_their_intervals_and_say_where_they_come_from() -> None:
     assert "| hd95 | wt | 7.2 | 5.0 to inf | 25 |" in text
     assert "3-fold cross-validation: each case by the one network that has not seen it" in text
     assert "files `abc`, of the folds `def`" in text and "rules brats2020" in text
-    alone = {"rules": {"name": "brats2023"}, "summary": {"dice_wt": ROW}}
+    assert "reference_volume" not in text
+    alone = {"rules": {"name": "brats2023"}, "metrics": {"dice": ""}, "summary": {"dice_wt": ROW}}
     assert "by `raum evaluate`; rules brats2023" in readme(replace(CARD, evaluation=evaluation_of(alone, "a")))
     text = readme(replace(CARD, scores={"val/dice_mean": 0.7}))
     assert "| val/dice_mean | 0.700 |" in text and "by which the checkpoint was chosen" in text

@@ -42,11 +42,11 @@ def results() -> dict[str, Any]:
     for case, dice in zip(CASES, (0.8, 0.3, 0.6), strict=True):
         rows[case] = {"dice_wt": dice, "dice_mean": dice, "hd95_mean": 7.25}
     rows["<i>case"] = {"dice_wt": None, "dice_mean": None, "hd95_mean": "inf"}
-    summary = {"dice_wt": ROW, "dice_mean": ROW, "hd95_mean": ROW | {"high": "inf"}}
+    summary = {"dice_wt": ROW, "dice_mean": ROW, "hd95_mean": ROW | {"high": "inf"}, "reference_volume_wt": ROW}
     return {
         "name": "small/<b>cv",
         "rules": {"name": "<u>brats2020"},
-        "metrics": {"dice": "overlap <s>"},
+        "metrics": {"dice": "overlap <s>", "hd95": "mm"},
         "parts": ["wt", "mean"],
         "summary": summary,
         "cases": rows,
@@ -91,6 +91,7 @@ def test_tables_hold_raw_and_cleaned_scores_with_intervals(text: str) -> None:
     assert f"<tr><th>dice</th><td>WT</td>{cells.format('612')}" in raw
     assert f"<tr><th>dice</th><td>WT</td>{cells.format('700')}" in cleaned
     assert "<td>0.5</td><td>inf</td><td>3</td>" in raw  # mm have one digit
+    assert "reference_volume" not in raw
     assert "min_mm3 {&#x27;ET&#x27;: 400}" in cleaned
     assert "<td>2</td><td>0.612</td>" in cleaned and "<td>1,200</td><td></td>" in cleaned
 
