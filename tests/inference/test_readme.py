@@ -119,7 +119,7 @@ def test_a_strangers_card_stays_within_its_cells() -> None:
     assert not [tag for tag in ("<b>", "<i>", "<img", "\n# new", "a<b") if tag in text]
     wrongs: list[Any] = [{"scores": [1]}, {"scores": {"dice_wt": {"mean": []}}}, {"rules": []}, 3]
     for wrong in wrongs:
-        with pytest.raises(CheckpointError, match="evaluation="):
+        with pytest.raises(CheckpointError, match="evaluation"):
             ModelCard.from_plain(CARD.to_plain() | {"evaluation": wrong})
     with pytest.raises(ConfigError, match="license="):
         replace(CARD, license="a\nb: c")
