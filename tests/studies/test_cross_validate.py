@@ -18,7 +18,6 @@ import torch
 from raum_lightning.cli import main
 from raum_lightning.inference.exported import read_safetensors
 from raum_lightning.metrics.statistics import summarise
-from raum_lightning.postprocess.fit import Fitted, fit
 from raum_lightning.studies import training
 from raum_lightning.studies.training import Process
 from tests.helpers import DEBUG
@@ -285,22 +284,3 @@ def test_a_fold_is_a_process_whose_output_and_memory_are_kept(tmp_path: Path) ->
     waiting: Any = Process(["--version"], {}, tmp_path / "log")
     waiting.stop()
     assert waiting.poll() in (0, -signal.SIGTERM)
-
-
-def test_probabilities_are_written_for_every_case_and_thresholds_searched(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(trained, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    found = list[str]()
-
-    def watched(*pairs: Any, **options: Any) -> Fitted:
-        fitted = fit(*pairs, **options)
-        found.extend(step.name for step in fitted.found)
-        return fitted
-
-    monkeypatch.setattr("raum_lightning.studies.results.fit", watched)
-    assert main([*WORDS, "--trained", "--probabilities"]) == 0
-    cases = {path.name.partition(".")[0] for path in (FOLDER / "predictions").glob("*.nii.gz")}
-    assert {path.stem for path in (FOLDER / "probabilities").iterdir()} == cases
-    assert found[-3:] == ["threshold WT", "threshold TC", "threshold ET"]
