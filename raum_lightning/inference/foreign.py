@@ -84,8 +84,9 @@ def export_monai(path: Path, out: Path) -> None:
             "that the logits would differ; train with out_indices as MONAI's"
         )
     state = to_monai(network.state_dict())
-    with atomic(out) as partial:
-        torch.save({name: one.clone() for name, one in state.items()}, partial)
+    # to an open file: of a path torch does not say why it could not be written
+    with atomic(out) as partial, partial.open("wb") as file:
+        torch.save({name: one.clone() for name, one in state.items()}, file)
 
 
 def _arguments(

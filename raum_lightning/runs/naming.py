@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from raum_lightning.cases.ids import printable
 from raum_lightning.errors import ConfigError, RunError
 
 # of SLURM, in slurm.h: higher numbers are no step of an `srun` but the batch script, an interactive shell and such
@@ -27,7 +28,7 @@ class RunOptions:
             to the best of them.
 
     Raises:
-        ConfigError: `keep` is less than 1.
+        ConfigError: `keep` is less than 1, or a name is not one component of a path.
     """
 
     root: Path = Path("runs")
@@ -38,6 +39,13 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise ConfigError(f"run.keep={self.keep} must be at least 1: so many of the best checkpoints are kept")
+        for key, name in (("experiment", self.experiment), ("id", self.id)):
+            if name is not None and not _is_component(name):
+                raise ConfigError(f"run.{key}={printable(name)!r} becomes a folder below run.root: give one plain name")
+
+
+def _is_component(name: str) -> bool:
+    return name not in ("", ".", "..") and not {"/", "\\"} & {*name} and printable(name) == name
 
 
 def restarts() -> bool:

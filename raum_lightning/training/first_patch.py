@@ -5,6 +5,7 @@ touched and no random number is drawn. A network that cannot run there is let th
 step.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -51,15 +52,17 @@ def output_channels(
 
 
 def check_loss(loss: nn.Module, channels: int, labels: Callable[[Tensor], Tensor]) -> None:
-    """Call the loss once with logits of 2 x 2 x 2 voxels; `labels` converts the class indices to what it takes.
+    """Call the loss once with logits of 2 x 3 x 4 voxels; `labels` converts the class indices to what it takes.
 
     Raises `ConfigError` where it cannot take them or returns no finite number.
     """
-    logits = torch.linspace(-1, 1, channels * 8).view(1, channels, 2, 2, 2)
+    # another number of patches than of channels, or one: by broadcasting a loss would take indices for logits
+    size = (channels + 1, 2, 3, 4)
+    logits = torch.linspace(-1, 1, channels * math.prod(size)).view(size[0], channels, *size[1:])
     training = loss.training
     loss.eval()
     try:
-        value = loss(logits, labels(torch.zeros(1, 2, 2, 2, dtype=torch.uint8)))
+        value = loss(logits, labels(torch.zeros(size, dtype=torch.uint8)))
         problem = "" if isinstance(value, Tensor) and value.numel() == 1 else f"returns {type(value).__name__}"
     except ConfigError:
         raise

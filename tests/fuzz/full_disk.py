@@ -17,6 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from monai.networks import nets
+
 from raum_lightning.cli import main
 from tests.helpers.handmade import fit_handmade
 
@@ -36,6 +39,8 @@ def commands(work: Path, full: Path) -> dict[str, list[Any]]:
     ]
     verb = [*run, "--ckpt_path", checkpoint, "--out", full / "out"]
     sides = ["--predictions", work / "predictions", "--references", cases]
+    arguments, steps = ["--heads", "2"], work / "steps.yaml"
+    short = ["--trainer.max_steps", "1", "--data.test_fraction", "0"]
     return {
         "phantom": ["phantom", full / "cases", "--cases", "2", "--shape", "56", "56", "48"],
         "prepare": ["prepare", cases, "--prepared_dir", full / "prepared"],
@@ -52,6 +57,12 @@ def commands(work: Path, full: Path) -> dict[str, list[Any]]:
         "ensemble": ["ensemble", checkpoint, checkpoint, "--out", full / "both.safetensors", *TRUST],
         "evaluate --out": ["evaluate", *sides, "--metrics", "dice", "--out", full / "scores.json"],
         "postprocess fit": ["postprocess", "fit", *sides, "--out", full / "post.yaml"],
+        "init": ["init", full / "mine"],
+        "import": ["import", "--to", "monai", work / "unetr.safetensors", "--out", full / "monai.pt"],
+        "import --from": ["import", "--from", "monai", work / "monai.pt", *arguments, "--out", full / "n.safetensors"],
+        "compare": ["compare", work / "scores.json", work / "scores.json", "--out", full / "compared.json"],
+        "postprocess apply": ["postprocess", "apply", *sides[:2], "--postprocess", steps, "--out", full / "cleaned"],
+        "cross-validate": ["cross-validate", *run, "--run.root", full / "runs", "--folds", "2", *short],
         "view": ["view", case, "--out", full / "case.png"],
         "report": ["report", work / "runs/debug/handmade", "--out", full / "report.html"],
     }
@@ -100,6 +111,14 @@ def run() -> int:
         (work / "predictions").mkdir()
         segment = ["segment", "--checkpoint", checkpoint, "--cases", work / "runs/phantom-cases"]
         assert main([*map(str, segment), "--out", str(work / "predictions"), *TRUST]) == 0
+        (work / "steps.yaml").write_text("holes: [WT]\n")
+        evaluate = ["evaluate", *commands(work, work)["evaluate --out"][1:-1], work / "scores.json"]
+        assert main([*map(str, evaluate)]) == 0
+        size = {"feature_size": 4, "hidden_size": 24, "mlp_dim": 48, "num_heads": 2}
+        torch.save(nets.UNETR(3, 4, 32, **size).state_dict(), work / "monai.pt")
+        taken = ["import", "--from", "monai", work / "monai.pt", "--heads", "2", "--out", work / "unetr.safetensors"]
+        card = ["--modalities", "flair", "t1ce", "t2", "--dataset", "brats2020"]
+        assert main([*map(str, taken), *card]) == 0
         chosen = sys.argv[1:]
         print(f"| command | {' | '.join(f'{free} kB free' for free in FREE)} |\n|{'---|' * (1 + len(FREE))}")
         for name in commands(work, work):

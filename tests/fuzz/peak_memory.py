@@ -49,7 +49,6 @@ def rows(work: Path, checkpoint: Path) -> dict[str, list[Any]]:
     return {
         "segment, 1 flip": [*same, "--flips", "1"],
         "segment, 8 flips": [*same, "--flips", "8"],
-        "segment, 8 flips, two networks": [*same, "--flips", "8", "--checkpoint", checkpoint, checkpoint],
         "segment, resampled from 0.9 mm, 8 flips": [*run, "--case", half, "--out", work / "m.nii.gz", "--flips", "8"],
         "check": ["check", work / "cases"],
     }

@@ -7,9 +7,9 @@ import yaml
 
 from raum_lightning.cli import main
 from raum_lightning.cli.run_plan import lacks_bf16
-from raum_lightning.errors import RunError
+from raum_lightning.errors import ConfigError, RunError
 from raum_lightning.runs.folder import RunFolder, find_checkpoint
-from raum_lightning.runs.naming import new_id, restarts
+from raum_lightning.runs.naming import RunOptions, new_id, restarts
 from raum_lightning.training.callbacks.preemption import slurm_job
 from tests.helpers import ROOT
 
@@ -160,3 +160,11 @@ def test_bf16_is_left_where_there_is_none(
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native)
     assert lacks_bf16(accelerator) == lacks
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", "..", "", "a\x1b[2J", "a\nb", "a\\b"])
+def test_a_name_of_a_run_is_one_folder_below_the_root(name: str) -> None:
+    for key in ("id", "experiment"):
+        with pytest.raises(ConfigError, match=rf"run\.{key}=.* becomes a folder below run\.root"):
+            RunOptions(**{key: name})
+    assert RunOptions(id="cv-a.b_2", experiment="x 1").id == "cv-a.b_2"

@@ -1,5 +1,7 @@
 """What does not fit is said before any case is prepared."""
 
+import warnings
+
 import pytest
 import torch
 from monai.networks.nets import SegResNet, SwinUNETR, UNet
@@ -99,6 +101,9 @@ def test_a_loss_is_called_once() -> None:
         check_loss(nn.CrossEntropyLoss(weight=torch.ones(3)), 4, Tensor.long)
     with pytest.raises(ConfigError, match=r"module\.loss CrossEntropyLoss returns Tensor"):
         check_loss(nn.CrossEntropyLoss(reduction="none"), 4, Tensor.long)
+    with warnings.catch_warnings(), pytest.raises(ConfigError, match=r"module\.loss MSELoss raises The size"):
+        warnings.simplefilter("ignore")  # broadcasting, of which torch warns
+        check_loss(nn.MSELoss(), 4, Tensor.long)
 
 
 @pytest.mark.parametrize(
