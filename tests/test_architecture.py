@@ -52,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
 # third-party package -> the only rooms that may import it
 ONLY = {
     "torchio": {"data"},
+    "SimpleITK": {"cases"},
     "nibabel": {"cases", "phantom", "geometry"},
     "wandb": {"loggers", "training"},
     "matplotlib": {"figures"},

@@ -23,6 +23,7 @@ TOOL_VERBS = {
     "phantom": "write synthetic cases in the layout of a data set",
     "check": "read every case and say what is wrong with which",
     "prepare": "prepare cases for training, and remove prepared ones that no case needs",
+    "prepare-case": "register the scans of one examination to each other, as a case",
     "segment": "segment cases with a checkpoint, onto their own grids",
     "export": "write a checkpoint's network as safetensors, ONNX or torch.export, checked against it",
     "import": "take weights of MONAI's UNETR as a file of ours, or give ours back",

@@ -40,7 +40,7 @@ def test_bash_completes_verbs_keys_and_files(capsys: pytest.CaptureFixture[str],
         return done.stdout.split()
 
     assert complete("raum", "") == [*TRAINER_VERBS, *TOOL_VERBS]
-    assert complete("raum", "pre") == ["predict", "prepare"]
+    assert complete("raum", "pre") == ["predict", "prepare", "prepare-case"]
     assert complete("lightning", "fit", "--data.ro") == ["--data.root", "--data.roi_size"]
     assert complete("raum", "segment", "--check") == ["--checkpoint"]
     assert complete("lightning", "fit", "-c", "une") == ["unetr.yaml"]
