@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from raum_lightning.allocator import keep_memory
-from raum_lightning.datasets import DataSet
+from raum_lightning.datasets import IGNORED, DataSet
 from raum_lightning.errors import CheckpointError, ConfigError, UserError
 from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.card import ModelCard
@@ -41,7 +41,7 @@ from raum_lightning.training.background import Background
 from raum_lightning.training.callbacks.average import CURRENT, AveragedWeights
 from raum_lightning.training.callbacks.search import PostprocessSearch
 from raum_lightning.training.checkpoint_io import EXPORT, VerifiedCheckpointIO
-from raum_lightning.training.data_fit import check_inputs, check_outputs, outputs_of
+from raum_lightning.training.data_fit import check_ignored, check_inputs, check_outputs, outputs_of
 from raum_lightning.training.first_patch import check_loss, output_channels
 from raum_lightning.training.freezing import Frozen
 from raum_lightning.training.model_card import describe
@@ -229,6 +229,7 @@ class SegmentationModule(pl.LightningModule):
             rank_zero_info(f"{type(self.network).__name__} cannot be checked before the first step ({outputs})")
         elif fitting:
             check_outputs(outputs, self.mode, data.dataset)
+            check_ignored(self.loss, data.dataset)
             check_loss(self.loss, outputs, self._indices)
 
     def start_from(self, data: Any) -> None:
@@ -422,10 +423,11 @@ class SegmentationModule(pl.LightningModule):
         cleaned: torch.Tensor | None = None,
         **more: float,
     ) -> None:
-        rows = zip(batch["case"], batch["spacing"].tolist(), prediction, batch["label"], strict=True)
-        for number, (case, spacing, labels, target) in enumerate(rows):
+        grids = zip(batch["spacing"].tolist(), batch["voxels"].tolist(), strict=True)
+        rows = zip(batch["case"], grids, prediction, batch["label"], strict=True)
+        for number, (case, (spacing, voxels), labels, target) in enumerate(rows):
             other = None if cleaned is None else cleaned[number]
-            chosen = {"case": case, "spacing": tuple(spacing), **more}
+            chosen = {"case": case, "spacing": tuple(spacing), "voxels": voxels, **more}
             self.scoring.run(partial(_score, metrics, labels, target, other, **chosen))
 
     def _log_metrics(self, stage: str, metrics: SegmentationMetrics) -> None:
@@ -442,7 +444,7 @@ def _score(
     metrics: SegmentationMetrics, raw: torch.Tensor, target: torch.Tensor, cleaned: torch.Tensor | None, **case: Any
 ) -> None:
     """Count a case, with the scores of its cleaned mask beside those of the raw one."""
-    beside = {} if cleaned is None else metrics.score(cleaned, target, spacing=case["spacing"])
+    beside = {} if cleaned is None else metrics.score(cleaned, target, spacing=case["spacing"], voxels=case["voxels"])
     case |= {f"cleaned/{name}": value for name, value in beside.items()}
     metrics.update(raw, target, **case)
 
@@ -453,6 +455,7 @@ def pseudo_dice(logits: torch.Tensor, labels: torch.Tensor, mode: str, regions: 
     Called pseudo, as nnU-Net does, because patches are no cases: not comparable with the Dice of whole volumes.
     """
     prediction, target = to_regions(classify(logits, mode, regions), regions), to_regions(labels, regions)
+    prediction = prediction & (labels != IGNORED).unsqueeze(1)
     axes = (0, 2, 3, 4)
     both = (prediction & target).sum(axes)
     either = prediction.sum(axes) + target.sum(axes)

@@ -83,6 +83,7 @@ def test_scores_are_those_of_the_written_masks(
     monkeypatch.chdir(tmp_path)
     words = ["-c", DEBUG, "--data.root", str(brats), "--trainer.logger", "false", "--run.id", "x"]
     words += ["--module.loss.init_args.mode", mode, "--data.test_fraction", "0.4"]
+    words += ["--module.metrics", "[dice, specificity]"]
     assert main(["fit", *words, "--trainer.max_steps", "8", "--module.lr", "0.01"]) == 0
     for verb in ("test", "predict"):
         assert main([verb, *words]) == 0
@@ -95,6 +96,8 @@ def test_scores_are_those_of_the_written_masks(
         for region, classes in REGIONS.items():
             a, b = in_classes(prediction, classes), in_classes(target, classes)
             assert float(row[f"dice_{region.lower()}"]) == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+            outside = (~b).sum()  # over the file's grid
+            assert float(row[f"specificity_{region.lower()}"]) == pytest.approx((~a & ~b).sum() / outside, abs=1e-9)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ workers and ranks yields the same patches, each once, and a resumed run continue
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,7 @@ class PatchLoader(DataLoader[dict[str, Any]]):
 
 class VolumeDataset(Dataset[dict[str, Any]]):
     """Whole prepared volumes: `image` C X Y Z float16, `label` X Y Z uint8 (with a mask), `case`, `spacing` in mm.
+    `voxels` are those of the file's grid, of which the volume is a crop.
 
     Channels in `absent` are 0 everywhere.
     """
@@ -138,7 +140,7 @@ class VolumeDataset(Dataset[dict[str, Any]]):
         case = self.cases[index]
         image = torch.from_numpy(case.image).clone()
         image[self.absent] = 0
-        item = {"image": image, "case": case.id, "spacing": torch.tensor(case.spacing)}
+        item = {"image": image, "case": case.id, "spacing": torch.tensor(case.spacing), "voxels": prod(case.shape)}
         if case.tumour is not None:
             item["label"] = torch.from_numpy(case.label).clone()
         return item

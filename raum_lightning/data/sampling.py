@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from raum_lightning.data.augment.kernels import Size
 from raum_lightning.data.option_checks import check_share, check_weights
 from raum_lightning.data.store import Prepared
-from raum_lightning.datasets import IGNORED
 from raum_lightning.errors import ConfigError
 from raum_lightning.labels import CLASSES
 from raum_lightning.yaml_files import read_yaml
@@ -99,7 +98,7 @@ class PatchPlaces:
 
     def _candidates(self, case: Prepared, rng: np.random.Generator) -> NDArray[np.int32]:
         """Return flat indices of the voxels to centre on."""
-        chosen = dict.fromkeys({*(case.tumour or ())} - {IGNORED}, 1.0) if self.equal_classes else self.class_weights
+        chosen = dict.fromkeys(case.tumour or (), 1.0) if self.equal_classes else self.class_weights
         weights = {index: chosen.get(index, 0.0) for index in case.tumour or ()}
         total = sum(weights.values())
         if not total:

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from raum_lightning.atomic import not_written, partial_path, remove_partials
 from raum_lightning.cases.case import Case
 from raum_lightning.data.normalise import normalise
+from raum_lightning.datasets import IGNORED
 from raum_lightning.errors import CaseError
 from raum_lightning.geometry import Matrix, Reorientation, voxel_size
 from raum_lightning.labels import BACKGROUND
@@ -74,7 +75,8 @@ class Prepared:
         content = json.loads((folder / "case.json").read_text())
         tumour = content.pop("tumour")
         frozen = {key: _frozen(value) for key, value in content.items()}
-        return cls(folder, tumour=tumour and {int(k): v for k, v in tumour.items()}, **frozen)
+        counts = tumour and {int(k): v for k, v in tumour.items() if int(k) != IGNORED}
+        return cls(folder, tumour=counts, **frozen)
 
     @property
     def image(self) -> NDArray[np.float16]:
@@ -91,8 +93,10 @@ class Prepared:
     def tumour_voxels(self, index: int | None = None) -> NDArray[np.int32]:
         """Return flat indices into the crop of all tumour voxels, or of those of one class, mapped from disk."""
         voxels: NDArray[np.int32] = self._map("tumour")
-        if index is None or self.tumour is None:
+        if self.tumour is None:
             return voxels
+        if index is None:
+            return voxels[: sum(self.tumour.values())]  # those to ignore come last
         before = sum(count for other, count in self.tumour.items() if other < index)
         return voxels[before : before + self.tumour[index]]
 

@@ -30,10 +30,16 @@ Side = Literal["prediction", "target"]
 
 
 class ScoredCase:
-    """Prediction and target of a case, class indices X Y Z on one device, with voxels of `spacing` mm."""
+    """Prediction and target of a case, class indices X Y Z on one device, with voxels of `spacing` mm.
 
-    def __init__(self, prediction: torch.Tensor, target: torch.Tensor, spacing: Spacing, rules: Rules) -> None:
+    `voxels` is how many count: those of the whole grid, of which both may be a crop, without those to ignore.
+    """
+
+    def __init__(
+        self, prediction: torch.Tensor, target: torch.Tensor, spacing: Spacing, rules: Rules, voxels: int
+    ) -> None:
         self.prediction, self.target, self.spacing, self.rules = prediction, target, spacing, rules
+        self.voxels = voxels
         self._lesions: dict[tuple[Side, Members], Components] = {}
 
     @cached_property
@@ -73,10 +79,12 @@ class ScoredRegion:
     def overlap(self) -> Overlap:
         """Voxels by where they are, over the whole grid."""
         if not self.rules.joins_predictions:
-            return overlap(self.case.confusion, self.members)
-        prediction, target = (self._mask(side) for side in ("prediction", "target"))
-        tp, size, expected = (int(np.count_nonzero(mask)) for mask in (prediction & target, prediction, target))
-        return Overlap(tp, size - tp, expected - tp, self.case.target.numel() - size - expected + tp)
+            tp, fp, fn, _ = overlap(self.case.confusion, self.members)
+        else:
+            prediction, target = (self._mask(side) for side in ("prediction", "target"))
+            tp, size, expected = (int(np.count_nonzero(mask)) for mask in (prediction & target, prediction, target))
+            fp, fn = size - tp, expected - tp
+        return Overlap(tp, fp, fn, self.case.voxels - tp - fp - fn)
 
     def _mask(self, side: Side) -> Mask:
         if side == "prediction" and self.rules.joins_predictions:

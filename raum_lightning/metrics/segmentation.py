@@ -30,11 +30,13 @@ def score(
     rules: Rules = DEFAULT,
     regions: Mapping[str, Members] = REGIONS,
     names: Sequence[str] = CLASSES,
+    voxels: int | None = None,
 ) -> dict[str, float]:
     """Return the scores of one case, as `{"dice_wt": ..., "dice_tc": ..., "dice_et": ..., "dice_mean": ..., ...}`.
 
     `prediction` and `target` are class indices, X Y Z, on one device, with voxels of `spacing` mm; their names are
-    `names`, and voxels that the target says to ignore count for nothing. Each of `metrics`, or "all", is given for each
+    `names`, and voxels that the target says to ignore count for nothing. `voxels` are those of the whole grid where
+    both are a crop that holds all tumour and all that is ignored. Each of `metrics`, or "all", is given for each
     of `regions`, for their mean, and for each of the single `classes`, such as "NCR", or "all", by `rules`; NaN is no
     score, and a mean leaves it out. Raises `ConfigError` for names that do not exist and for masks of different shapes.
     """
@@ -45,10 +47,11 @@ def score(
             f"prediction and target must lie on the same grid, but have {tuple(prediction.shape)} "
             f"and {tuple(target.shape)} voxels"
         )
-    if (ignored := target == IGNORED).any():
+    counted = (target.numel() if voxels is None else voxels) - int((ignored := target == IGNORED).sum())
+    if ignored.any():
         prediction, target = prediction.masked_fill(ignored, BACKGROUND), target.masked_fill(ignored, BACKGROUND)
     x, y, z = (float(size) for size in spacing)
-    case = ScoredCase(prediction, target, (x, y, z), rules)
+    case = ScoredCase(prediction, target, (x, y, z), rules, counted)
     whole = {name.lower(): ScoredRegion(case, members) for name, members in regions.items()}
     single = {name.lower(): ScoredRegion(case, (names.index(name),)) for name in singles}
     scores: dict[str, float] = {}
@@ -111,18 +114,21 @@ class SegmentationMetrics(Metric):
         *,
         case: str,
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        voxels: int | None = None,
         **more: float,
     ) -> None:
-        """Score one case: class indices X Y Z, with voxels of `spacing` mm; `more` are values to average beside."""
-        scores = self.score(prediction, target, spacing=spacing) | more
+        """Score one case as `score` does; `more` are values to average beside."""
+        scores = self.score(prediction, target, spacing=spacing, voxels=voxels) | more
         line = bytearray(json.dumps([case, scores]) + "\n", "ascii")
         assert isinstance(self.lines, list)
         self.lines.append(torch.frombuffer(line, dtype=torch.uint8).to(self.device))
 
-    def score(self, prediction: torch.Tensor, target: torch.Tensor, *, spacing: Sequence[float]) -> dict[str, float]:
+    def score(
+        self, prediction: torch.Tensor, target: torch.Tensor, *, spacing: Sequence[float], voxels: int | None = None
+    ) -> dict[str, float]:
         """Return the scores of one case, which is not counted."""
         chosen: dict[str, Any] = {"metrics": self.metrics, "classes": self.classes, "rules": self.rules}
-        return score(prediction, target, spacing=spacing, regions=self.regions, **chosen)
+        return score(prediction, target, spacing=spacing, voxels=voxels, regions=self.regions, **chosen)
 
     def compute(self) -> dict[str, float]:
         """Return means over the cases of all ranks, named as in `score`; nothing where there was no case."""

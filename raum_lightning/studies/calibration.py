@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from raum_lightning.atomic import atomic
+from raum_lightning.datasets import IGNORED
 from raum_lightning.inference.segmenter import Segmentation
 from raum_lightning.inference.temperature import temper
 from raum_lightning.labels import in_classes
@@ -38,9 +39,10 @@ class Sample:
         """Return voxels of the brain of a case with a reference; a region and its opposite are two channels."""
         card, dataset = result.card, result.case.dataset
         known, _ = result.case.read_label()
-        labels = np.array([card.classes.index(name) if name in card.classes else 0 for name in dataset.classes])[known]
-        grid = result.prediction.grid
-        inside = np.flatnonzero(grid.brain)
+        table = np.zeros(IGNORED + 1, np.int64)
+        table[: dataset.num_classes] = [card.classes.index(n) if n in card.classes else 0 for n in dataset.classes]
+        labels, grid = table[known], result.prediction.grid
+        inside = np.flatnonzero(grid.brain & (known[grid.box] != IGNORED))
         chosen = inside[:: max(1, len(inside) // VOXELS)]
         values = result.prediction.probabilities()[:, *grid.box].reshape(len(card.channels), -1)[:, chosen]
         right = labels[grid.box].reshape(-1)[chosen].astype(np.int64)

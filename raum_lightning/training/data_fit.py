@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from raum_lightning.datasets import DataSet
+from raum_lightning.datasets import IGNORED, DataSet
 from raum_lightning.errors import ConfigError
+from raum_lightning.losses import DiceCELoss
 
 
 def outputs_of(dataset: DataSet, mode: str) -> tuple[str, ...]:
@@ -40,3 +41,13 @@ def check_outputs(outputs: int, mode: str, dataset: DataSet, *, fewer: bool = Fa
             f"the network has out_channels={outputs} but the {mode} of {dataset.name} need {len(names)}: "
             f"{', '.join(names)}"
         )
+
+
+def check_ignored(loss: nn.Module, dataset: DataSet) -> None:
+    """Raise `ConfigError` where the loss would count voxels that the data set ignores."""
+    if dataset.ignore is None or isinstance(loss, DiceCELoss) or getattr(loss, "ignore_index", None) == IGNORED:
+        return
+    raise ConfigError(
+        f"{dataset.name} ignores voxels of value {dataset.ignore}, which {type(loss).__name__} would count; "
+        f"give module.loss DiceCELoss, or one with ignore_index: {IGNORED}"
+    )
