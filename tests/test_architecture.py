@@ -1,6 +1,9 @@
 """Who may import whom: every arrow of the house, and no other. See the layers in CONTRIBUTING.md."""
 
 import ast
+import itertools
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -116,15 +119,54 @@ def test_what_is_pure_knows_nothing_of_lightning(file: Path) -> None:
         assert not any(name.split(".")[0] in {"lightning", "torchmetrics"} for name in imported(file))
 
 
-def test_label_values_are_known_to_data_sets_alone() -> None:
-    """No dict outside `datasets` maps numbers to names of classes or names to numbers."""
-    known = {name for preset in presets().values() for name in preset.classes[1:]}
-    for file in FILES:
-        if room(file) == "datasets":
-            continue
-        for node in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Dict)):
-            for pair in zip(node.keys, node.values, strict=True):
-                values = [part.value for part in pair if isinstance(part, ast.Constant)]
-                names = known.intersection(value for value in values if isinstance(value, str))
-                numbers = [value for value in values if isinstance(value, int)]
-                assert not (names and numbers), f"{file}:{node.lineno} gives {names} the label value {numbers}"
+def label_values(tree: ast.AST, known: set[str]) -> Iterator[str]:
+    """Yield where a label value is given: beside the name of a class, or compared with a mask."""
+    arrays = re.compile(r"(label|mask|seg|segmentation|target|reference|prediction)s?")
+    for node in ast.walk(tree):
+        pairs: list[tuple[ast.AST | str | None, ...]] = []
+        if isinstance(node, ast.Dict):
+            pairs = list(zip(node.keys, node.values, strict=True))
+        elif isinstance(node, ast.Tuple | ast.List | ast.Set):
+            pairs = list(itertools.pairwise(node.elts))
+        elif isinstance(node, ast.keyword):
+            pairs = [(node.arg, node.value)]
+        elif isinstance(node, ast.Assign):
+            pairs = [(target.id, node.value) for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq | ast.NotEq | ast.In):
+            sides = [node.left, *node.comparators]
+            named = [getattr(side, "id", getattr(side, "attr", "")) for side in sides]
+            if any(arrays.fullmatch(name.lower()) for name in named):
+                numbers = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+                if any(isinstance(number, int) and number > 0 for number in numbers):
+                    yield ast.unparse(node)
+        for pair in pairs:
+            values = [part.value if isinstance(part, ast.Constant) else part for part in pair]
+            if any(value in known for value in values if isinstance(value, str)) and any(
+                isinstance(value, int) and not isinstance(value, bool) for value in values
+            ):
+                yield ast.unparse(node)
+
+
+KNOWN = {name for preset in presets().values() for name in preset.classes[1:]}
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room(file) != "datasets"], ids=lambda file: file.stem)
+def test_label_values_are_known_to_data_sets_alone(file: Path) -> None:
+    assert not list(label_values(ast.parse(file.read_text()), KNOWN))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{4: 'ET'}",
+        "{'ET': 4}",
+        "[('ET', 4)]",
+        "dict(ET=4)",
+        "ET = 4",
+        "mask == 4",
+        "case.label != 3",
+        "labels in (1, 4)",
+    ],
+)
+def test_a_label_value_is_noticed(line: str) -> None:
+    assert list(label_values(ast.parse(line), KNOWN))
