@@ -1,4 +1,4 @@
-"""What is outside the brain: made exactly 0, whatever a data set has there."""
+"""The background: set to exactly 0, whatever a data set has there."""
 
 from itertools import product
 

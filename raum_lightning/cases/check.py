@@ -34,7 +34,7 @@ def check_cases(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
-    """Return what is wrong with cases; the arguments are those of `measure_cases` and `judge`."""
+    """Return the findings of all rules on cases; the arguments are those of `measure_cases` and `judge`."""
     return judge(cases, measure_cases(cases, cache=cache, progress=progress), modalities, masked=masked)
 
 

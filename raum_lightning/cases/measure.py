@@ -93,7 +93,7 @@ class Facts:
 
     @classmethod
     def of_plain(cls, content: dict[str, Any]) -> "Facts":
-        """Return what `plain` gave, after a way through JSON."""
+        """Return what `plain` gave, after a round trip through JSON."""
         mask = content["mask"] and Mask(**content["mask"])
         images = [Image(**image) for image in content["images"]]
         return cls(

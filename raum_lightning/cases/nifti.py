@@ -186,7 +186,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         raise CaseError(f"{path}: no such file") from None
     except MemoryError:
-        raise CaseError(f"{path}: its voxels do not fit into the memory that is free") from None
+        raise CaseError(f"{path}: its voxels do not fit into free memory") from None
     except EOFError:
         raise CaseError(f"{path}: cannot be read as NIfTI: it ends before its voxels do; copy it again") from None
     except (OSError, zlib.error) as error:

@@ -9,7 +9,7 @@ HELP = "auto (what the names of the files say), a name of `raum datasets`, or a 
 
 
 class _Renamed(argparse.Action):
-    """Accept an option under the name of before, with a notice."""
+    """Accept an option under its former name, with a notice."""
 
     def __call__(
         self,
@@ -19,7 +19,7 @@ class _Renamed(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         new = f"--{self.dest.replace('_', '-')}"
-        print(f"{option_string} is now {new}; the old name goes with the next release", file=sys.stderr)
+        print(f"{option_string} is now {new}; the old name will be removed in the next release", file=sys.stderr)
         setattr(namespace, self.dest, values)
 
 

@@ -1,4 +1,4 @@
-"""`raum doctor`: what a run here would stand on, and what is wrong with it."""
+"""`raum doctor`: the environment of a run on this machine, and what is wrong with it."""
 
 import argparse
 import shutil
@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a line for each thing; return 1 where one of them needs mending."""
+    """Print a line for each check; return 1 where one fails."""
     from raum_lightning.cli.log_filters import quieten
 
     quieten()
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _findings(root: Path) -> Iterator[tuple[str, str, bool]]:
-    """Yield name, what is found, and whether it is fine."""
+    """Yield the name of each check, its finding, and whether it passed."""
     from raum_lightning.cli.run_plan import lacks_bf16
     from raum_lightning.loggers import wandb_mode
     from raum_lightning.training.provenance import PACKAGE, commit, hardware, versions

@@ -43,7 +43,7 @@ def explain(error: BaseException) -> str | None:
 def _explain_failure(error: RuntimeError, said: str) -> str | None:
     if "DefaultCPUAllocator: can't allocate memory" in said:
         asked = re.search(r"you tried to allocate (\d+) bytes", said)
-        size = f" ({int(asked[1]) / 1e9:.1f} GB were asked for at once)" if asked else ""
+        size = f" ({int(asked[1]) / 1e9:.1f} GB were requested at once)" if asked else ""
         return f"there is too little memory{size}: take a smaller window or batch, or a machine with more"
     if isinstance(error, _loaded("torch", "OutOfMemoryError")):
         return (
@@ -52,10 +52,10 @@ def _explain_failure(error: RuntimeError, said: str) -> str | None:
             "img_size; while validating, lower module.sw_batch_size"
         )
     if said.startswith("DataLoader worker") and "signal: Terminated" in said:
-        return f"a process that reads data was ended by a signal from outside ({said.strip().rstrip('.')})"
+        return f"a data loader worker was terminated by a signal from outside ({said.strip().rstrip('.')})"
     if said.startswith("DataLoader worker"):
         return (
-            f"a process that reads data died ({said.strip().rstrip('.')}), mostly for lack of memory: "
+            f"a data loader worker died ({said.strip().rstrip('.')}), mostly for lack of memory: "
             "lower data.num_workers, or give the job more memory and /dev/shm"
         )
     if isinstance(error, _loaded("torch.distributed", "DistError")) or "gloo" in said:

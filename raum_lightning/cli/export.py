@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, compare with the checkpoint, say how they differ, and return 0."""
+    """Export, print the largest difference from the checkpoint's logits, and return 0."""
     import time
     from dataclasses import replace
 

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, say what the network is, and return 0."""
+    """Convert the checkpoint, print a summary of the network, and return 0."""
     from raum_lightning.inference.foreign import export_monai, import_monai
 
     library, file = args.source or args.target

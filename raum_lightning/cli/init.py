@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the files, say which way to go from there, and return 0."""
+    """Write the files, print the next command, and return 0."""
     from raum_lightning.atomic import write_text
 
     files = _files(args.dir)

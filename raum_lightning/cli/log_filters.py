@@ -1,4 +1,4 @@
-"""Warnings and messages of libraries that a user can do nothing about, or that are said better elsewhere."""
+"""Filters for warnings and messages of libraries that a user cannot act on, or that raum reports itself."""
 
 import logging
 import os

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write what is missing, say how many that were, and return 0."""
+    """Write the missing cases, print their number, and return 0."""
     import time
 
     from raum_lightning.datasets import load

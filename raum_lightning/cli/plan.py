@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, say what training needs, and return 0; 1 where nothing that was tried fits."""
+    """Measure and print what training needs, and return 0; 1 where no tried setting fits."""
     from raum_lightning.cli.known_keys import check_keys
     from raum_lightning.runs.outputs import check_output
 
@@ -110,7 +110,9 @@ def measure_apart(words: list[str]) -> dict[str, Any]:
         try:
             return pool.submit(measure, words).result()
         except BrokenProcessPool as error:
-            raise RunError("the process that took the steps was ended, mostly for lack of memory") from error
+            raise RunError(
+                "the process that measured the steps was killed, usually because it ran out of memory"
+            ) from error
 
 
 def measure(words: list[str]) -> dict[str, Any]:

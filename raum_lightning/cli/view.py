@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw, write, say where, and return 0."""
+    """Draw and write the picture, print its path, and return 0."""
     from raum_lightning.cases.case import other_case
     from raum_lightning.cases.discovery import find_case, find_cases
     from raum_lightning.figures import Scan, check_ending, draw, save

@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Lay the dashboard out, send it, say where it is, and return 0."""
+    """Build the dashboard, upload it, print its address, and return 0."""
     from raum_lightning.runs.study_folder import StudyFolder
     from raum_lightning.studies.workspace import lay_out, send
     from raum_lightning.yaml_files import read_yaml

@@ -116,7 +116,7 @@ class BratsDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if edition is not None:
-            rank_zero_info("data.edition is called data.dataset now; the old key will go with the next release")
+            rank_zero_info("data.edition is called data.dataset now; the old key will be removed in the next release")
         self.declared = _declared(edition if edition is not None else dataset)
         classes = CLASSES
         if isinstance(self.declared, DataSet) and self.declared.labels:

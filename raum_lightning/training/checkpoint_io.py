@@ -1,4 +1,4 @@
-"""Lightning's way to and from the disk, with checkpoints that no crash or full disk turns into a wrong result."""
+"""Checkpoint input and output for Lightning: atomic, and verified by a checksum when read."""
 
 from collections.abc import Callable
 from importlib.metadata import version

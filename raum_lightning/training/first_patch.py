@@ -79,7 +79,7 @@ def check_loss(loss: nn.Module, channels: int, labels: Callable[[Tensor], Tensor
 
 
 def _shape(network: nn.Module, channels: int, size: Sequence[int], train: bool) -> tuple[int, ...] | str | Exception:
-    """Return the shape that comes out, or what comes out instead, or what is raised."""
+    """Return the output's shape, or its type where it is no tensor, or the exception that was raised."""
     tensors = dict([*network.named_parameters(), *network.named_buffers()])
     weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     image = torch.empty(1, channels, *size, device="meta")

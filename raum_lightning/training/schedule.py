@@ -1,4 +1,4 @@
-"""What depends on the step of a run: the learning rate, and what is not done at every one."""
+"""Learning rate schedules by step, and work that is not done in every step."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -33,4 +33,4 @@ def mask_of_another(subject: Subject) -> Found:
     if flair and flair.tumour is not None and flair.tumour < 0.5:
         said.append(f"the tumour lies {flair.tumour:+.2f} standard deviations from the mean of the brain on flair")
     if said:
-        yield mask.file, f"the mask may be of another case: {', and '.join(said)}", "lay it over flair and look"
+        yield mask.file, f"the mask may be of another case: {', and '.join(said)}", "overlay it on flair and check"

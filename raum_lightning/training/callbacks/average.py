@@ -1,4 +1,4 @@
-"""A running mean of the network's weights, which is what is scored, saved as the network and segmented with.
+"""A running mean of the network's weights, which is validated, saved as the network and used to segment.
 
 Lightning's `EMAWeightAveraging` (2.6) copies the whole module, warns of any with `configure_model` and of every verb
 but `fit`, and saves the mean in place of the weights when training ends, from where no run resumes exactly.
@@ -70,7 +70,7 @@ class AveragedWeights(pl.Callback):
             self._swap(pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the average in the network, for a program that goes on with it."""
+        """Leave the average in the network, for a program that uses it afterwards."""
         if self.average and not self.swapped:
             self._swap(pl_module)
 

@@ -32,7 +32,7 @@ class TrainedCases(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds `trained`, their ids: of this run, and of those whose checkpoints it went on from."""
+        """Adds `trained`, their ids: of this run, and of those whose checkpoints it resumed from."""
         data = data_of(trainer)
         checkpoint["trained"] = sorted(self.trained.union(data.split.train))
 

@@ -1,4 +1,4 @@
-"""What goes wrong in training, said in one sentence with what to do about it."""
+"""Errors during training, each reported as one sentence with a remedy."""
 
 import hashlib
 import socket

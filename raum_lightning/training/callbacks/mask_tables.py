@@ -1,4 +1,4 @@
-"""What lies beside a folder of masks: their volumes, and names and colours of their labels for two viewers."""
+"""Files written beside a folder of masks: volumes, and label names and colours for ITK-SNAP and 3D Slicer."""
 
 import csv
 from collections.abc import Iterable, Mapping

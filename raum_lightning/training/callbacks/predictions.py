@@ -1,4 +1,4 @@
-"""Write each predicted case as NIfTI the moment it is done, and leave out what is done already."""
+"""Write each predicted case as NIfTI as soon as it is segmented, and skip cases that are segmented already."""
 
 import hashlib
 import json

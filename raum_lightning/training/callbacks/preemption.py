@@ -173,7 +173,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def slurm_job() -> str | None:
-    """Return what `scontrol` calls this job: of an array, SLURM_JOB_ID may be the number of the whole."""
+    """Return the job id for `scontrol`: of an array, SLURM_JOB_ID may be the number of the whole."""
     array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
