@@ -71,7 +71,7 @@ def write(root: Path, pairs: int) -> None:
 
 def ours(root: Path, rules: str, metrics: list[str], workers: int, classes: Sequence[str] = ("all",)) -> None:
     chosen: dict[str, Any] = {"metrics": metrics, "classes": classes, "rules": rules, "workers": workers}
-    sides = {f"edition_{side}": "brats2024" for side in ("predictions", "references")}
+    sides = {f"dataset_{side}": "brats2024" for side in ("predictions", "references")}
     evaluate(root / "predictions", root / "references", **chosen, **sides, progress=_tell)
 
 

@@ -21,17 +21,17 @@ Regions = Mapping[str, tuple[int, ...]]
 Array = TypeVar("Array", torch.Tensor, "NDArray[Any]")
 
 # adult glioma, for what is not told its data set
+# the former name of the data sets that come with the package, for one release
 EDITIONS: Mapping[str, DataSet] = {**datasets.presets(), "msd": datasets.load("msd")}
-CLASSES = EDITIONS["brats2024"].classes
-REGIONS: Regions = EDITIONS["brats2023"].regions
-MODALITIES = tuple(EDITIONS["brats2020"].images)
+CLASSES = datasets.load("brats2024").classes
+REGIONS: Regions = datasets.load("brats2023").regions
+MODALITIES = tuple(datasets.load("brats2020").images)
 NCR, ED, ET, RC = (CLASSES.index(name) for name in ("NCR", "ED", "ET", "RC"))
-Edition = DataSet
 # of each region that has one, in (0, 1)
 Thresholds = Mapping[str, float]
 NO_THRESHOLDS: Thresholds = MappingProxyType({})
 
-__all__ = ["BACKGROUND", "CLASSES", "EDITIONS", "MODALITIES", "REGIONS", "Edition", "Regions", "Thresholds"]
+__all__ = ["BACKGROUND", "CLASSES", "EDITIONS", "MODALITIES", "REGIONS", "Regions", "Thresholds"]
 
 
 def in_classes(labels: Array, classes: tuple[int, ...]) -> Array:

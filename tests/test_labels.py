@@ -4,39 +4,40 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raum_lightning.datasets import presets
 from raum_lightning.errors import LabelError
-from raum_lightning.labels import ED, EDITIONS, ET, NCR, RC, classify, from_regions, to_regions
+from raum_lightning.labels import ED, ET, NCR, RC, classify, from_regions, to_regions
 
 
 @pytest.mark.parametrize(
-    ("edition", "on_disk"),
+    ("dataset", "on_disk"),
     [
         ("brats2020", [0, 1, 2, 4]),
         ("brats2021", [0, 1, 2, 4]),
         ("brats2023", [0, 1, 2, 3]),
-        ("msd", [0, 2, 1, 3]),
+        ("msd-task01", [0, 2, 1, 3]),
         ("brats2024", [0, 1, 2, 3, 4]),
     ],
 )
-def test_values_on_disk_of_each_edition(edition: str, on_disk: list[int]) -> None:
+def test_values_on_disk_of_each_data_set(dataset: str, on_disk: list[int]) -> None:
     indices = np.array([0, NCR, ED, ET, RC][: len(on_disk)])
-    np.testing.assert_array_equal(EDITIONS[edition].encode(np.array(on_disk, np.float32)), indices)
-    np.testing.assert_array_equal(EDITIONS[edition].decode(indices), on_disk)
-    assert EDITIONS[edition].num_classes == len(on_disk)
+    np.testing.assert_array_equal(presets()[dataset].encode(np.array(on_disk, np.float32)), indices)
+    np.testing.assert_array_equal(presets()[dataset].decode(indices), on_disk)
+    assert presets()[dataset].num_classes == len(on_disk)
 
 
 def test_label_4_of_2023_names_is_never_taken_for_et() -> None:
     with pytest.raises(LabelError, match=r"label 4 .* 4 is ET in brats2020, 4 is RC in brats2024 and brats2025"):
-        EDITIONS["brats2023"].encode(np.array([0, 4]))
+        presets()["brats2023"].encode(np.array([0, 4]))
 
 
 @pytest.mark.parametrize(
-    ("edition", "value"),
-    [("brats2020", 3), ("brats2020", 0.5), ("brats2020", 1.0019999742507935), ("msd", 4), ("brats2023", -1)],
+    ("dataset", "value"),
+    [("brats2020", 3), ("brats2020", 0.5), ("brats2020", 1.0019999742507935), ("msd-task01", 4), ("brats2023", -1)],
 )
-def test_a_value_the_edition_lacks_is_named(edition: str, value: float) -> None:
-    with pytest.raises(LabelError, match=f"label {value} is not one of {edition}"):
-        EDITIONS[edition].encode(np.array([0, 1, value]))
+def test_a_value_the_data_set_lacks_is_named(dataset: str, value: float) -> None:
+    with pytest.raises(LabelError, match=f"label {value} is not one of {dataset}"):
+        presets()[dataset].encode(np.array([0, 1, value]))
 
 
 def test_regions_are_nested_sums_of_classes() -> None:

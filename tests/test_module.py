@@ -16,9 +16,10 @@ from torch import nn
 import raum_lightning
 from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.cli import main
+from raum_lightning.datasets import presets
 from raum_lightning.errors import ConfigError
 from raum_lightning.inference.sliding_window import background_logits_
-from raum_lightning.labels import EDITIONS, REGIONS, in_classes
+from raum_lightning.labels import REGIONS, in_classes
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.models import cpu
 from raum_lightning.module import pseudo_dice
@@ -89,10 +90,10 @@ def test_scores_are_those_of_the_written_masks(
         assert main([verb, *words]) == 0
     rows = list(csv.DictReader((tmp_path / "runs/debug/x/test/cases.csv").read_text().splitlines()))
     assert len(rows) == 2
-    edition = EDITIONS["brats2020"]
+    dataset = presets()["brats2020"]
     for row in rows:
         masks = tmp_path / f"runs/debug/x/predictions/{row['case']}.nii.gz", next(brats.glob(f"{row['case']}/*_seg*"))
-        prediction, target = (edition.encode(np.asarray(nib.load(path).dataobj)) for path in masks)
+        prediction, target = (dataset.encode(np.asarray(nib.load(path).dataobj)) for path in masks)
         for region, classes in REGIONS.items():
             a, b = in_classes(prediction, classes), in_classes(target, classes)
             assert float(row[f"dice_{region.lower()}"]) == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
@@ -122,7 +123,7 @@ def test_a_network_of_another_library_trains_from_yaml_alone(
 @pytest.mark.parametrize(("channels", "works"), [(4, False), (5, True)])
 def test_the_resection_cavity_is_a_class_of_its_own(tmp_path: Path, channels: int, works: bool) -> None:
     for number in range(3):
-        write_brats(tmp_path / "cases", f"BraTS-GLI-0000{number}-100", EDITIONS["brats2024"], seed=number)
+        write_brats(tmp_path / "cases", f"BraTS-GLI-0000{number}-100", presets()["brats2024"], seed=number)
     cases = data(tmp_path / "cases", tmp_path, dataset="brats2024")
     module = SegmentationModule(tiny_unetr(out_channels=channels), warmup_steps=0)
     fit = trainer(tmp_path, max_steps=1)
@@ -280,6 +281,6 @@ def test_a_checkpoint_of_a_trainer_of_ones_own_segments(
         return
     assert main(words) == 0
     written = np.asarray(nib.load(tmp_path / "seg.nii.gz").dataobj)
-    np.testing.assert_array_equal(written, EDITIONS["brats2020"].decode(labels))
+    np.testing.assert_array_equal(written, presets()["brats2020"].decode(labels))
     again = SegmentationModule.load_from_checkpoint(checkpoint)
     assert isinstance(again.network, UNETR) and again.network.spec["init_args"]["embed_dim"] == 24

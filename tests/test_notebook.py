@@ -10,11 +10,10 @@ from matplotlib.image import imread
 
 import raum_lightning
 from raum_lightning.cases.discovery import find_case
-from raum_lightning.datasets import load, parse
+from raum_lightning.datasets import load, parse, presets
 from raum_lightning.errors import CaseError, FigureError
 from raum_lightning.figures import Scan, draw, save
 from raum_lightning.inference.segmenter import Segmenter
-from raum_lightning.labels import EDITIONS
 from raum_lightning.notebook import Picture, _scan_of
 from tests.helpers.cases import tiny_volumes, write_brats
 from tests.helpers.handmade import CARD, Handmade
@@ -22,7 +21,7 @@ from tests.helpers.handmade import CARD, Handmade
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
-    return write_brats(tmp_path, "BraTS20_Training_001", EDITIONS["brats2020"])
+    return write_brats(tmp_path, "BraTS20_Training_001", presets()["brats2020"])
 
 
 def titles(picture: Picture) -> list[str]:

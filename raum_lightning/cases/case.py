@@ -42,7 +42,7 @@ class Case:
     """
 
     id: str
-    edition: DataSet
+    dataset: DataSet
     images: Mapping[str, Path]
     label: Path | None = None
     channels: Mapping[str, int] = field(default_factory=dict)
@@ -54,22 +54,22 @@ class Case:
 
     def __repr__(self) -> str:
         mask = "no mask" if self.label is None else "mask"
-        return f"<Case {self.id}: {', '.join(self.images)}, {mask}, {self.edition.name}, in {self.folder}>"
+        return f"<Case {self.id}: {', '.join(self.images)}, {mask}, {self.dataset.name}, in {self.folder}>"
 
     @property
-    def dataset(self) -> DataSet:
-        """The data set that its names and label values are of."""
-        return self.edition
+    def edition(self) -> DataSet:
+        """The former name of `dataset`, for one release."""
+        return self.dataset
 
     @property
     def prediction_file(self) -> str:
         """Name of the file of its predicted mask."""
-        return self.edition.prediction_file(self.id)
+        return self.dataset.prediction_file(self.id)
 
     @property
     def patient(self) -> str:
         """Who was examined: what the data set's `patient` finds in the id, else `patient_of`."""
-        found = re.fullmatch(self.edition.patient, self.id) if self.edition.patient else None
+        found = re.fullmatch(self.dataset.patient, self.id) if self.dataset.patient else None
         return found[1] if found else patient_of(self.id)
 
     def files(self, modalities: Sequence[str]) -> list[Path]:
@@ -142,7 +142,7 @@ class Case:
         return image, self.encode(mask), affine
 
     def read_label(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-        """Return the mask as class indices, X Y Z, and its affine; raise `CaseError` for values its edition lacks."""
+        """Return the mask as class indices, X Y Z, and its affine; raise `CaseError` for undeclared values."""
         if self.label is None:
             raise CaseError(f"case {self.id}: no mask in {self.folder}")
         mask = read_nifti(self.label)
@@ -151,7 +151,7 @@ class Case:
     def encode(self, mask: Volume) -> NDArray[np.uint8]:
         """Return class indices of a mask; raise `CaseError` for values that the data set does not declare."""
         try:
-            return self.edition.encode(mask.data)
+            return self.dataset.encode(mask.data)
         except LabelError as error:
             raise CaseError(f"{mask.path}: {error}{_scaling(mask.path)}") from None
 
@@ -207,16 +207,16 @@ def sample_of(data: NDArray[Scalar], count: int = 2**18) -> NDArray[Scalar]:
 
 
 def write_mask(path: Path, labels: NDArray[np.uint8], case: Case, modality: str, remark: str = "") -> None:
-    """Write class indices X Y Z in the label values of the case's edition, with the geometry of `modality`.
+    """Write class indices X Y Z in the label values of the case's data set, with the geometry of `modality`.
 
-    The header's description notes the edition, the case where there is room for it, and a `remark`, which `read_remark`
-    returns. The file appears whole or not at all.
+    The header's description notes the data set, the case where there is room for it, and a `remark`, which
+    `read_remark` returns. The file appears whole or not at all.
     """
-    description = f"{SIGNATURE} {case.edition.name} {remark}".rstrip()
-    named = f"{SIGNATURE} {case.edition.name} {NOTED}{case.id} {remark}".rstrip()
+    description = f"{SIGNATURE} {case.dataset.name} {remark}".rstrip()
+    named = f"{SIGNATURE} {case.dataset.name} {NOTED}{case.id} {remark}".rstrip()
     if len(named) <= LONGEST_DESCRIPTION and case.id.isascii() and len(case.id.split()) == 1:
         description = named
-    write_like(path, case.edition.decode(labels), case.images[modality], description)
+    write_like(path, case.dataset.decode(labels), case.images[modality], description)
 
 
 def read_remark(path: Path) -> tuple[str, str] | None:

@@ -151,7 +151,7 @@ def _labels(case: Case, path: Path, reference: Volume | None) -> NDArray[np.uint
     found = (flat[block] for block in blocks)
     values = np.unique(np.concatenate([np.unique(block[block != 0]) for block in found]))
     try:
-        classes = case.edition.encode(values)
+        classes = case.dataset.encode(values)
     except LabelError:
         case.encode(mask)  # which raises too, with the number of voxels
         raise

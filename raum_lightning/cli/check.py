@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.progress import progress_bar
 
     cases = find_cases(args.root, args.dataset)
-    modalities = args.modalities or cases[0].edition.modalities
+    modalities = args.modalities or cases[0].dataset.modalities
     with progress_bar("checking cases") as progress:
         facts = measure_cases(cases, cache=args.cache, progress=progress)
     findings = judge(cases, facts, modalities)
@@ -88,7 +88,7 @@ def _plain(
         return [asdict(finding) for finding in findings if finding.case == case]
 
     rows = [
-        {"id": case.id, "edition": case.edition.name, "modalities": sorted(case.images), "findings": of(case.id)}
+        {"id": case.id, "dataset": case.dataset.name, "modalities": sorted(case.images), "findings": of(case.id)}
         for case in cases
     ]
     counts = {name: {"voxels": voxels, "cases": having} for name, (voxels, having) in classes.items()}
@@ -113,7 +113,7 @@ def _print(cases: Sequence["Case"], findings: Sequence["Finding"]) -> None:
     from raum_lightning.cases.ids import printable
 
     console = Console(highlight=False, soft_wrap=True)
-    titles = {case.id: f"{case.id} ({case.edition.name}, {case.folder})" for case in cases} | {"": "all cases"}
+    titles = {case.id: f"{case.id} ({case.dataset.name}, {case.folder})" for case in cases} | {"": "all cases"}
     last = None
     for finding in findings:
         if finding.case != last:

@@ -19,10 +19,9 @@ from torch import nn
 from raum_lightning.cli.command_line import CommandLine
 from raum_lightning.cli.config_inheritance import CLASS, Tree
 from raum_lightning.data.datamodule import BratsDataModule
-from raum_lightning.datasets import DataSet
+from raum_lightning.datasets import DataSet, presets
 from raum_lightning.errors import ConfigError
 from raum_lightning.inference.exported import SAFETENSORS, read_card
-from raum_lightning.labels import EDITIONS
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.runs.checkpoints import structure
 from raum_lightning.training.data_fit import outputs_of
@@ -118,7 +117,7 @@ def _data(data: Tree) -> tuple[Sequence[str], DataSet]:
         )
         return found.modalities, found.dataset
     except Exception:  # any value may be of any kind yet; what is wrong with it is said later, in the usual order
-        fallback = EDITIONS["brats2020"]
+        fallback = presets()["brats2020"]
         given = known.get("modalities")
         return given if isinstance(given, list) else fallback.modalities, fallback
 

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     _check_outputs(args)
     metrics = [*args.metrics, *(["lesion_dice", "lesion_hd95"] if args.lesion_wise else [])]
     sides = {
-        f"edition_{side}": getattr(args, f"dataset_{side}") or args.dataset for side in ("predictions", "references")
+        f"dataset_{side}": getattr(args, f"dataset_{side}") or args.dataset for side in ("predictions", "references")
     }
     with progress_bar("scoring cases") as progress:
         chosen = {"metrics": metrics, "classes": args.classes, "rules": args.rules}
@@ -100,8 +100,8 @@ def _print(evaluation: "Evaluation") -> None:
             console.print(f"{metric}: {explain(metric, evaluation.rules)}")
         present = ", ".join(f"{part.upper()} {count}" for part, count in evaluation.present.items())
         console.print(f"of {len(evaluation.scores)} references these have the region at all: {present}")
-    for side, editions in evaluation.folders.editions.items():
-        counted = "; ".join(f"{count} {edition}" for edition, count in editions.items())
+    for side, datasets in evaluation.folders.datasets.items():
+        counted = "; ".join(f"{count} {name}" for name, count in datasets.items())
         console.print(f"label values of {side}: {counted}")
     for cases, lack in (
         (evaluation.missing, "references without prediction"),

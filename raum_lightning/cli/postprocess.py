@@ -53,7 +53,7 @@ def _fit(args: argparse.Namespace) -> int:
     if args.out.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{args.out}: let the name end in .yaml")
     check_output(args.out, COMMAND)
-    sides = {f"edition_{side}": args.dataset for side in ("predictions", "references")}
+    sides = {f"dataset_{side}": args.dataset for side in ("predictions", "references")}
     folders = match_folders(args.predictions, args.references, **sides)
     pairs = [*folders.pairs.values()]
     files = [probabilities_path(args.probabilities, case) for case in folders.pairs] if args.probabilities else []
@@ -115,7 +115,7 @@ def _apply(args: argparse.Namespace) -> int:
             "segment with --postprocess"
         )
     masks = find_masks(args.predictions, args.dataset)
-    if unclear := [mask.path for mask in masks.values() if mask.edition is None]:
+    if unclear := [mask.path for mask in masks.values() if mask.found is None]:
         raise EvaluationError(f"{unclear[0]}: nothing says whose label values it holds; give --dataset")
     targets = {case: args.out / f"{stem(mask.path)}.nii.gz" for case, mask in masks.items()}
     if there := [path for path in targets.values() if path.exists()]:

@@ -11,7 +11,7 @@ Each case becomes a folder `<id>-<fingerprint>` holding
 X, Y, Z run towards left, posterior and superior (LPS): cases of any orientation are reoriented, by permuting and
 reversing axes, which changes no value.
 
-The fingerprint covers the source files (path, size, time of change), the modalities and the edition: a case is prepared
+The fingerprint covers the source files (path, size, time of change), modalities and data set: a case is prepared
 again when any of them changes, and `raum prepare --clean` removes what is then not needed any more. Folders appear
 whole, by renaming, so that several processes may prepare the same cases at once and a killed one leaves nothing half
 done under a final name. What a crash of the machine left damaged is prepared again.
@@ -61,7 +61,7 @@ class Prepared:
 
     folder: Path
     id: str
-    edition: str
+    dataset: str
     modalities: tuple[str, ...]
     start: tuple[int, int, int]
     shape: tuple[int, int, int]
@@ -73,6 +73,8 @@ class Prepared:
     def open(cls, folder: Path) -> "Prepared":
         """Read `case.json`; arrays are mapped when they are asked for, and checked by `find_damage` before."""
         content = json.loads((folder / "case.json").read_text())
+        if "edition" in content:  # the key of before
+            content["dataset"] = content.pop("edition")
         tumour = content.pop("tumour")
         frozen = {key: _frozen(value) for key, value in content.items()}
         counts = tumour and {int(k): v for k, v in tumour.items() if int(k) != IGNORED}
@@ -170,8 +172,8 @@ def prepared_folder(case: Case, folder: Path, modalities: Sequence[str]) -> Path
     sources = [(str(path.resolve()), *_stat(path)) for path in case.files(modalities)]
     channels = [case.channels.get(modality) for modality in modalities]
     known = case.dataset
-    edition = (known.name, sorted(known.indices.items()), *([known.background] if known.background else []))
-    key = json.dumps([LAYOUT, list(modalities), edition, channels, sources])
+    dataset = (known.name, sorted(known.indices.items()), *([known.background] if known.background else []))
+    key = json.dumps([LAYOUT, list(modalities), dataset, channels, sources])
     return folder / f"{case.id}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
@@ -242,7 +244,7 @@ def _prepare_case(folder: Path, modalities: Sequence[str], case: Case) -> str | 
         _save(partial_folder / "image.npy", normalised)
         content = {
             "id": case.id,
-            "edition": case.edition.name,
+            "dataset": case.dataset.name,
             "modalities": list(modalities),
             "start": [int(axis.start) for axis in crop],
             "shape": shape,

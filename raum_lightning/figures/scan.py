@@ -62,7 +62,7 @@ class Scan:
                     f"{prediction}: has the classes of {known.name} ({', '.join(known.classes[1:])}), the case those "
                     f"of {case.dataset.name} ({', '.join(case.dataset.classes[1:])}); give the case's as --dataset"
                 )
-            predicted = replace(case, label=prediction, edition=known).read_labelled(names[:1])[1]
+            predicted = replace(case, label=prediction, dataset=known).read_labelled(names[:1])[1]
         return cls(case.id, dict(zip(names, image, strict=True)), affine, reference, predicted, case.dataset)
 
     @cached_property

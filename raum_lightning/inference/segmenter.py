@@ -71,7 +71,7 @@ class Segmentation:
 
     def save(self, path: Path | str, remark: str = "") -> None:
         """Write the mask, whole or not at all; the header's description notes a `remark` too."""
-        case = replace(self.case, edition=self.data_set)
+        case = replace(self.case, dataset=self.data_set)
         write_mask(Path(path), self.card.translate(self.labels, self.data_set), case, self._first, remark)
 
     def save_probabilities(self, path: Path | str) -> None:
@@ -177,7 +177,7 @@ class Segmenter:
         values, box = self._infer(visit, progress), visit.box
         del visit
         prediction = Prediction(grid, values, box, self.card.mode, self.card.region_indices)
-        data_set = self.card.labelling(case.edition, self.dataset)
+        data_set = self.card.labelling(case.dataset, self.dataset)
         labels = clean(
             prediction.labels(self.steps.threshold), self.steps, voxel_size(grid.affine), self.card.region_indices
         )

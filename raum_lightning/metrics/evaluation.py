@@ -104,7 +104,7 @@ class Evaluation:
             "problems": self.problems,
             "without_prediction": self.missing,
             "without_reference": self.folders.without_reference,
-            "editions": self.folders.editions,
+            "datasets": self.folders.datasets,
             "of_other_cases": self.folders.of_other_cases,
         }
         write_json(path, content)
@@ -142,8 +142,8 @@ def evaluate(
     metrics: Sequence[str] = ("dice", "hd95"),
     classes: Sequence[str] = (),
     rules: str = "auto",
-    edition_predictions: str = "auto",
-    edition_references: str = "auto",
+    dataset_predictions: str = "auto",
+    dataset_references: str = "auto",
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -157,7 +157,7 @@ def evaluate(
     if rules != "auto":
         select(metrics, find_rules(rules))
     folders = match_folders(
-        predictions, references, edition_predictions=edition_predictions, edition_references=edition_references
+        predictions, references, dataset_predictions=dataset_predictions, dataset_references=dataset_references
     )
     return evaluate_pairs(folders, metrics=metrics, classes=classes, rules=rules, workers=workers, progress=progress)
 

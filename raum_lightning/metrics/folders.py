@@ -2,7 +2,7 @@
 
 Files are matched by the id of their case: `<id>.nii.gz`, `<id>_seg.nii.gz`, `<id>-seg.nii.gz` or what a data set calls
 predicted masks (`prediction`), whatever the folders.
-Whose label values a mask holds must be known before it is read, since editions use the same numbers for different
+Whose label values a mask holds must be known before it is read, since data sets use the same numbers for different
 things (see `labels`). In this order it follows from
 
 1. what was declared,
@@ -11,7 +11,7 @@ things (see `labels`). In this order it follows from
    Task01 has its dataset.json,
 4. for a prediction, its reference.
 
-A value that the edition found in this way does not define is an error, never a guess. BraTS 2024 must be declared.
+A value that the data set found in this way does not define is an error, never a guess. BraTS 2024 must be declared.
 """
 
 import re
@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 from raum_lightning.cases.case import Case, other_case, read_remark
 from raum_lightning.cases.discovery import files_below, find_cases, is_image, recognise
 from raum_lightning.cases.nifti import Volume, read_nifti, stem
-from raum_lightning.datasets import DataSet, load, names, presets
+from raum_lightning.datasets import ALIASES, DataSet, load, names, presets
 from raum_lightning.errors import CaseError, EvaluationError, LabelError
-from raum_lightning.labels import EDITIONS
 
 
 @dataclass(frozen=True)
@@ -36,27 +35,27 @@ class MaskFile:
     """A file with a mask; whose label values it holds, where that is known, and how."""
 
     path: Path
-    edition: DataSet | None = None
+    found: DataSet | None = None
     known_by: str = ""
 
     def __str__(self) -> str:
-        return f"{self.edition.name if self.edition else 'unknown'}, by {self.known_by}"
+        return f"{self.found.name if self.found else 'unknown'}, by {self.known_by}"
 
     @property
     def dataset(self) -> DataSet:
         """Whose label values it holds, where that is known for certain."""
-        assert self.edition is not None
-        return self.edition
+        assert self.found is not None
+        return self.found
 
     def beside(self, reference: "MaskFile") -> "MaskFile":
-        """Return a prediction with the edition of its reference where its own is not known, or is the same by name."""
+        """Return a prediction with the data set of its reference where its own is not known, or is the same by name."""
         known = reference.dataset
-        if self.edition is None:
+        if self.found is None:
             # 4 of BraTS 2024 was declared for the reference: here it may mean what it did in 2020
-            known = EDITIONS["brats2023"] if known.name == "brats2024" else known
-            return replace(self, edition=known, known_by="reference")
+            known = load("brats2023") if known.name == "brats2024" else known
+            return replace(self, found=known, known_by="reference")
         # what dataset.json of MSD Task01 says of its values holds for predictions too
-        return replace(self, edition=known) if self.edition.name == known.name else self
+        return replace(self, found=known) if self.found.name == known.name else self
 
 
 @dataclass(frozen=True)
@@ -74,18 +73,18 @@ class Folders:
         return [sentence for sentence in said if sentence]
 
     @property
-    def editions(self) -> dict[str, dict[str, int]]:
-        """For each side, how many masks were read as which edition, and how that was known."""
+    def datasets(self) -> dict[str, dict[str, int]]:
+        """For each side, how many masks were read as which data set's, and how that was known."""
         sides = zip(*self.pairs.values(), strict=True)
         names = ("predictions", "references")
         return {name: dict(Counter(map(str, masks))) for name, masks in zip(names, sides, strict=True)}
 
 
 def match_folders(
-    predictions: Path, references: Path, *, edition_predictions: str = "auto", edition_references: str = "auto"
+    predictions: Path, references: Path, *, dataset_predictions: str = "auto", dataset_references: str = "auto"
 ) -> Folders:
     """Return the masks of two folders by case; raise `EvaluationError` where nothing can be compared."""
-    found, expected = find_masks(predictions, edition_predictions), find_references(references, edition_references)
+    found, expected = find_masks(predictions, dataset_predictions), find_references(references, dataset_references)
     common = [case for case in expected if case in found]
     if not common:
         raise EvaluationError(
@@ -99,19 +98,19 @@ def match_folders(
     )
 
 
-def find_references(root: Path, edition: str = "auto") -> dict[str, MaskFile]:
+def find_references(root: Path, dataset: str = "auto") -> dict[str, MaskFile]:
     """Return the masks of the cases in `root` by id, or those of `find_masks` where the folder holds no images.
 
     Raises `EvaluationError` where nothing says whose label values they hold.
     """
-    declared = _declared(edition)
+    declared = _declared(dataset)
     if (cases := _cases(root, declared)) is not None:
         masks = {case.id: _of_case(case, declared) for case in cases if case.label}
         if not masks:
             raise EvaluationError(f"{root}: its cases have no masks; references are cases with one")
     else:
-        masks = find_masks(root, edition)
-    if unclear := [mask.path for mask in masks.values() if mask.edition is None]:
+        masks = find_masks(root, dataset)
+    if unclear := [mask.path for mask in masks.values() if mask.found is None]:
         raise EvaluationError(
             f"{unclear[0]}: nothing says whose label values the references hold; give it as --dataset, one of "
             f"{', '.join(names())} or a YAML file"
@@ -119,9 +118,9 @@ def find_references(root: Path, edition: str = "auto") -> dict[str, MaskFile]:
     return masks
 
 
-def find_masks(root: Path, edition: str = "auto") -> dict[str, MaskFile]:
+def find_masks(root: Path, dataset: str = "auto") -> dict[str, MaskFile]:
     """Return the masks below `root` by the id of their case; raise `EvaluationError` for none and for two of one."""
-    declared = _declared(edition)
+    declared = _declared(dataset)
     if declared and not declared.labels:
         declared = None  # a dataset.json says what they are, which lies with the references
     masks: dict[str, MaskFile] = {}
@@ -204,8 +203,8 @@ def _of_case(case: Case, declared: DataSet | None) -> MaskFile:
 def _recognised(path: Path, name: str) -> tuple[DataSet | None, str]:
     """Return whose label values a mask holds, and how that is known."""
     if remark := read_remark(path):
-        known = EDITIONS.get(remark[0])
+        known = presets().get(ALIASES.get(remark[0], remark[0]))
         return known, "header" if known else ""
-    by_ending = {"_seg": EDITIONS["brats2020"], "-seg": EDITIONS["brats2023"]}
-    edition = recognise(name) or by_ending.get(name[-4:].lower())
-    return edition, "file name" if edition else ""
+    by_ending = {"_seg": load("brats2020"), "-seg": load("brats2023")}
+    known = recognise(name) or by_ending.get(name[-4:].lower())
+    return known, "file name" if known else ""

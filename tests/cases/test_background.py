@@ -9,10 +9,9 @@ from scipy import ndimage
 
 from raum_lightning.cases.background import clear_background, cut_out, find_head
 from raum_lightning.cases.discovery import find_case, find_cases
-from raum_lightning.datasets import parse
+from raum_lightning.datasets import parse, presets
 from raum_lightning.errors import CaseError
 from raum_lightning.geometry import bounding_box
-from raum_lightning.labels import EDITIONS
 from tests.helpers.cases import AFFINE, tiny_volumes, write_brats
 
 
@@ -51,7 +50,7 @@ def test_an_image_on_0_is_returned_as_it_is(inset: int) -> None:
 
 
 def test_a_case_is_read_without_its_noise(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "BraTS20_Training_001", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path, "BraTS20_Training_001", presets()["brats2020"])
     path = folder / "BraTS20_Training_001_flair.nii.gz"
     clean = tiny_volumes()[0]["flair"]
     noisy = np.where(clean == 0, np.random.default_rng(0).normal(0, 1e-4, clean.shape), clean).astype(np.float32)

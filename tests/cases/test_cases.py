@@ -13,8 +13,8 @@ from raum_lightning.cases.case import Case, other_case, read_remark, write_mask
 from raum_lightning.cases.check import check_cases
 from raum_lightning.cases.discovery import find_case, find_cases
 from raum_lightning.cli import main
+from raum_lightning.datasets import presets
 from raum_lightning.errors import CaseError, ConfigError
-from raum_lightning.labels import EDITIONS
 from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes, write_brats, write_msd
 
 ALL = ("flair", "t1", "t1ce", "t2")
@@ -28,7 +28,7 @@ def problems(case: Case) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("edition", "name"),
+    ("dataset", "name"),
     [
         ("brats2020", "BraTS20_Training_001"),
         ("brats2021", "BraTS2021_00000"),
@@ -36,12 +36,12 @@ def problems(case: Case) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-def test_every_edition_is_found_and_read_alike(tmp_path: Path, edition: str, name: str, ending: str) -> None:
-    write_brats(tmp_path / "deeper", name, EDITIONS[edition], ending=ending)
+def test_every_data_set_is_found_and_read_alike(tmp_path: Path, dataset: str, name: str, ending: str) -> None:
+    write_brats(tmp_path / "deeper", name, presets()[dataset], ending=ending)
     (case,) = find_cases(tmp_path)
     image, label, affine = case.read_labelled(ALL)
     images, labels = tiny_volumes()
-    assert (case.id, case.edition.name, problems(case)) == (name, edition, [])
+    assert (case.id, case.dataset.name, problems(case)) == (name, dataset, [])
     np.testing.assert_array_equal(image, np.stack([images[modality] for modality in ALL]))
     np.testing.assert_array_equal(label, labels)
     np.testing.assert_array_equal(affine, AFFINE)
@@ -63,17 +63,17 @@ def test_msd_is_read_by_its_dataset_json(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     case = find_cases(tmp_path)[0]
     np.testing.assert_array_equal(case.read(["flair"])[0][0], tiny_volumes(1)[0]["t2"])
-    assert case.edition.indices == {0: 0, 3: 2, 1: 1, 2: 3}
+    assert case.dataset.indices == {0: 0, 3: 2, 1: 1, 2: 3}
 
 
 def test_case_355_of_2020_has_its_mask(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "BraTS20_Training_355", EDITIONS["brats2020"], ending=".nii")
+    folder = write_brats(tmp_path, "BraTS20_Training_355", presets()["brats2020"], ending=".nii")
     (folder / "BraTS20_Training_355_seg.nii").rename(folder / "W39_1998.09.19_Segm.nii")
     assert problems(find_case(tmp_path)) == []
 
 
 def test_2024_must_be_declared(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "BraTS-GLI-02073-100", EDITIONS["brats2023"])
+    folder = write_brats(tmp_path, "BraTS-GLI-02073-100", presets()["brats2023"])
     mask = np.zeros(SHAPE, np.uint8)
     mask[5:9, 5:9, 5:9] = 4
     nib.save(nib.Nifti1Image(mask, AFFINE), folder / "BraTS-GLI-02073-100-seg.nii.gz")
@@ -84,7 +84,7 @@ def test_2024_must_be_declared(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_said_by_file(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "a", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path, "a", presets()["brats2020"])
     (folder / "a_t1.nii.gz").unlink()
     nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.int16), AFFINE), folder / "a_t2.nii.gz")
     moved = AFFINE.copy()
@@ -102,7 +102,7 @@ def test_what_is_wrong_is_said_by_file(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "a", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path, "a", presets()["brats2020"])
     path = folder / "a_flair.nii.gz"
     content = path.read_bytes()
     for place in (30, len(content) // 3, len(content) // 2, len(content) - 6):
@@ -137,7 +137,7 @@ def test_a_4d_file_is_decompressed_once(tmp_path: Path, monkeypatch: pytest.Monk
 )
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 def test_a_header_that_makes_no_sense_is_named(tmp_path: Path, field: str, value: object, ending: str) -> None:
-    folder = write_brats(tmp_path, "a", EDITIONS["brats2020"], ending=ending)
+    folder = write_brats(tmp_path, "a", presets()["brats2020"], ending=ending)
     path = folder / f"a_flair{ending}"
     packed = gzip if ending == ".nii.gz" else None
     content = bytearray(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
@@ -160,7 +160,7 @@ def with_header(path: Path, **fields: float) -> None:
 
 
 def test_voxels_without_a_size_are_named(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "a", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path, "a", presets()["brats2020"])
     with_header(folder / "a_t2.nii.gz", srow_x=0)
     (problem,) = problems(find_case(tmp_path))
     assert problem == (
@@ -169,7 +169,7 @@ def test_voxels_without_a_size_are_named(tmp_path: Path) -> None:
 
 
 def test_a_rotation_that_is_none_is_left_out_of_what_is_written(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "a", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path, "a", presets()["brats2020"])
     with_header(folder / "a_flair.nii.gz", quatern_b=0.9, quatern_c=0.9, qform_code=1)
     case = find_case(tmp_path)
     assert problems(case) == []
@@ -180,7 +180,7 @@ def test_a_rotation_that_is_none_is_left_out_of_what_is_written(tmp_path: Path) 
 
 
 def test_a_background_that_is_not_0_is_named(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "a", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path, "a", presets()["brats2020"])
     image = np.where(tiny_volumes()[0]["flair"] == 0, -1, 7).astype(np.int16)
     nib.save(nib.Nifti1Image(image, AFFINE), folder / "a_flair.nii.gz")
     with pytest.raises(CaseError, match=r"a_flair\.nii\.gz: background is -1, not 0"):
@@ -196,7 +196,7 @@ def test_a_background_that_is_not_0_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["text", "truncated", "empty"])
 def test_an_unreadable_file_is_named(tmp_path: Path, damage: str) -> None:
-    folder = write_brats(tmp_path, "a", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path, "a", presets()["brats2020"])
     path = folder / "a_flair.nii.gz"
     content = path.read_bytes()
     path.write_bytes({"text": b"no nifti", "truncated": content[: len(content) // 2], "empty": b""}[damage])
@@ -206,7 +206,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path, damage: str) -> None:
 
 
 def test_nan_is_counted(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "a", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path, "a", presets()["brats2020"])
     volume = np.ones(SHAPE, np.float32)
     volume[0, 0, :3] = np.nan
     nib.save(nib.Nifti1Image(volume, AFFINE), folder / "a_t2.nii.gz")
@@ -215,7 +215,7 @@ def test_nan_is_counted(tmp_path: Path) -> None:
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
-    write_brats(tmp_path / "store", "a", EDITIONS["brats2020"])
+    write_brats(tmp_path / "store", "a", presets()["brats2020"])
     root = tmp_path / "root"
     root.mkdir()
     (root / "data").symlink_to(tmp_path / "store")
@@ -230,14 +230,14 @@ def test_finding_nothing_or_double_is_an_error(tmp_path: Path) -> None:
         find_cases(tmp_path)
     with pytest.raises(ConfigError, match="data set 'brats2019' is unknown; give a YAML file or one of auto, bids"):
         find_cases(tmp_path, "brats2019")
-    write_brats(tmp_path / "one", "a", EDITIONS["brats2020"])
-    write_brats(tmp_path / "two", "a", EDITIONS["brats2020"])
+    write_brats(tmp_path / "one", "a", presets()["brats2020"])
+    write_brats(tmp_path / "two", "a", presets()["brats2020"])
     with pytest.raises(CaseError, match="case a is in both"):
         find_cases(tmp_path)
 
 
 def test_two_files_for_one_modality_are_a_problem(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "a", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path, "a", presets()["brats2020"])
     (folder / "a_t1.nii").write_bytes(gzip.decompress((folder / "a_t1.nii.gz").read_bytes()))
     assert "two files for t1" in problems(find_case(tmp_path))[0]
     with pytest.raises(CaseError, match="case a: two files for t1"):
@@ -245,7 +245,7 @@ def test_two_files_for_one_modality_are_a_problem(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = write_brats(tmp_path, "a", EDITIONS["brats2020"])
+    closed = write_brats(tmp_path, "a", presets()["brats2020"])
     scandir = os.scandir
 
     def refuse(path: str) -> object:  # root, as which tests may run, is refused nothing
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: p
 
 
 def test_names_may_be_in_capitals(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "a", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path, "a", presets()["brats2020"])
     for path in list(folder.iterdir()):
         path.rename(folder / path.name.upper().replace("A_", "a_"))
     case = find_case(tmp_path)
@@ -268,9 +268,9 @@ def test_names_may_be_in_capitals(tmp_path: Path) -> None:
 
 def test_an_id_says_more_than_the_ends_of_names(tmp_path: Path) -> None:
     name = "BraTS-GLI-00000-000"
-    folder = write_brats(tmp_path, name, EDITIONS["brats2023"])
+    folder = write_brats(tmp_path, name, presets()["brats2023"])
     (folder / f"{name}-seg.nii.gz").rename(folder / f"{name}_seg.nii.gz")
-    assert find_case(tmp_path).edition.name == "brats2023" and problems(find_case(tmp_path)) == []
+    assert find_case(tmp_path).dataset.name == "brats2023" and problems(find_case(tmp_path)) == []
 
 
 def test_a_missing_4d_file_is_said_once(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_missing_4d_file_is_said_once(tmp_path: Path) -> None:
 
 def test_check_asks_for_masks_where_others_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed, name in enumerate(("a", "b")):
-        write_brats(tmp_path / "cases", name, EDITIONS["brats2020"], seed=seed)
+        write_brats(tmp_path / "cases", name, presets()["brats2020"], seed=seed)
     (tmp_path / "cases/a/a_seg.nii.gz").unlink()
     assert main(["check", str(tmp_path / "cases")]) == 1
     (tmp_path / "cases/b/b_seg.nii.gz").unlink()
@@ -296,7 +296,7 @@ def test_check_asks_for_masks_where_others_have_them(tmp_path: Path, capsys: pyt
 
 
 def test_a_written_mask_lies_on_its_case(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "a", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path, "a", presets()["brats2020"])
     source = nib.load(folder / "a_flair.nii.gz")
     source.set_qform(AFFINE, 2)
     source.set_sform(AFFINE, 1)
@@ -305,7 +305,7 @@ def test_a_written_mask_lies_on_its_case(tmp_path: Path) -> None:
     labels, _ = case.read_label()
     write_mask(tmp_path / "out" / "a.nii.gz", labels, case, "flair")
     written = nib.load(tmp_path / "out" / "a.nii.gz")
-    np.testing.assert_array_equal(np.asarray(written.dataobj), EDITIONS["brats2020"].decode(labels))
+    np.testing.assert_array_equal(np.asarray(written.dataobj), presets()["brats2020"].decode(labels))
     np.testing.assert_array_equal(written.affine, source.affine)
     assert written.get_data_dtype() == np.uint8
     assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (2, 1)
@@ -313,7 +313,7 @@ def test_a_written_mask_lies_on_its_case(tmp_path: Path) -> None:
 
 
 def test_a_mask_names_its_case_where_there_is_room(tmp_path: Path) -> None:
-    folder = write_brats(tmp_path, "BraTS20_Training_001", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path, "BraTS20_Training_001", presets()["brats2020"])
     case, path = find_case(folder), tmp_path / "m.nii.gz"
     labels, _ = case.read_label()
     write_mask(path, labels, case, "flair", "0123456789abcdef")

@@ -21,7 +21,7 @@ from raum_lightning.cases.measure import Facts, measure
 from raum_lightning.cases.rules import RULES, SET_RULES, Finding
 from raum_lightning.cli import main
 from raum_lightning.data.datamodule import BratsDataModule
-from raum_lightning.labels import EDITIONS
+from raum_lightning.datasets import presets
 from tests.helpers import DEBUG
 from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes
 
@@ -40,7 +40,7 @@ def head(seed: int) -> dict[str, np.ndarray]:
         for name, values in CONTRAST.items()
     }
     return {name: image.astype(np.int16) for name, image in files.items()} | {
-        "seg": EDITIONS["brats2020"].decode(labels)
+        "seg": presets()["brats2020"].decode(labels)
     }
 
 

@@ -44,7 +44,7 @@ def test_every_data_set_is_recognised_by_its_names(tmp_path: Path, name: str) ->
     known, case = load(name), ID[name]
     touch(tmp_path, *(known.file_name(case, role) for role in (*known.images, "mask")))
     (found,) = find_cases(tmp_path)
-    assert (found.id, found.edition.name, set(found.images)) == (case, name, set(known.images))
+    assert (found.id, found.dataset.name, set(found.images)) == (case, name, set(known.images))
     assert found.label is not None
 
 
@@ -69,16 +69,16 @@ def test_what_two_data_sets_read_differently_is_refused_until_declared(tmp_path:
     with pytest.raises(CaseError, match=f"{said}; declare which it is with data.dataset or --dataset"):
         find_cases(tmp_path)
     for name in ("brats-ped", "brats-ped-2023"):
-        assert find_case(tmp_path, name).edition.name == name
-    assert find_case(tmp_path, prefer=known).edition is known
+        assert find_case(tmp_path, name).dataset.name == name
+    assert find_case(tmp_path, prefer=known).dataset is known
     with pytest.raises(CaseError, match="brats-ped-2023 and brats-ped"):
         recognise("BraTS-PED-00001-000")
 
 
 def test_names_of_2023_are_2023_until_2024_is_declared(tmp_path: Path) -> None:
     write_brats(tmp_path, "BraTS-GLI-00001-000", load("brats2024"))
-    assert find_case(tmp_path).edition.name == "brats2023"
-    assert find_case(tmp_path, "brats2024").edition.name == "brats2024"
+    assert find_case(tmp_path).dataset.name == "brats2023"
+    assert find_case(tmp_path, "brats2024").dataset.name == "brats2024"
 
 
 def test_a_declared_data_set_reads_its_label_values_from_files_named_by_another(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_classes_that_a_challenge_never_has_are_refused(tmp_path: Path) -> None:
 
 def test_ids_say_more_than_the_ends_of_names(tmp_path: Path) -> None:
     touch(tmp_path, "BraTS-GLI-00001-000_flair.nii.gz", "a-t2f.nii.gz", "b_flair.nii")
-    found = {case.id: case.edition.name for case in find_cases(tmp_path)}
+    found = {case.id: case.dataset.name for case in find_cases(tmp_path)}
     assert found == {"BraTS-GLI-00001-000": "brats2023", "a": "brats2023", "b": "brats2020"}
 
 
@@ -111,7 +111,7 @@ def test_a_folder_called_like_a_file_stands_for_the_file_in_it(tmp_path: Path) -
     touch(tmp_path, *(f"{case}/{case}_{role}.nii/00000057_brain_{role}.nii" for role in ("flair", "t1", "t1ce", "t2")))
     touch(tmp_path, f"{case}/{case}_seg.nii/00000057_final_seg.nii")
     found = find_case(tmp_path)
-    assert (found.id, set(found.images), found.edition.name) == (case, {"flair", "t1", "t1ce", "t2"}, "brats2021")
+    assert (found.id, set(found.images), found.dataset.name) == (case, {"flair", "t1", "t1ce", "t2"}, "brats2021")
     assert found.label == tmp_path / case / f"{case}_seg.nii/00000057_final_seg.nii"
 
 
@@ -199,7 +199,7 @@ def test_every_word_for_what_does_not_enhance_is_ncr(tmp_path: Path, word: str) 
     labels = {"0": "background", "1": "edema", "2": word, "3": "enhancing tumor"}
     index(tmp_path, DECATHLON | {"labels": labels, "training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]})
     (case,) = find_cases(tmp_path)
-    assert case.edition.labels == {2: "NCR", 1: "ED", 3: "ET"} and case.edition.name == "msd-task01"
+    assert case.dataset.labels == {2: "NCR", 1: "ED", 3: "ET"} and case.dataset.name == "msd-task01"
 
 
 def test_two_labels_of_one_class_are_refused(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_another_task_of_the_decathlon_has_the_classes_that_it_names(tmp_path: P
     content = {"name": "Heart", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "left atrium"}}
     index(tmp_path, content | {"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]})
     (case,) = find_cases(tmp_path)
-    assert (case.edition.name, case.edition.classes) == ("Heart", ("background", "left_atrium"))
+    assert (case.dataset.name, case.dataset.classes) == ("Heart", ("background", "left_atrium"))
     assert case.channels == {"MRI": 0}
     with pytest.raises(CaseError, match="is not msd-task01"):
         find_cases(tmp_path, "msd")
@@ -234,7 +234,7 @@ def test_a_dataset_json_of_another_kind_leaves_the_names(tmp_path: Path, content
     with pytest.raises(CaseError, match=r"no cases found; .*dataset\.json: .* --dataset"):
         find_cases(tmp_path)
     write_brats(tmp_path, "BraTS2021_00001", load("brats2021"))
-    assert [case.edition.name for case in find_cases(tmp_path)] == ["brats2021"]
+    assert [case.dataset.name for case in find_cases(tmp_path)] == ["brats2021"]
 
 
 def nnunet(root: Path, **more: object) -> Path:
@@ -251,9 +251,9 @@ def nnunet(root: Path, **more: object) -> Path:
 def test_an_nnunet_folder_is_read_as_it_is(tmp_path: Path, declared: str) -> None:
     nnunet(tmp_path, labels={"background": 0, "edema": 1, "core of it": 2, "ignore": 3})
     one, _, three = find_cases(tmp_path, declared)
-    assert (one.id, three.id, one.edition.classes) == ("c1", "c3", ("background", "edema", "core_of_it"))
+    assert (one.id, three.id, one.dataset.classes) == ("c1", "c3", ("background", "edema", "core_of_it"))
     assert one.images["FLAIR"] == tmp_path / "imagesTr/c1_0001.nii.gz" and three.label is None
-    assert one.edition.ignore == 3 and one.edition.splits == "splits_final.json"
+    assert one.dataset.ignore == 3 and one.dataset.splits == "splits_final.json"
 
 
 def test_regions_of_nnunet_are_lists_of_values(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_regions_of_nnunet_are_lists_of_values(tmp_path: Path) -> None:
         labels={"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]},
         regions_class_order=[1, 2, 3],
     )
-    known = find_cases(tmp_path)[0].edition
+    known = find_cases(tmp_path)[0].dataset
     assert known.classes == ("background", "label1", "label2", "enhancing")
     assert known.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
 

@@ -11,8 +11,8 @@ from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cases.ids import check_id, printable
 from raum_lightning.cli import main
+from raum_lightning.datasets import presets
 from raum_lightning.errors import CaseError
-from raum_lightning.labels import EDITIONS
 from tests.helpers.cases import write_brats, write_msd
 
 
@@ -34,7 +34,7 @@ from tests.helpers.cases import write_brats, write_msd
 )
 def test_ids_that_are_no_clean_name(case_id: str, words: str) -> None:
     with pytest.raises(CaseError) as caught:
-        Case(case_id, EDITIONS["brats2020"], {})
+        Case(case_id, presets()["brats2020"], {})
     assert words in str(caught.value)
 
 
@@ -90,13 +90,13 @@ def test_a_dataset_json_that_is_nested_without_end(tmp_path: Path) -> None:
 
 
 def test_hidden_folders_are_no_cases(tmp_path: Path) -> None:
-    write_brats(tmp_path, "a", EDITIONS["brats2020"])
-    write_brats(tmp_path / ".a-half-written", "a", EDITIONS["brats2020"])
+    write_brats(tmp_path, "a", presets()["brats2020"])
+    write_brats(tmp_path / ".a-half-written", "a", presets()["brats2020"])
     assert [case.id for case in find_cases(tmp_path)] == ["a"]
 
 
 def test_a_folder_called_like_a_colour_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_brats(tmp_path / "[red]\x1b[1m", "[bold]a", EDITIONS["brats2020"])
+    folder = write_brats(tmp_path / "[red]\x1b[1m", "[bold]a", presets()["brats2020"])
     (folder / "[bold]a_t2.nii.gz").unlink()
     assert main(["check", str(tmp_path)]) == 1
     said = capsys.readouterr().out

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.patients import patient_of
 from raum_lightning.cases.splits import make_split, read_split
+from raum_lightning.datasets import presets
 from raum_lightning.errors import SplitError
-from raum_lightning.labels import EDITIONS
 
 
 def cases(names: list[str]) -> list[Case]:
-    return [Case(name, EDITIONS["brats2023"], {}) for name in names]
+    return [Case(name, presets()["brats2023"], {}) for name in names]
 
 
 MANY = cases([f"BraTS-GLI-{patient:05d}-{visit:03d}" for patient in range(40) for visit in range(1 + patient % 3)])

@@ -10,7 +10,7 @@ import yaml
 from raum_lightning.cli import main
 from raum_lightning.cli.command_line import read_command_line
 from raum_lightning.cli.derived import derive
-from raum_lightning.labels import EDITIONS
+from raum_lightning.datasets import presets
 from tests.helpers import EXPERIMENTS
 from tests.helpers.cases import write_brats, write_brats_cases
 
@@ -27,7 +27,7 @@ def sizes(*words: str) -> dict[str, Any]:
         ([], {"in_channels": 3, "out_channels": 4, "img_size": [128, 128, 128]}),
         (["--data.modalities", "[t1, flair]"], {"in_channels": 2, "out_channels": 4, "img_size": [128, 128, 128]}),
         (["--data.dataset", "brats2024"], {"in_channels": 3, "out_channels": 5, "img_size": [128, 128, 128]}),
-        (["--data.edition", "brats2024"], {"in_channels": 3, "out_channels": 5, "img_size": [128, 128, 128]}),
+        (["--data.dataset", "brats2024"], {"in_channels": 3, "out_channels": 5, "img_size": [128, 128, 128]}),
         (["--module.loss.mode", "regions"], {"in_channels": 3, "out_channels": 3, "img_size": [128, 128, 128]}),
         (
             ["--module.loss", "torch.nn.CrossEntropyLoss", "--module.mode", "regions"],
@@ -47,7 +47,7 @@ def test_sizes_follow_from_the_data(words: list[str], expected: dict[str, Any]) 
 
 
 def test_classes_of_cases_that_are_found(tmp_path: Path) -> None:
-    write_brats(tmp_path, "BraTS-GLI-00000-000", EDITIONS["brats2023"])
+    write_brats(tmp_path, "BraTS-GLI-00000-000", presets()["brats2023"])
     assert sizes("-c", UNETR, "--data.root", str(tmp_path))["out_channels"] == 4
     declared = ["--data.root", str(tmp_path), "--data.dataset", "brats2024"]
     assert sizes("-c", UNETR, *declared)["out_channels"] == 5
@@ -64,7 +64,7 @@ def test_a_run_states_them_and_its_checkpoint_decides(tmp_path: Path, monkeypatc
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]["network"]["init_args"]
     assert {name: saved[name] for name in stated} == stated
     # the data alone would say 5
-    write_brats(tmp_path / "gli", "BraTS-GLI-00000-000", EDITIONS["brats2024"])
+    write_brats(tmp_path / "gli", "BraTS-GLI-00000-000", presets()["brats2024"])
     assert main(["predict", *words, "--data.dataset", "brats2024", "--data.predict_root", "gli"]) == 0
     assert len(list((run / "predictions").glob("*.nii.gz"))) == 1
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from raum_lightning.data.datamodule import BratsDataModule
+from raum_lightning.datasets import presets
 from raum_lightning.errors import ConfigError, SplitError
-from raum_lightning.labels import EDITIONS
 from tests.helpers.cases import AFFINE, write_brats
 
 
@@ -101,9 +101,9 @@ def test_a_dropped_modality_is_0_in_the_batch_and_the_rest_is_as_without(brats: 
 
 def test_predicting_reads_no_masks(tmp_path: Path) -> None:
     """They may be in the values of another data set, or broken."""
-    folder = write_brats(tmp_path / "new", "BraTS-GLI-00001-000", EDITIONS["brats2023"])
+    folder = write_brats(tmp_path / "new", "BraTS-GLI-00001-000", presets()["brats2023"])
     nib.save(nib.Nifti1Image(np.full((40, 36, 32), 4, np.uint8), AFFINE), folder / "BraTS-GLI-00001-000-seg.nii.gz")
-    write_brats(tmp_path / "new", "BraTS-GLI-00002-000", EDITIONS["brats2023"])
+    write_brats(tmp_path / "new", "BraTS-GLI-00002-000", presets()["brats2023"])
     (tmp_path / "new/BraTS-GLI-00002-000/BraTS-GLI-00002-000-seg.nii.gz").write_bytes(b"broken")
     data = datamodule(tmp_path / "new", predict_root=tmp_path / "new")
     data.trainer = Predicting()  # type: ignore[assignment]

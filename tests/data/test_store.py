@@ -33,7 +33,7 @@ def test_what_is_kept_of_a_case(brats: Path, tmp_path: Path) -> None:
     for number, case in enumerate(opened(brats, folder), 1):
         images, labels = tiny_volumes(number)
         inside = tuple(slice(2, n - 2) for n in SHAPE)
-        assert (case.start, case.shape, case.edition) == ((2, 2, 2), SHAPE, "brats2020")
+        assert (case.start, case.shape, case.dataset) == ((2, 2, 2), SHAPE, "brats2020")
         np.testing.assert_array_equal(case.affine, AFFINE)
         np.testing.assert_array_equal(case.label, labels[inside])
         np.testing.assert_array_equal(case.uncrop(np.array(case.label)), labels)

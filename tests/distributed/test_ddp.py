@@ -23,12 +23,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Three validation cases: an odd number, so that the ranks do not have as many.
     """
-    from raum_lightning.labels import EDITIONS
+    from raum_lightning.datasets import presets
     from tests.helpers.cases import write_brats
 
     here = tmp_path_factory.mktemp("ddp")
     for number in range(1, 7):
-        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
+        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", presets()["brats2020"], seed=number)
     words = ["fit", "-c", str(EXPERIMENTS / "debug.yaml"), "--data.root", "cases"]
     words += splits(here / "splits.json", train=[1, 2], val=[3, 4, 5], test=[6])
     words += ["--module.metrics", "[dice, lesion_dice]"]

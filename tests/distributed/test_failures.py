@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from raum_lightning.cli import main
 from raum_lightning.cli.errors import explain, located
-from raum_lightning.labels import EDITIONS
+from raum_lightning.datasets import presets
 from tests.helpers import EXPERIMENTS
 from tests.helpers.cases import write_brats
 from tests.helpers.ranks import run, signal_at, splits, state
@@ -22,7 +22,7 @@ RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_si
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("failures")
     for number in range(1, 4):
-        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
+        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", presets()["brats2020"], seed=number)
     splits(here / "splits.json", train=[1, 2], val=[3])
     return here
 

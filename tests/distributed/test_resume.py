@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raum_lightning.cli import main
-from raum_lightning.labels import EDITIONS
+from raum_lightning.datasets import presets
 from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 from tests.helpers import EXPERIMENTS
 from tests.helpers.cases import write_brats
@@ -23,7 +23,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cases, and the uninterrupted run, `whole`."""
     here = tmp_path_factory.mktemp("resume")
     for number in range(1, 6):
-        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
+        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", presets()["brats2020"], seed=number)
     splits(here / "splits.json", train=[1, 2, 3], val=[4, 5])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raum_lightning.labels import EDITIONS
+from raum_lightning.datasets import presets
 from tests.helpers import EXPERIMENTS
 from tests.helpers.cases import write_brats
 from tests.helpers.ranks import rows, run, signal_at, splits, state
@@ -35,7 +35,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     here = tmp_path_factory.mktemp("sharded")
     for number in range(1, 7):
-        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
+        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", presets()["brats2020"], seed=number)
     words = ["fit", *COMMON, *LOGGED, *splits(here / "splits.json", train=[1, 2], val=[3, 4, 5], test=[6])]
     words += ["--data.batch_size", "1", "--data.patches_per_epoch", "4", "--trainer.max_steps", str(STEPS)]
     # Lightning refuses double precision by its name for this strategy

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raum_lightning.labels import EDITIONS
+from raum_lightning.datasets import presets
 from tests.helpers import DEBUG, ROOT
 from tests.helpers.cases import write_brats
 from tests.helpers.processes import output
@@ -41,7 +41,7 @@ sys.exit(main(sys.argv[1:]))
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("signals")
     for number in range(1, 6):
-        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
+        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", presets()["brats2020"], seed=number)
     splits(here / "splits.json", train=[1, 2], val=[3], test=[4, 5])
     return here
 

@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from raum_lightning.cli import main
-from raum_lightning.labels import EDITIONS
+from raum_lightning.datasets import presets
 from tests.helpers import DEBUG
 from tests.helpers.cases import write_brats
 
@@ -67,7 +67,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, str
     """A folder with cases, the checkpoints of all steps of one run in `saved`, and that run's losses."""
     here = tmp_path_factory.mktemp("exact")
     for number in range(1, 7):
-        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
+        write_brats(here / "cases", f"BraTS20_Training_{number:03d}", presets()["brats2020"], seed=number)
     (here / "save.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [SAVE_ALL]}}))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)

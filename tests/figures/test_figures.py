@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from raum_lightning.cases.case import write_mask
 from raum_lightning.cases.discovery import find_case
 from raum_lightning.cli import main
-from raum_lightning.datasets import load, parse
+from raum_lightning.datasets import load, parse, presets
 from raum_lightning.errors import CaseError
 from raum_lightning.figures import Scan, dots, draw
 from raum_lightning.figures.paint import (
@@ -33,7 +33,7 @@ from raum_lightning.figures.paint import (
 )
 from raum_lightning.figures.planes import AXIAL, CORONAL, PLANES, SAGITTAL, Upright, box_around, centre, most
 from raum_lightning.figures.scan import panels
-from raum_lightning.labels import ED, EDITIONS, ET, NCR, RC
+from raum_lightning.labels import ED, ET, NCR, RC
 from tests.helpers.cases import AFFINE, tiny_volumes, write_brats
 
 COLOURS = class_colours(load("brats2024"))
@@ -200,7 +200,7 @@ def test_voxels_have_the_shape_they_have_in_space() -> None:
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
-    return write_brats(tmp_path, "BraTS20_Training_001", EDITIONS["brats2020"])
+    return write_brats(tmp_path, "BraTS20_Training_001", presets()["brats2020"])
 
 
 @pytest.mark.slow
@@ -222,14 +222,14 @@ def test_view_draws_a_case_its_prediction_and_a_case_without_mask(
     assert "without.png: BraTS20_Training_001" in capsys.readouterr().out
 
 
-def test_a_prediction_is_read_in_the_values_of_the_edition(case: Path) -> None:
+def test_a_prediction_is_read_in_the_values_of_the_data_set(case: Path) -> None:
     scan = Scan.read(find_case(case), case / "BraTS20_Training_001_seg.nii.gz", ["t2", "flair"])
     assert list(scan.images) == ["t2", "flair"]
     assert np.array_equal(scan.prediction, tiny_volumes()[1])
 
 
-def test_a_prediction_that_notes_its_edition_is_read_by_it(case: Path, tmp_path: Path) -> None:
-    other = find_case(write_brats(tmp_path / "new", "BraTS-GLI-00001-000", EDITIONS["brats2023"]))
+def test_a_prediction_that_notes_its_data_set_is_read_by_it(case: Path, tmp_path: Path) -> None:
+    other = find_case(write_brats(tmp_path / "new", "BraTS-GLI-00001-000", presets()["brats2023"]))
     write_mask(tmp_path / "p.nii.gz", tiny_volumes()[1], other, "flair")
     assert np.array_equal(Scan.read(find_case(case), tmp_path / "p.nii.gz").prediction, tiny_volumes()[1])
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from raum_lightning.labels import EDITIONS
+from raum_lightning.datasets import presets
 from tests.helpers.cases import write_brats
 
 ROLES = ("flair", "t1", "t1ce", "t2", "seg")
@@ -163,7 +163,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as temporary:
             root = Path(temporary) / "cases"
             for seed, case in enumerate(("bad", "good1", "good2")):
-                write_brats(root, case, EDITIONS["brats2020"], seed=seed)
+                write_brats(root, case, presets()["brats2020"], seed=seed)
             files = {role: root / "bad" / f"bad_{role}.nii.gz" for role in ROLES}
             KINDS[name](files)
             print(f"| {name} | {_said(tool, root, files).replace(temporary, '')} |", flush=True)

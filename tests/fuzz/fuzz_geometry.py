@@ -21,9 +21,9 @@ from raum_lightning import load
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cases.header import VOXEL_MM
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
+from raum_lightning.datasets import presets
 from raum_lightning.errors import UserError
 from raum_lightning.inference.segmenter import Segmenter
-from raum_lightning.labels import EDITIONS
 from tests.fuzz.fuzz_headers import FLOATS, NUMBERS
 from tests.helpers.cases import write_brats
 from tests.helpers.handmade import fit_handmade
@@ -73,8 +73,8 @@ def _change(header: nib.Nifti1Header, way: int, rng: np.random.Generator) -> Non
 def fuzz(count: int, seed: int, root: Path) -> tuple[Counter[str], Counter[str]]:
     """Damage `count` cases; returns what became of them in segment and in prepare."""
     segmenter = load(fit_handmade(root), trust=["tests.helpers.handmade"])
-    sound = write_brats(root / "sound", "good", EDITIONS["brats2020"], ending=".nii")
-    source = write_brats(root / "source", "bad", EDITIONS["brats2020"], seed=1, ending=".nii")
+    sound = write_brats(root / "sound", "good", presets()["brats2020"], ending=".nii")
+    source = write_brats(root / "source", "bad", presets()["brats2020"], seed=1, ending=".nii")
     segmented: Counter[str] = Counter()
     prepared: Counter[str] = Counter()
     for number in range(count):

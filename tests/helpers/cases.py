@@ -8,7 +8,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from raum_lightning.labels import ED, EDITIONS, ET, NCR, Edition
+from raum_lightning.datasets import DataSet, presets
+from raum_lightning.labels import ED, ET, NCR
 
 AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
 SHAPE = (40, 36, 32)
@@ -30,13 +31,13 @@ def tiny_volumes(seed: int = 0, shape: Sequence[int] = SHAPE) -> tuple[dict[str,
     return images, labels
 
 
-def write_brats(root: Path, case: str, edition: Edition, *, seed: int = 0, ending: str = ".nii.gz") -> Path:
-    """A case in the naming of a BraTS edition; returns its folder."""
+def write_brats(root: Path, case: str, dataset: DataSet, *, seed: int = 0, ending: str = ".nii.gz") -> Path:
+    """A case in the naming of a BraTS dataset; returns its folder."""
     images, labels = tiny_volumes(seed)
     folder = root / case
     folder.mkdir(parents=True)
-    volumes = {edition.images[modality][0]: image for modality, image in images.items()}
-    for pattern, volume in (volumes | {edition.mask[0]: edition.decode(labels)}).items():
+    volumes = {dataset.images[modality][0]: image for modality, image in images.items()}
+    for pattern, volume in (volumes | {dataset.mask[0]: dataset.decode(labels)}).items():
         nib.save(nib.Nifti1Image(volume, AFFINE), folder / (pattern.format(case=case).removeprefix("**/") + ending))
     return folder
 
@@ -56,7 +57,7 @@ def write_msd(root: Path, cases: int) -> None:
         name = f"BRATS_{number:03d}.nii.gz"
         stack = np.stack([images[modality] for modality in ("flair", "t1", "t1ce", "t2")], axis=-1)
         nib.save(nib.Nifti1Image(stack, np.eye(4)), root / "imagesTr" / name)
-        nib.save(nib.Nifti1Image(EDITIONS["msd"].decode(labels), np.eye(4)), root / "labelsTr" / name)
+        nib.save(nib.Nifti1Image(presets()["msd-task01"].decode(labels), np.eye(4)), root / "labelsTr" / name)
         content["training"].append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
         nib.save(nib.Nifti1Image(stack, np.eye(4)), root / "imagesTs" / "BRATS_900.nii.gz")
     (root / "dataset.json").write_text(json.dumps(content))
@@ -65,5 +66,5 @@ def write_msd(root: Path, cases: int) -> None:
 def write_brats_cases(root: Path, count: int) -> Path:
     """Cases of BraTS 2020, numbered from 1; returns `root`."""
     for number in range(1, count + 1):
-        write_brats(root, f"BraTS20_Training_{number:03d}", EDITIONS["brats2020"], seed=number)
+        write_brats(root, f"BraTS20_Training_{number:03d}", presets()["brats2020"], seed=number)
     return root

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 import raum_lightning
 from raum_lightning.cli import main
+from raum_lightning.datasets import presets
 from raum_lightning.errors import CheckpointError, ExportError
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.export import FORMATS, write
 from raum_lightning.inference.exported import Program
 from raum_lightning.inference.loading import TrainedNetwork, open_network
 from raum_lightning.inference.trusted import build
-from raum_lightning.labels import EDITIONS
 from raum_lightning.models.cpu import accelerate
 from tests.helpers import DEBUG, ROOT
 from tests.helpers.cases import write_brats
@@ -59,7 +59,8 @@ def unetr() -> TrainedNetwork:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint of a few steps, and the folder of one of its cases."""
     here = tmp_path_factory.mktemp("export")
-    cases = [write_brats(here / "cases", f"BraTS20_Training_00{n}", EDITIONS["brats2020"], seed=n) for n in range(1, 5)]
+    known = presets()["brats2020"]
+    cases = [write_brats(here / "cases", f"BraTS20_Training_00{n}", known, seed=n) for n in range(1, 5)]
     words = ["-c", DEBUG, "--data.root", "cases", "--trainer.logger", "false", "--run.id", "x", "--module.lr", "0.01"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
@@ -236,7 +237,7 @@ def test_files_that_are_no_exports_are_named(tmp_path: Path) -> None:
 
 def test_a_program_is_opened_only_where_its_code_is_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model.pt2").write_bytes(b"anything")
-    write_brats(tmp_path, "case", EDITIONS["brats2020"])
+    write_brats(tmp_path, "case", presets()["brats2020"])
     words = ["--case", str(tmp_path / "case"), "--out", str(tmp_path / "a.nii.gz")]
     assert main(["segment", "--model", str(tmp_path / "model.pt2"), *words]) == 2
     assert "model.pt2: a .pt2 can run any code when it is opened; give --trust-code" in capsys.readouterr().err
@@ -262,7 +263,7 @@ def test_a_program_is_of_the_plain_network(tmp_path: Path) -> None:
 
 
 def test_a_network_that_returns_other_channels_than_its_card_says_is_named(tmp_path: Path) -> None:
-    case = write_brats(tmp_path, "case", EDITIONS["brats2020"])
+    case = write_brats(tmp_path, "case", presets()["brats2020"])
     path = tmp_path / "model.safetensors"
     write(replace(unetr(), card=replace(REGIONS, mode="labels")), path)
     with pytest.raises(CheckpointError, match="the network returns 3 channels where its model card names 4"):

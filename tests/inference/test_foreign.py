@@ -8,8 +8,8 @@ from monai.networks import nets
 
 from raum_lightning import load
 from raum_lightning.cli import main
+from raum_lightning.datasets import presets
 from raum_lightning.inference.weights import start_from
-from raum_lightning.labels import EDITIONS
 from raum_lightning.models import UNETR
 from tests.helpers.cases import write_brats
 from tests.helpers.networks import small
@@ -36,7 +36,7 @@ def test_to_ours_and_back(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     image = torch.randn(1, 3, 32, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(segmenter.networks[0](image), theirs()(image), rtol=1e-4, atol=1e-4)
-    write_brats(here, "BraTS20_Training_001", EDITIONS["brats2020"])
+    write_brats(here, "BraTS20_Training_001", presets()["brats2020"])
     assert main(["segment", "--model", "a.safetensors", "--case", "BraTS20_Training_001", "--out", "m.nii.gz"]) == 0
     assert main(["import", "--to", "monai", "a.safetensors", "--out", "back.pt"]) == 0
     back = torch.load("back.pt", weights_only=True)

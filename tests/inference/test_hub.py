@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from raum_lightning.cli import main
+from raum_lightning.datasets import presets
 from raum_lightning.errors import CheckpointError
 from raum_lightning.inference import hub
 from raum_lightning.inference.export import write
 from raum_lightning.inference.hub import local
 from raum_lightning.inference.weights import read_weights
-from raum_lightning.labels import EDITIONS
 from tests.helpers import ROOT
 from tests.helpers.cases import write_brats
 from tests.inference.test_export import unetr
@@ -48,7 +48,7 @@ def test_other_paths_stay_as_they_are() -> None:
 def test_a_network_segments_from_its_address(cache: Path, tmp_path: Path) -> None:
     file = snapshot(cache, "org/tiny") / "model.safetensors"
     write(unetr(), file)
-    case = write_brats(tmp_path, "case", EDITIONS["brats2020"])
+    case = write_brats(tmp_path, "case", presets()["brats2020"])
     masks = []
     for number, address in enumerate(("hf://org/tiny", "hf://org/tiny/model.safetensors", str(file))):
         out = tmp_path / f"{number}.nii.gz"

@@ -19,10 +19,11 @@ import raum_lightning
 from raum_lightning.cli import main
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.data.voxel_checks import check_trained
+from raum_lightning.datasets import presets
 from raum_lightning.errors import CaseError, CheckpointError, ConfigError, GeometryError, SplitError
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.segmenter import Segmenter
-from raum_lightning.labels import EDITIONS, REGIONS, in_classes
+from raum_lightning.labels import REGIONS, in_classes
 from raum_lightning.postprocess import Postprocess
 from raum_lightning.training.model_card import describe
 from tests.helpers.cases import AFFINE, write_brats, write_msd
@@ -90,7 +91,7 @@ def test_three_lines_segment_a_case(checkpoint: Path, case: Path, labels: np.nda
     result = segmenter.segment(case)
     result.save(tmp_path / "seg.nii.gz")
     mask, source = nib.load(tmp_path / "seg.nii.gz"), nib.load(case / f"{case.name}_flair.nii.gz")
-    np.testing.assert_array_equal(np.asarray(mask.dataobj), EDITIONS["brats2020"].decode(labels))
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), presets()["brats2020"].decode(labels))
     np.testing.assert_array_equal(mask.affine, source.affine)
     for key in ("pixdim", "qform_code", "sform_code", "xyzt_units", "srow_x", "quatern_b"):
         np.testing.assert_array_equal(mask.header[key], source.header[key])
@@ -116,7 +117,7 @@ def test_the_command_says_what_predict_says(
     found, source = nib.load(tmp_path / "a.nii"), nib.load(case / f"{case.name}_flair.nii.gz")
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(predicted.dataobj))
     np.testing.assert_array_equal(found.affine, predicted.affine)
-    expected = turn(nib.Nifti1Image(EDITIONS["brats2020"].decode(labels), source.affine))
+    expected = turn(nib.Nifti1Image(presets()["brats2020"].decode(labels), source.affine))
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
 
 
@@ -183,7 +184,7 @@ def test_an_oblique_thick_and_reoriented_copy_gets_its_mask(checkpoint: Path, tm
         mask = nib.load(tmp_path / f"{name}.nii.gz")
         assert mask.shape == shape
         np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
-        found[name] = EDITIONS["brats2020"].encode(np.asarray(mask.dataobj))
+        found[name] = presets()["brats2020"].encode(np.asarray(mask.dataobj))
     back = np.linalg.inv(oblique_affine) @ straight
     copied = ndimage.affine_transform(found["oblique"], back[:3, :3], back[:3, 3], found["straight"].shape, order=0)
     for name, classes in REGIONS.items():
@@ -193,9 +194,9 @@ def test_an_oblique_thick_and_reoriented_copy_gets_its_mask(checkpoint: Path, tm
 
 def test_files_instead_of_a_folder(checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path) -> None:
     files = [part for name in MODALITIES for part in (f"--{name}", case / f"{case.name}_{name}.nii.gz")]
-    assert segment(checkpoint, *files, "--out", tmp_path / "a.nii.gz", "--edition", "brats2023") == 0
+    assert segment(checkpoint, *files, "--out", tmp_path / "a.nii.gz", "--dataset", "brats2023") == 0
     written = np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj)
-    np.testing.assert_array_equal(written, EDITIONS["brats2023"].decode(labels))
+    np.testing.assert_array_equal(written, presets()["brats2023"].decode(labels))
 
 
 def test_probabilities_and_picture(checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path) -> None:
@@ -219,10 +220,10 @@ def test_a_4d_image_of_msd(checkpoint: Path, tmp_path: Path) -> None:
     mask = nib.load(tmp_path / "a.nii.gz")
     assert mask.shape == nib.load(image).shape[:3]
     np.testing.assert_array_equal(mask.affine, np.eye(4))
-    folder = write_brats(tmp_path, "same", EDITIONS["brats2020"], seed=1)
+    folder = write_brats(tmp_path, "same", presets()["brats2020"], seed=1)
     same = copy_case(folder, tmp_path / "alike", lambda image: nib.Nifti1Image(np.asarray(image.dataobj), np.eye(4)))
     alike = load(checkpoint).segment(same)
-    np.testing.assert_array_equal(EDITIONS["msd"].encode(np.asarray(mask.dataobj)), alike.labels)
+    np.testing.assert_array_equal(presets()["msd-task01"].encode(np.asarray(mask.dataobj)), alike.labels)
     assert np.bincount(alike.labels.ravel()).min() > 20
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4, 4)), AFFINE), tmp_path / "alone.nii.gz")
     with pytest.raises(CaseError, match=r"is not an image that a dataset\.json above it lists"):
@@ -265,14 +266,14 @@ def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) ->
     card = ModelCard.of_checkpoint(content)
     assert card is not None
     assert replace(card, training_cases="", scores={}, versions={}, description={}) == CARD
-    assert card.trained_on == EDITIONS["brats2020"]
+    assert card.trained_on == presets()["brats2020"]
     assert len(card.training_cases) == 64 and card.versions["torch"] == torch.__version__
     del content["model_card"]
     torch.save(content, tmp_path / "none.ckpt")
     with pytest.raises(CheckpointError, match=r"none\.ckpt: does not say what cases it was trained on"):
         load(tmp_path / "none.ckpt")
     spacing = {"orientation": "LPS", "spacing": [1.0, 1.0, 1.0]}
-    content["case"] = {"modalities": list(MODALITIES), "edition": "brats2020", **spacing}
+    content["case"] = {"modalities": list(MODALITIES), "dataset": "brats2020", **spacing}
     torch.save(content, tmp_path / "old.ckpt")
     assert replace(load(tmp_path / "old.ckpt").card, description={}) == CARD
     (tmp_path / "text.ckpt").write_text("weights")
@@ -301,7 +302,7 @@ def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) ->
         (["--case", "CASE", "--out", "a.nii", "--probabilities", "./a.nii"], "a.nii: is what --out names"),
         (["--case", "CASE", "--checkpoint", "none.ckpt", "--figure", "a.xyz"], "a.xyz: no picture can be written"),
         (["--case", "CASE", "--checkpoint", "none.ckpt"], "none.ckpt: no such checkpoint"),
-        (["--case", "CASE", "--edition", "brats2019"], "data set 'brats2019' is unknown"),
+        (["--case", "CASE", "--dataset", "brats2019"], "data set 'brats2019' is unknown"),
         (["--case", "CASE", "--overlap", "1"], "overlap=1.0 is not in [0, 1)"),
         (["--case", "nowhere"], "nowhere: no such folder"),
         (["--flair", "FLAIR"], "t1ce is missing"),
@@ -384,20 +385,20 @@ def test_a_gpu_that_is_not_there_is_named(checkpoint: Path, monkeypatch: pytest.
         load(checkpoint, precision="64")
 
 
-def test_the_cavity_needs_an_edition_that_has_it() -> None:
+def test_the_cavity_needs_a_data_set_that_has_it() -> None:
     classes = (*CARD.classes, "RC")
     card = replace(CARD, dataset="brats2024", classes=classes, label_values=(0, 1, 2, 3, 4))
     with pytest.raises(ConfigError, match="brats2023 has no label for RC, which this network segments"):
         card.labelling(None, "brats2023")
-    assert card.labelling(EDITIONS["brats2023"]).name == "brats2024"
+    assert card.labelling(presets()["brats2023"]).name == "brats2024"
     # regions hold no cavity
-    assert replace(card, mode="regions").labelling(EDITIONS["brats2023"]).name == "brats2023"
+    assert replace(card, mode="regions").labelling(presets()["brats2023"]).name == "brats2023"
 
 
 def test_a_case_of_another_data_set_gets_its_own_label_values(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_brats(tmp_path, "BraTS-GLI-00001-000", EDITIONS["brats2023"])
+    folder = write_brats(tmp_path, "BraTS-GLI-00001-000", presets()["brats2023"])
     assert segment(checkpoint, "--case", folder, "--out", tmp_path / "a.nii.gz") == 0
     mask = nib.load(tmp_path / "a.nii.gz")
     assert 3 in np.asarray(mask.dataobj) and mask.header["descrip"].item() == b"raum brats2023 case=BraTS-GLI-00001-000"

@@ -12,7 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from raum_lightning.labels import ED, EDITIONS, ET, NCR, RC
+from raum_lightning.datasets import presets
+from raum_lightning.labels import ED, ET, NCR, RC
 from raum_lightning.metrics.evaluation import Evaluation, evaluate
 from tests.helpers.pairs import Labels, blob, predicted, same, tumour
 
@@ -85,7 +86,7 @@ def pairs() -> dict[str, tuple[Labels | None, Labels]]:
 
 def write(folder: Path, subject: str, labels: Labels) -> None:
     folder.mkdir(exist_ok=True)
-    nib.save(nib.Nifti1Image(EDITIONS["brats2024"].decode(labels), np.eye(4)), folder / f"case-{subject}.nii.gz")
+    nib.save(nib.Nifti1Image(presets()["brats2024"].decode(labels), np.eye(4)), folder / f"case-{subject}.nii.gz")
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +101,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ours(folders: Path) -> Evaluation:
-    editions = {f"edition_{side}": "brats2024" for side in ("predictions", "references")}
+    sides = {f"dataset_{side}": "brats2024" for side in ("predictions", "references")}
     chosen = {"metrics": ["all"], "classes": ["NCR", "ED", "RC"], "rules": "brats2026", "workers": 1}
-    return evaluate(folders / "predictions", folders / "references", **chosen, **editions)
+    return evaluate(folders / "predictions", folders / "references", **chosen, **sides)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ import torch
 from raum_lightning.cases.case import write_mask
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cli import main
+from raum_lightning.datasets import presets
 from raum_lightning.errors import EvaluationError
-from raum_lightning.labels import ED, EDITIONS, ET, RC
+from raum_lightning.labels import ED, ET, RC
 from raum_lightning.metrics import DEFAULT, METRICS, RULES, explain, score
 from raum_lightning.metrics.evaluation import Evaluation, evaluate, mapping
 from raum_lightning.metrics.folders import Folders, find_masks
@@ -24,10 +25,10 @@ from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes, write_brats, write_
 BRATS = [f"BraTS20_Training_{number:03d}" for number in range(1, 7)]
 
 
-def write(path: Path, labels: np.ndarray, edition: str = "brats2020", affine: np.ndarray = AFFINE) -> None:
+def write(path: Path, labels: np.ndarray, dataset: str = "brats2020", affine: np.ndarray = AFFINE) -> None:
     """A mask as someone else's program writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(EDITIONS[edition].decode(labels), affine), path)
+    nib.save(nib.Nifti1Image(presets()[dataset].decode(labels), affine), path)
 
 
 def shifted(seed: int, voxels: int = 1) -> np.ndarray:
@@ -109,7 +110,7 @@ def test_rules_are_those_of_the_data_set_unless_given(
     predictions: Path, brats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case = "BraTS-GLI-00001-000"
-    write_brats(tmp_path / "gli", case, EDITIONS["brats2023"])
+    write_brats(tmp_path / "gli", case, presets()["brats2023"])
     write(tmp_path / "p" / f"{case}.nii.gz", np.zeros(SHAPE, np.uint8), "brats2023")
     assert evaluate(tmp_path / "p", tmp_path / "gli").scores[case]["hd95_et"] == 374
     assert evaluate(tmp_path / "p", tmp_path / "gli", rules="brats2024").scores[case]["hd95_et"] == 337
@@ -161,7 +162,7 @@ def test_linked_folders_of_predictions_are_followed(brats: Path, predictions: Pa
 
 
 def test_an_id_says_more_than_the_end_of_a_name(tmp_path: Path) -> None:
-    write_brats(tmp_path / "cases", "BraTS-GLI-00001-000", EDITIONS["brats2023"])
+    write_brats(tmp_path / "cases", "BraTS-GLI-00001-000", presets()["brats2023"])
     write(tmp_path / "p/BraTS-GLI-00001-000_seg.nii.gz", tiny_volumes()[1], "brats2023")
     assert evaluate(tmp_path / "p", tmp_path / "cases").summary["dice_mean"].mean == 1
 
@@ -181,13 +182,13 @@ def test_references_may_be_masks_alone(predictions: Path, brats: Path, tmp_path:
 
 
 def test_a_header_of_ours_says_whose_values_they_are(tmp_path: Path) -> None:
-    write_brats(tmp_path / "cases", "BraTS-GLI-00001-000", EDITIONS["brats2023"])
-    write_brats(tmp_path / "old", "a", EDITIONS["brats2020"])
+    write_brats(tmp_path / "cases", "BraTS-GLI-00001-000", presets()["brats2023"])
+    write_brats(tmp_path / "old", "a", presets()["brats2020"])
     (old,) = find_cases(tmp_path / "old")
     write_mask(tmp_path / "p/BraTS-GLI-00001-000.nii.gz", tiny_volumes()[1], old, "flair")
     found = evaluate(tmp_path / "p", tmp_path / "cases")
     assert found.summary["dice_mean"].mean == 1
-    assert found.folders.editions == {
+    assert found.folders.datasets == {
         "predictions": {"brats2020, by header": 1},
         "references": {"brats2023, by file name": 1},
     }
@@ -201,10 +202,10 @@ def test_a_header_of_ours_says_whose_values_they_are(tmp_path: Path) -> None:
         ("patient", "brats2020", "brats2023", 3),
     ],
 )
-def test_a_value_of_another_edition_is_never_guessed(
+def test_a_value_of_another_data_set_is_never_guessed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str, own: str, written: str, value: int
 ) -> None:
-    write_brats(tmp_path / "cases", case, EDITIONS[own])
+    write_brats(tmp_path / "cases", case, presets()[own])
     write(tmp_path / "p" / f"{case}.nii.gz", tiny_volumes()[1], written)
     assert command(tmp_path / "p", tmp_path / "cases") == 1
     said = capsys.readouterr().out
@@ -216,33 +217,33 @@ def test_a_value_of_another_edition_is_never_guessed(
 
 def test_the_cavity_of_2024_must_be_declared(tmp_path: Path) -> None:
     case = "BraTS-GLI-02001-100"
-    folder = write_brats(tmp_path / "cases", case, EDITIONS["brats2024"])
+    folder = write_brats(tmp_path / "cases", case, presets()["brats2024"])
     labels = tiny_volumes()[1]
     labels[20:24, 20:24, 20:24] = RC
     write(folder / f"{case}-seg.nii.gz", labels, "brats2024")
     write(tmp_path / "named" / f"{case}.nii.gz", labels, "brats2024")
     write(tmp_path / "custom" / "cases" / f"{case}.nii.gz", labels, "brats2024")
     assert "4 is RC in brats2024" in evaluate(tmp_path / "named", tmp_path / "cases").problems[case]
-    declared = {"edition_references": "brats2024"}
+    declared = {"dataset_references": "brats2024"}
     assert "4 is RC in brats2024" in evaluate(tmp_path / "named", tmp_path / "cases", **declared).problems[case]
-    both = evaluate(tmp_path / "named", tmp_path / "cases", classes=["RC"], **declared, edition_predictions="brats2024")
+    both = evaluate(tmp_path / "named", tmp_path / "cases", classes=["RC"], **declared, dataset_predictions="brats2024")
     assert both.summary["dice_rc"].mean == 1
 
 
 def test_an_unnamed_prediction_of_a_2024_reference_may_hold_no_4(tmp_path: Path) -> None:
     write(tmp_path / "p/patient.nii.gz", tiny_volumes()[1], "brats2020")
     write(tmp_path / "r/patient.nii.gz", tiny_volumes()[1], "brats2024")
-    found = evaluate(tmp_path / "p", tmp_path / "r", edition_references="brats2024")
+    found = evaluate(tmp_path / "p", tmp_path / "r", dataset_references="brats2024")
     assert "label 4 is not one of brats2023's" in found.problems["patient"]
 
 
 def test_msd_is_read_by_its_dataset_json(tmp_path: Path) -> None:
     write_msd(tmp_path / "msd", 2)
     for number in (1, 2):
-        write(tmp_path / f"p/BRATS_00{number}.nii.gz", tiny_volumes(number)[1], "msd", np.eye(4))
+        write(tmp_path / f"p/BRATS_00{number}.nii.gz", tiny_volumes(number)[1], "msd-task01", np.eye(4))
     found = evaluate(tmp_path / "p", tmp_path / "msd", classes=["NCR", "ED"])
     assert found.summary["dice_ncr"].mean == found.summary["dice_ed"].mean == 1
-    assert found.folders.editions["predictions"] == {"msd-task01, by reference": 2}
+    assert found.folders.datasets["predictions"] == {"msd-task01, by reference": 2}
     content = json.loads((tmp_path / "msd/dataset.json").read_text())
     content["labels"] = {"0": "background", "1": "necrotic", "2": "edema", "3": "enhancing"}
     (tmp_path / "msd/dataset.json").write_text(json.dumps(content))
@@ -252,7 +253,7 @@ def test_msd_is_read_by_its_dataset_json(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="nothing says whose label values the references hold"):
         evaluate(tmp_path / "p", tmp_path / "msd/labelsTr")
     assert (
-        evaluate(tmp_path / "p", tmp_path / "msd/labelsTr", edition_references="msd").scores.keys()
+        evaluate(tmp_path / "p", tmp_path / "msd/labelsTr", dataset_references="msd").scores.keys()
         == found.scores.keys()
     )
 
@@ -324,7 +325,7 @@ def test_millimetres_are_those_of_the_affine(tmp_path: Path) -> None:
         (["--predictions", "TWICE"], "case a is both"),
         (["--metrics", "dise"], "metric 'dise' does not exist; choose from dice"),
         (["--classes", "EDEMA"], "class 'EDEMA' does not exist; choose from NCR"),
-        (["--edition-predictions", "brats2019"], "data set 'brats2019' is unknown; give a YAML file or one of"),
+        (["--dataset-predictions", "brats2019"], "data set 'brats2019' is unknown; give a YAML file or one of"),
     ],
 )
 def test_a_users_mistake_gets_one_sentence(
@@ -334,7 +335,7 @@ def test_a_users_mistake_gets_one_sentence(
     labels = np.full(SHAPE, ED, np.uint8)
     for name in ("other/b_seg.nii", "twice/a_seg.nii.gz", "twice/a.nii.gz"):
         write(tmp_path / name, labels)
-    (write_brats(tmp_path / "bare", BRATS[0], EDITIONS["brats2020"]) / f"{BRATS[0]}_seg.nii.gz").unlink()
+    (write_brats(tmp_path / "bare", BRATS[0], presets()["brats2020"]) / f"{BRATS[0]}_seg.nii.gz").unlink()
     folders = {name.upper(): str(tmp_path / name) for name in ("empty", "other", "twice", "bare")}
     assert command(predictions, brats, *(folders.get(word, word) for word in words)) == 2
     error = capsys.readouterr().err

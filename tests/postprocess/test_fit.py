@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from raum_lightning.cli import main
-from raum_lightning.labels import ED, EDITIONS, ET, NCR
+from raum_lightning.datasets import presets
+from raum_lightning.labels import ED, ET, NCR
 from raum_lightning.metrics.evaluation import evaluate
 from raum_lightning.postprocess import Postprocess
 from tests.helpers.cases import AFFINE, tiny_volumes
@@ -18,7 +19,7 @@ CORNERS = ((2, 2, 2), (36, 30, 2), (2, 30, 28))
 
 def write(path: Path, labels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(EDITIONS["brats2023"].decode(labels), AFFINE), path)
+    nib.save(nib.Nifti1Image(presets()["brats2023"].decode(labels), AFFINE), path)
 
 
 def place(root: Path, number: int, prediction: np.ndarray, reference: np.ndarray) -> None:

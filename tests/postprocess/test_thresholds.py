@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raum_lightning.cli import main
+from raum_lightning.datasets import presets
 from raum_lightning.errors import EvaluationError
-from raum_lightning.labels import EDITIONS, REGIONS, classify, from_probabilities, in_classes
+from raum_lightning.labels import REGIONS, classify, from_probabilities, in_classes
 from raum_lightning.postprocess import Postprocess
 from raum_lightning.postprocess.probabilities import Probabilities
 from tests.helpers.handmade import fit_handmade
@@ -68,20 +69,20 @@ def test_a_file_gives_the_mask_in_the_classes_again(tmp_path: Path, mode: str) -
     rounded = torch.from_numpy(whole.astype(np.float16).astype(np.float32))[None]
     for thresholds in ({}, {"WT": 0.3, "ET": 0.7}):
         expected = from_probabilities(rounded, mode, thresholds=thresholds)[0].numpy()
-        assert (found.labels(EDITIONS["brats2023"], thresholds) == expected).all()
+        assert (found.labels(presets()["brats2023"], thresholds) == expected).all()
     cleared = expected.copy()
     cleared[2:6] = 0
     with pytest.raises(EvaluationError, match="no step has cleaned"):
-        found.check(tmp_path / "one.npz", cleared, EDITIONS["brats2023"])
+        found.check(tmp_path / "one.npz", cleared, presets()["brats2023"])
     with pytest.raises(EvaluationError, match=r"is of a grid of \(12, 11, 8\) voxels"):
-        found.check(tmp_path / "one.npz", expected[1:], EDITIONS["brats2023"])
+        found.check(tmp_path / "one.npz", expected[1:], presets()["brats2023"])
 
 
 def test_probabilities_of_other_classes_and_other_files_are_refused(tmp_path: Path) -> None:
     one = np.zeros((2, 4, 4, 4), np.float32)
     found = Probabilities.of(one, (slice(0, 4),) * 3, ("background", "GTV"), "labels")
     with pytest.raises(EvaluationError, match="GTV is in one of them only"):
-        found.labels(EDITIONS["brats2023"])
+        found.labels(presets()["brats2023"])
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(EvaluationError, match=r"a\.npz: holds no probabilities"):
         Probabilities.read(tmp_path / "a.npz")

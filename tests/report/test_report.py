@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from raum_lightning.cli import main
+from raum_lightning.datasets import presets
 from raum_lightning.errors import RunError
 from raum_lightning.figures.curves import MOST_POINTS, chart, thin, ticks
-from raum_lightning.labels import EDITIONS
 from raum_lightning.report import page
 from tests.helpers.cases import write_brats
 
@@ -71,7 +71,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "predictions").mkdir()
     config = {
         "module": {"network": {"class_path": "raum_lightning.models.UNETR"}},
-        "data": {"root": str(here / "cases"), "edition": "auto", "modalities": ["flair", "t1ce"]},
+        "data": {"root": str(here / "cases"), "dataset": "auto", "modalities": ["flair", "t1ce"]},
         "run": {"experiment": "tiny <b>", "id": "one"},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -85,7 +85,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writerow(["case", "dice_wt", "dice_tc", "dice_et", "dice_mean", "hd95_wt"])
         writer.writerows([case, dice, dice, dice, dice, 7.5] for case, dice in DICE.items())
     for number, case in enumerate(CASES):
-        source = write_brats(here / "cases", case, EDITIONS["brats2020"], seed=number)
+        source = write_brats(here / "cases", case, presets()["brats2020"], seed=number)
         (folder / "predictions" / f"{case}.nii.gz").write_bytes((source / f"{case}_seg.nii.gz").read_bytes())
     return folder
 

@@ -14,11 +14,11 @@ import yaml
 from matplotlib.image import imread
 
 from raum_lightning.cli import main
+from raum_lightning.datasets import presets
 from raum_lightning.errors import RunError
 from raum_lightning.figures import Scan
 from raum_lightning.figures.reliability import reliability_chart
 from raum_lightning.figures.slices import axial_slices
-from raum_lightning.labels import EDITIONS
 from raum_lightning.report import page, study_page
 from raum_lightning.report.calibration import calibration_section
 from tests.helpers.cases import write_brats
@@ -67,7 +67,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = here / "runs/small/cv-2fold"
     (folder / "predictions").mkdir(parents=True)
     for number, case in enumerate(CASES):
-        source = write_brats(here / "cases", case, EDITIONS["brats2020"], seed=number)
+        source = write_brats(here / "cases", case, presets()["brats2020"], seed=number)
         shutil.copy(source / f"{case}_seg.nii.gz", folder / "predictions" / f"{case}.nii.gz")
     (folder / "study.json").write_text("{}")
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"root": str(here / "cases")}}))
@@ -143,14 +143,14 @@ def test_slices_run_over_the_tumour_from_the_top() -> None:
     mask = np.zeros(image.shape, np.uint8)
     mask[5:10, 5:10, 8:21] = 2
     spacing = np.diag([1.0, 1, 2, 1])
-    scan = Scan("a", {"flair": image}, spacing, mask, np.zeros_like(mask), EDITIONS["brats2020"])
+    scan = Scan("a", {"flair": image}, spacing, mask, np.zeros_like(mask), presets()["brats2020"])
     found = list(axial_slices(scan, most=5))
     assert [one.z for one in found] == [40, 34, 28, 22, 16]
     picture = imread(io.BytesIO(found[0].content), format="jpg")
     # modality, both masks and where they disagree, each 20 x 24 voxels of 1 mm
     assert picture.shape[:2] == (24, 80) and found[0].aspect == pytest.approx(80 / 24)
     assert len(list(axial_slices(scan, most=100))) == 13
-    empty = Scan("a", {"flair": image}, spacing, dataset=EDITIONS["brats2020"])
+    empty = Scan("a", {"flair": image}, spacing, dataset=presets()["brats2020"])
     assert len(list(axial_slices(empty, most=3))) == 3
 
 

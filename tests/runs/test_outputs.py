@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from raum_lightning.cli import main
+from raum_lightning.datasets import presets
 from raum_lightning.errors import OutputError
-from raum_lightning.labels import EDITIONS
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.runs.outputs import check_output
 from tests.helpers.cases import write_brats
@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> RunFolder:
         path.write_text("written by fit")
     for number in (1, 2):
         name = f"BraTS20_Training_{number:03d}"
-        case = write_brats(tmp_path / "cases", name, EDITIONS["brats2020"], seed=number)
+        case = write_brats(tmp_path / "cases", name, presets()["brats2020"], seed=number)
         (tmp_path / "predictions").mkdir(exist_ok=True)
         (tmp_path / "predictions" / f"{name}.nii.gz").write_bytes((case / f"{name}_seg.nii.gz").read_bytes())
     return run

@@ -10,8 +10,8 @@ import torch
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cases.splits import Split
+from raum_lightning.datasets import presets
 from raum_lightning.errors import CheckpointError, RunError, SplitError
-from raum_lightning.labels import EDITIONS
 from raum_lightning.runs.study_folder import StudyFolder
 from raum_lightning.studies.prediction import check_unseen
 from raum_lightning.studies.study import Study, check_folds_apart
@@ -40,7 +40,7 @@ def checkpoint(study: Study, fold: int, trained: Sequence[str] | None) -> None:
 
 def test_folds_that_share_a_patient_are_refused_whatever_the_visit() -> None:
     ids = ("BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000", "BraTS-GLI-00003-000")
-    cases = {name: Case(name, EDITIONS["brats2023"], {}) for name in ids}
+    cases = {name: Case(name, presets()["brats2023"], {}) for name in ids}
     one, again, two, three = ids
     check_folds_apart([Split([two], [one, again], []), Split([one, again], [two], [three])], cases)
     with pytest.raises(SplitError, match="folds 0 and 1 both validate BraTS-GLI-00001; in a cross-validation"):

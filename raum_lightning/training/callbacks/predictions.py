@@ -95,7 +95,7 @@ class PredictionWriter(pl.Callback):
         for name, crop in zip(batch["case"], labels, strict=True):
             full = data.prepared[name].uncrop(crop.cpu().numpy())
             remark = self.fingerprints.get(name, "")
-            case = replace(data.cases[name], edition=self._data_set(data.cases[name]))
+            case = replace(data.cases[name], dataset=self._data_set(data.cases[name]))
             if self.card:
                 full = self.card.translate(full, case.dataset)
             write_mask(self._path(data.cases[name]), full, case, data.modalities[0], remark)
