@@ -423,11 +423,13 @@ class SegmentationModule(pl.LightningModule):
         cleaned: torch.Tensor | None = None,
         **more: float,
     ) -> None:
-        grids = zip(batch["spacing"].tolist(), batch["voxels"].tolist(), strict=True)
+        # of the whole grid; a batch of the user's own may be a whole volume
+        voxels = batch["voxels"].tolist() if "voxels" in batch else [None] * len(prediction)
+        grids = zip(batch["spacing"].tolist(), voxels, strict=True)
         rows = zip(batch["case"], grids, prediction, batch["label"], strict=True)
-        for number, (case, (spacing, voxels), labels, target) in enumerate(rows):
+        for number, (case, (spacing, count), labels, target) in enumerate(rows):
             other = None if cleaned is None else cleaned[number]
-            chosen = {"case": case, "spacing": tuple(spacing), "voxels": voxels, **more}
+            chosen = {"case": case, "spacing": tuple(spacing), "voxels": count, **more}
             self.scoring.run(partial(_score, metrics, labels, target, other, **chosen))
 
     def _log_metrics(self, stage: str, metrics: SegmentationMetrics) -> None:

@@ -194,7 +194,7 @@ def test_an_oblique_thick_and_reoriented_copy_gets_its_mask(checkpoint: Path, tm
 
 def test_files_instead_of_a_folder(checkpoint: Path, case: Path, labels: np.ndarray, tmp_path: Path) -> None:
     files = [part for name in MODALITIES for part in (f"--{name}", case / f"{case.name}_{name}.nii.gz")]
-    assert segment(checkpoint, *files, "--out", tmp_path / "a.nii.gz", "--dataset", "brats2023") == 0
+    assert segment(checkpoint, *files, "--out", tmp_path / "a.nii.gz", "--edition", "brats2023") == 0
     written = np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj)
     np.testing.assert_array_equal(written, presets()["brats2023"].decode(labels))
 
@@ -273,7 +273,7 @@ def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) ->
     with pytest.raises(CheckpointError, match=r"none\.ckpt: does not say what cases it was trained on"):
         load(tmp_path / "none.ckpt")
     spacing = {"orientation": "LPS", "spacing": [1.0, 1.0, 1.0]}
-    content["case"] = {"modalities": list(MODALITIES), "dataset": "brats2020", **spacing}
+    content["case"] = {"modalities": list(MODALITIES), "edition": "brats2020", **spacing}
     torch.save(content, tmp_path / "old.ckpt")
     assert replace(load(tmp_path / "old.ckpt").card, description={}) == CARD
     (tmp_path / "text.ckpt").write_text("weights")

@@ -325,7 +325,7 @@ def test_millimetres_are_those_of_the_affine(tmp_path: Path) -> None:
         (["--predictions", "TWICE"], "case a is both"),
         (["--metrics", "dise"], "metric 'dise' does not exist; choose from dice"),
         (["--classes", "EDEMA"], "class 'EDEMA' does not exist; choose from NCR"),
-        (["--dataset-predictions", "brats2019"], "data set 'brats2019' is unknown; give a YAML file or one of"),
+        (["--edition-predictions", "brats2019"], "data set 'brats2019' is unknown; give a YAML file or one of"),
     ],
 )
 def test_a_users_mistake_gets_one_sentence(

@@ -71,7 +71,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "predictions").mkdir()
     config = {
         "module": {"network": {"class_path": "raum_lightning.models.UNETR"}},
-        "data": {"root": str(here / "cases"), "dataset": "auto", "modalities": ["flair", "t1ce"]},
+        "data": {"root": str(here / "cases"), "edition": "auto", "modalities": ["flair", "t1ce"]},
         "run": {"experiment": "tiny <b>", "id": "one"},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
