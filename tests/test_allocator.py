@@ -29,6 +29,7 @@ def faults(way: str) -> int:
     return int(subprocess.run([sys.executable, "-c", COUNT_FAULTS, way], check=True, capture_output=True).stdout)
 
 
+@pytest.mark.slow
 def test_large_arrays_reuse_what_was_freed() -> None:
     kept, as_it_comes = faults("kept"), faults("as it comes")
     assert kept < as_it_comes / 10 or sys.platform != "linux"  # elsewhere it only has to do nothing

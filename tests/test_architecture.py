@@ -89,6 +89,7 @@ def imported(file: Path) -> set[str]:
     return names - {"raum_lightning.__version__"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_imports_are_allowed(file: Path) -> None:
     here = room(file)

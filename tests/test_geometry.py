@@ -43,6 +43,7 @@ def oblique(degrees: float, size: tuple[float, float, float] = (1.0, 1.0, 1.0)) 
     return affine
 
 
+@pytest.mark.slow
 @given(codes=st.sampled_from(CODES), frame=st.sampled_from(CODES), shape=st.tuples(*[st.integers(1, 6)] * 3))
 def test_turning_is_exact_and_follows_the_affine(codes: str, frame: str, shape: tuple[int, int, int]) -> None:
     data = np.random.default_rng(0).normal(size=shape)
@@ -67,6 +68,7 @@ def test_small_differences_are_left_as_they_are(affine: np.ndarray, resamples: b
     assert Resampler(FRAME, (9, 8, 7), affine).resamples is resamples
 
 
+@pytest.mark.slow
 @given(
     codes=st.sampled_from(CODES),
     size=st.tuples(*[st.floats(0.6, 2.0)] * 3),
@@ -147,6 +149,7 @@ def test_brain_and_its_box_are_the_same_of_arrays_and_tensors(shape: tuple[int, 
     assert [(side.start, side.stop) for side in box] == expected
 
 
+@pytest.mark.slow
 @given(codes=st.sampled_from(CODES), shape=st.tuples(*[st.integers(1, 5)] * 3))
 def test_arrays_and_tensors_are_reoriented_alike_and_back(codes: str, shape: tuple[int, int, int]) -> None:
     data = np.random.default_rng(0).normal(size=(2, *shape))

@@ -80,6 +80,7 @@ def test_what_would_be_sent_is_seen(tmp_path: Path, proxy: tuple[str, list[bytes
     assert asked or "asked []" not in said
 
 
+@pytest.mark.slow
 def test_ids_are_hashed_in_the_configuration(tmp_path: Path) -> None:
     logger = WandbLogger(save_dir=tmp_path, offline=True, hash_ids=True)
     assert logger.shown_id("p01") == hashlib.blake2b(b"p01", digest_size=6).hexdigest() != "p01"

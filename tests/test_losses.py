@@ -109,6 +109,7 @@ def test_smooth_counts_an_absent_class_as_found() -> None:
     assert even.item() == pytest.approx(1 - (4 / 5 + 8 / 9) / 2 + LOG2, abs=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     shape=st.tuples(*[st.integers(1, 5)] * 3),

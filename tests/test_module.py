@@ -209,6 +209,7 @@ def test_the_loss_leaves_out_what_no_window_saw() -> None:
     assert module._loss_of_seen(logits, labels).item() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_warm_up_longer_than_the_run_is_refused(brats: Path, tmp_path: Path) -> None:
     module = SegmentationModule(tiny_unetr(), warmup_steps=2)
     with pytest.raises(ConfigError, match=r"module\.warmup_steps=2 is longer than the run of 1 steps"):
@@ -226,6 +227,7 @@ def test_a_loss_of_torch_trains(brats: Path, tmp_path: Path) -> None:
     assert scores["val/loss"] > 0
 
 
+@pytest.mark.slow
 def test_a_network_with_more_classes_than_the_data_does_not_predict(brats: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="out_channels=5 but the labels of brats2020 need 4"):
         trainer(tmp_path).predict(SegmentationModule(tiny_unetr(out_channels=5)), datamodule=data(brats, tmp_path))

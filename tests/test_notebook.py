@@ -29,6 +29,7 @@ def titles(picture: Picture) -> list[str]:
     return [text.get_text() for text in picture.figure.texts if text.get_weight() == "bold"]
 
 
+@pytest.mark.slow
 def test_a_case_is_drawn_as_raum_view_draws_it(case: Path, tmp_path: Path) -> None:
     picture = raum_lightning.show(str(case), isolate=True)
     assert repr(picture) == "<Picture of BraTS20_Training_001>"
@@ -56,6 +57,7 @@ def test_modalities_prediction_and_point_are_chosen(case: Path) -> None:
         raum_lightning.show(case / "absent")
 
 
+@pytest.mark.slow
 def test_a_segmentation_is_drawn_beside_the_reference(case: Path, tmp_path: Path) -> None:
     result = Segmenter([Handmade()], CARD, device="cpu").segment(case)
     picture = raum_lightning.show(result)

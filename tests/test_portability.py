@@ -105,6 +105,7 @@ def test_plan_says_where_memory_cannot_be_measured(monkeypatch: pytest.MonkeyPat
         trial._peak_of_process()
 
 
+@pytest.mark.slow
 def test_an_apple_gpu_that_is_not_there_is_named(
     brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

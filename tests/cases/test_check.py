@@ -162,6 +162,7 @@ def test_what_harms_a_training(tmp_path: Path, change: Change, rule: str, severi
     assert Path(finding.file).name == f"a_{file}.nii.gz" and words in finding.message
 
 
+@pytest.mark.slow
 def test_a_head_with_its_skull_is_no_finding(tmp_path: Path) -> None:
     """Where `background: none` declares it: 4 litres, up to the edges of the volume, and fat brighter than a tumour."""
     rng, shape = np.random.default_rng(0), (170, 170, 150)
@@ -198,6 +199,7 @@ def test_a_class_that_few_masks_hold(tmp_path: Path) -> None:
     assert not [f for f in check.judge(cases, common, ALL) if f.rule == "rare class"]  # 2 of 21 are 9.5 %
 
 
+@pytest.mark.slow
 def test_a_training_is_refused_before_a_case_is_prepared(
     brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

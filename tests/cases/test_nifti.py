@@ -111,6 +111,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_a_small_file_that_unpacks_to_gigabytes_is_refused_without_the_memory(tmp_path: Path) -> None:
     """3 MB that unpack to 3 GB behind an honest header, the same behind a small one, and 50 kB that claim 8 GB."""
     sizes = {"honest": (1200, 1200, 1042), "small": (64, 64, 64), "claimed": (2000, 2000, 1000)}

@@ -43,6 +43,7 @@ def test_the_order_of_files_does_not_matter_and_the_seed_does() -> None:
     assert make_split(MANY, seed=1) != make_split(MANY)
 
 
+@pytest.mark.slow
 @given(
     patients=st.integers(7, 80), folds=st.integers(2, 5), share=st.sampled_from([0, 0.1, 0.34]), new=st.integers(0, 999)
 )

@@ -68,6 +68,7 @@ def test_every_tool_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert TOOL_VERBS[verb] in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_is_complete(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
@@ -363,6 +364,7 @@ def test_a_finished_checkpoint_is_not_trained_for_no_step(
     assert not Path("runs/debug/more").exists()
 
 
+@pytest.mark.slow
 def test_help_begins_with_what_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "--help"])

@@ -41,6 +41,7 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.slow
 def test_another_class_starts_from_its_own_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = written(
         tmp_path / "other.yaml",
@@ -95,6 +96,7 @@ def test_the_last_of_two_classes_takes_none_of_the_first_ones_arguments() -> Non
     assert read_command_line(words).words == ["--module.lr", "1", "--module.network", "b.B"]
 
 
+@pytest.mark.slow
 def test_what_is_typed_wins_wherever_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--data.root", "mine", "-c", UNETR], ["-c", UNETR, "--data.root=mine"]):
         assert printed(capsys, *words)["data"]["root"] == "mine"
@@ -161,6 +163,7 @@ def test_merging(under: Any, over: Any, both: Any) -> None:
     assert repr((under, over)) == before
 
 
+@pytest.mark.slow
 def test_what_is_printed_can_be_given_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["-c", str(EXPERIMENTS / "debug.yaml"), "--trainer.callbacks+=EarlyStopping"]
     words += ["--trainer.callbacks.monitor", "val/loss"]
@@ -213,6 +216,7 @@ def test_files_that_cannot_be_used(text: str, said: str, tmp_path: Path) -> None
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "words", "lines"),
     [
@@ -321,6 +325,7 @@ def test_an_option_takes_the_place_of_null_whatever_file_it_names(tmp_path: Path
     assert given.files.tree == {} and given.options[0].value == checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", TRAINER_VERBS)
 def test_the_keys_that_are_read_from_the_source_are_those_of_the_parser(verb: str) -> None:
     """All of them, such as those of the installed Lightning's trainer, and no others."""
@@ -338,6 +343,7 @@ def test_the_keys_that_are_read_from_the_source_are_those_of_the_parser(verb: st
     assert {*leaves(known_keys(verb))} - {"keys"} == Parser().names - {"-c", "-h"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "words", "lines"),
     [
@@ -379,6 +385,7 @@ def test_typos(
     assert sorted(str(raised.value).splitlines()) == lines
 
 
+@pytest.mark.slow
 def test_a_typo_is_answered_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from raum_lightning.cli import main\n"

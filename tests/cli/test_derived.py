@@ -53,6 +53,7 @@ def test_classes_of_cases_that_are_found(tmp_path: Path) -> None:
     assert sizes("-c", UNETR, *declared)["out_channels"] == 5
 
 
+@pytest.mark.slow
 def test_a_run_states_them_and_its_checkpoint_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_brats_cases(tmp_path / "cases", 6)
@@ -69,6 +70,7 @@ def test_a_run_states_them_and_its_checkpoint_decides(tmp_path: Path, monkeypatc
     assert len(list((run / "predictions").glob("*.nii.gz"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("logger", "folder"),
     [
@@ -111,6 +113,7 @@ def test_only_what_has_another_default_is_completed(logger: str, arguments: dict
     assert (yaml.safe_load(option.partition("=")[2])[0]["init_args"] if option else None) == arguments
 
 
+@pytest.mark.slow
 def test_no_logger_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_brats_cases(tmp_path / "cases", 6)
@@ -119,6 +122,7 @@ def test_no_logger_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not (tmp_path / "runs/debug/one/metrics.csv").exists()
 
 
+@pytest.mark.slow
 def test_results_go_where_they_were_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,7 @@ def test_a_full_disk_is_no_defect(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert capsys.readouterr().err == "error: a file could not be written (No space left on device)\n"
 
 
+@pytest.mark.slow
 def test_a_defect_ends_in_a_traceback_and_exit_code_1() -> None:
     code = (
         "import sys; from raum_lightning.cli import main, view\n"

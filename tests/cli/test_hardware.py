@@ -23,6 +23,7 @@ def test_there_is_one_for_each_machine() -> None:
     assert [file.stem for file in FILES] == ["cpu", "gpu_16gb_t4", "gpu_24gb", "gpu_80gb", "gpu_8gb", "mps"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_it_is_a_second_file_of_an_experiment(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -53,6 +54,7 @@ def test_the_file_for_a_cpu_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert said["data"]["batch_size"] == 1 and said["trainer"]["accumulate_grad_batches"] == 2
 
 
+@pytest.mark.slow
 def test_fit_plan_is_raum_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

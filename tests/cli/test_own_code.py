@@ -59,6 +59,7 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_a_network_beside_the_yaml_is_trained_and_segments_where_its_file_is_trusted(
     experiment: Path, brats: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_network_beside_the_yaml_is_trained_and_segments_where_its_file_is_tru
     assert repr(segmenter.segment(case)).startswith(f"<Segmentation of {find_cases(brats)[0].id}: WT ")
 
 
+@pytest.mark.slow
 def test_code_that_cannot_be_used_is_named(experiment: Path, brats: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["fit", "-c", str(experiment), "--data.root", str(brats)]
     for given, said in (
@@ -90,6 +92,7 @@ def test_code_that_cannot_be_used_is_named(experiment: Path, brats: Path, capsys
         assert said in shown and len(shown.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_class_weights_are_a_list_in_yaml(experiment: Path, brats: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loss = "{class_path: torch.nn.CrossEntropyLoss, init_args: {weight: [1, 2, 2, 3]}}"
     words = ["-c", str(experiment), "--data.root", str(brats), "--run.id", "one"]

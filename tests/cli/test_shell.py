@@ -11,6 +11,7 @@ from raum_lightning.cli import TOOL_VERBS, TRAINER_VERBS, main
 from raum_lightning.cli.doctor import program_of
 
 
+@pytest.mark.slow
 def test_help_is_short_and_says_a_sentence_of_every_key(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -27,6 +28,7 @@ def test_help_is_short_and_says_a_sentence_of_every_key(
     assert [lines[number] for number in keys if not lines[number + 1].startswith("      ")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_verbs_keys_and_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["completion", "bash"]) == 0

@@ -42,6 +42,7 @@ def test_a_terminal_shows_whole_lines(
     assert str(tmp_path / f"runs/debug/wide{columns}/checkpoints/best.ckpt") in "".join(lines)
 
 
+@pytest.mark.slow
 def test_a_log_file_has_the_same_lines_and_no_bar(
     brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,6 +98,7 @@ def test_share_of_patches_centred_on_tumour(cases: list[Prepared], probability: 
     assert abs(hits / 400 - expected) <= 5 * (expected * (1 - expected) / 400) ** 0.5 + 1e-9
 
 
+@pytest.mark.slow
 def test_a_patch_is_cut_from_its_volume(cases: list[Prepared]) -> None:
     patches = dataset(cases, transform=None)
     by_id = {case.id: case for case in cases}

@@ -43,6 +43,7 @@ def test_rounds_differ() -> None:
     assert len({tuple(order(8 * number + place) for place in range(8)) for number in range(5)}) == 5
 
 
+@pytest.mark.slow
 @given(
     weights=st.lists(st.floats(0, 10), min_size=1, max_size=12).filter(lambda each: sum(each) > 0.1),
     seed=st.integers(0, 1000),
@@ -65,6 +66,7 @@ def test_over_many_rounds_shares_are_those_of_the_weights() -> None:
         assert counts[case] == pytest.approx(5 * DRAWS * weight / sum(weights), abs=4 * DRAWS**0.5)
 
 
+@pytest.mark.slow
 def test_equal_classes_are_equally_likely_unless_weights_are_given(case: Prepared) -> None:
     label = np.asarray(case.label)
     for weights, shares in ((None, {NCR: 1 / 3, ED: 1 / 3, ET: 1 / 3}), ({"ET": 1}, {ET: 1})):
@@ -101,6 +103,7 @@ def test_class_weights_are_the_shares_of_the_classes_that_a_case_has(
         assert counts[index] / DRAWS == pytest.approx(share, abs=5 * (share * (1 - share) / DRAWS) ** 0.5)
 
 
+@pytest.mark.slow
 def test_a_case_with_none_of_the_weighted_classes_is_sampled_from_as_without_weights(case: Prepared) -> None:
     assert sampled_classes(case, {"RC": 1}) == sampled_classes(case, None)
 

@@ -89,6 +89,7 @@ def test_a_view_of_a_part_of_a_batch_is_enough_to_keep_it(places: list[Any]) -> 
     assert len(set(places)) < len(places)
 
 
+@pytest.mark.slow
 def test_what_an_abandoned_epoch_made_is_free_again_and_what_is_kept_is_not(places: list[Any]) -> None:
     patches = loader()
     kept, passes = [], []

@@ -37,6 +37,7 @@ def test_the_page_is_short() -> None:
     assert len(block("mine.yaml").splitlines()) <= 8
 
 
+@pytest.mark.slow
 def test_its_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     write_clinic(tmp_path / "clinic")

@@ -22,6 +22,7 @@ SHAPE = (36, 36, 32)
 CSV = {"class_path": "raum_lightning.loggers.CSVLogger"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_synthetic_cases_are_found_checked_and_read_back(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
@@ -142,6 +143,7 @@ def test_each_other_does_so_by_a_trainer_in_python(
     assert main([*view, "--out", str(tmp_path / "case.png")]) == 0
 
 
+@pytest.mark.slow
 def test_pediatric_cases_have_et_where_et_is_and_are_refused_undeclared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,7 @@ def test_both_languages_quote_the_same() -> None:
     assert pages["network.md"] == pages["network.ko.md"] != []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith(("raum ", "lightning "))])
 def test_a_command_is_one_that_the_program_takes(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

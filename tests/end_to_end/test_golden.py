@@ -39,6 +39,7 @@ class Golden(nn.Module):
         return logits
 
 
+@pytest.mark.slow
 def test_label_counts_are_those_on_record(tmp_path: Path) -> None:
     phantom = phantom_case(seed=0, index=0, shape=(48, 48, 40))
     write_case(phantom, tmp_path / "golden", "golden")

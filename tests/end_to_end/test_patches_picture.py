@@ -16,6 +16,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Sequence[
     return found
 
 
+@pytest.mark.slow
 def test_patches_are_drawn(brats: Path, main: Callable[[Sequence[str]], int]) -> None:
     assert main([str(brats), "patches.png", "--size", "16"]) == 0
     assert Path("patches.png").read_bytes().startswith(b"\x89PNG")

@@ -68,6 +68,7 @@ def test_init_writes_what_is_shipped_and_replaces_nothing(tmp_path: Path, capsys
     assert (first / "unetr.yaml").read_text() == "mine: 1\n"
 
 
+@pytest.mark.slow
 def test_a_shipped_experiment_is_found_by_name_where_none_lies_in_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

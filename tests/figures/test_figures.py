@@ -169,6 +169,7 @@ def texts(figure: Any) -> str:
     return "|".join(written + [text.get_text() for legend in figure.legends for text in legend.get_texts()])
 
 
+@pytest.mark.slow
 def test_the_figure_says_what_is_where() -> None:
     labels = tiny_volumes()[1]
     figure = draw(tiny_scan(prediction=labels), point=(20, 10, 16))

@@ -29,6 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_to_ours_and_back(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", "--from", "monai", "monai.pt", "--out", "a.safetensors", "--heads", "2", *CARD]) == 0
     assert "a.safetensors: UNETR, 3 to 4 channels, 32 x 32 x 32, 0." in capsys.readouterr().out

@@ -45,6 +45,7 @@ def test_other_paths_stay_as_they_are() -> None:
         assert local(path) == Path(path)
 
 
+@pytest.mark.slow
 def test_a_network_segments_from_its_address(cache: Path, tmp_path: Path) -> None:
     file = snapshot(cache, "org/tiny") / "model.safetensors"
     write(unetr(), file)
@@ -60,6 +61,7 @@ def test_a_network_segments_from_its_address(cache: Path, tmp_path: Path) -> Non
     assert read_weights(Path("hf://org/tiny")).tensors.keys() == unetr().network.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_the_environment_names_the_cache(tmp_path: Path) -> None:
     files = snapshot(tmp_path, "org/name")
     (files / "sub").mkdir()
@@ -70,6 +72,7 @@ def test_the_environment_names_the_cache(tmp_path: Path) -> None:
     assert ran.stdout.strip() == str(files / "sub/a.safetensors"), ran.stderr
 
 
+@pytest.mark.slow
 def test_one_sentence_for_what_cannot_be_taken(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,7 @@ def test_scores_have_their_intervals_and_say_where_they_come_from() -> None:
     assert "| val/dice_mean | 0.700 |" in text and "by which the checkpoint was chosen" in text
 
 
+@pytest.mark.slow
 def test_export_writes_it_into_the_file_and_beside_it(
     untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

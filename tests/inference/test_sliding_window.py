@@ -124,6 +124,7 @@ def test_steps_in_numbers(length, roi, overlap, expected):
     assert even_steps(length, roi, overlap) == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(
     shape=st.tuples(*[st.integers(4, 24)] * 3),

@@ -199,6 +199,7 @@ def test_arguments_come_as_the_command_line_gave_them() -> None:
     assert isinstance(build(nested, ["torch.nn"]), nn.Sequential)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -216,6 +217,7 @@ def test_a_network_of_other_shapes_is_refused_before_it_is_made(arguments: dict[
         check_shapes(of_class(UNETR, **{**SPEC["init_args"], **arguments}), weights)  # type: ignore[dict-item]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SwinUNETR", "SegResNet", "BasicUNet", "UNETR"])
 def test_networks_of_monai_can_be_sketched(name: str) -> None:
     size = {"img_size": [32, 32, 32], "hidden_size": 24, "num_heads": 2, "mlp_dim": 48} if name == "UNETR" else {}
@@ -271,6 +273,7 @@ def test_weights_that_repeat_few_numbers_are_refused(tmp_path: Path) -> None:
         raum_lightning.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [{"roi_size": -1}, {"overlap": "a"}, {"betas": 5}, {"flips": [2]}, {"metrics": 5}],
@@ -302,6 +305,7 @@ def test_a_file_with_a_network_of_11_gb_costs_no_memory(tmp_path: Path) -> None:
     assert "asks for more than its weights hold" in process.stdout
 
 
+@pytest.mark.slow
 def test_what_torch_imports_with_the_first_network_of_a_process_is_not_the_files_doing() -> None:
     """It looks for a folder for temporary files, by writing one."""
     code = (

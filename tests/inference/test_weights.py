@@ -70,6 +70,7 @@ def test_a_head_of_other_classes_is_dropped_though_it_has_as_many(
     assert bool((target.head.weight == 1).all()) is taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_monais_unetr_gives_its_logits(tmp_path: Path, wrapped: bool) -> None:
     theirs = nets.UNETR(1, 2, 32, feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2).eval()
@@ -83,6 +84,7 @@ def test_monais_unetr_gives_its_logits(tmp_path: Path, wrapped: bool) -> None:
     assert not table.new
 
 
+@pytest.mark.slow
 def test_monais_vit_alone_becomes_the_encoder_of_three_modalities(tmp_path: Path) -> None:
     sizes = {"hidden_size": 24, "mlp_dim": 48, "num_layers": 12, "num_heads": 2}
     theirs = nets.ViT(1, (32,) * 3, (16,) * 3, classification=True, **sizes)
@@ -122,6 +124,7 @@ def test_what_cannot_be_started_from(tmp_path: Path) -> None:
             start_from(tmp_path / name, small(), modalities=THREE, outputs=FOUR)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_file_and_resumes_without_it(
     brats: Path,
     tmp_path: Path,

@@ -194,6 +194,7 @@ CASES: dict[str, Callable[[], tuple[Labels, Labels]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_organisers_steps(name: str) -> None:
     prediction, target = CASES[name]()
@@ -206,6 +207,7 @@ def test_equals_the_organisers_steps(name: str) -> None:
         assert all(same(found[metric], expected[metric]) for metric in METRICS), (tissue, found, expected)
 
 
+@pytest.mark.slow
 def test_the_pairs_are_what_they_are_named_for() -> None:
     """What each was built for makes a difference: otherwise the parity above would show nothing."""
     regions = {"NETC": (NCR,), "ET": (ET,), "RC": (RC,)}

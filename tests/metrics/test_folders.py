@@ -47,6 +47,7 @@ def command(predictions: Path, references: Path, *words: str | Path) -> int:
     return main(["evaluate", "--predictions", str(predictions), "--references", str(references), *map(str, words)])
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_metrics(brats: Path, predictions: Path, tmp_path: Path) -> None:
     assert command(predictions, brats, "--lesion-wise", "--classes", "NCR", "--out", tmp_path / "out/m.json") == 0
     content = json.loads((tmp_path / "out/m.json").read_text())
@@ -106,6 +107,7 @@ def test_every_metric_says_what_it_is(rules: object) -> None:
     assert all("{" not in explain(metric, rules) and len(explain(metric, rules)) > 8 for metric in METRICS)
 
 
+@pytest.mark.slow
 def test_rules_are_those_of_the_data_set_unless_given(
     predictions: Path, brats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +139,7 @@ def test_a_page_sorts_and_shows_the_worst(predictions: Path, brats: Path, tmp_pa
     assert command(predictions, masks, "--html", tmp_path / "other.html") == 2
 
 
+@pytest.mark.slow
 def test_many_processes_find_what_one_finds(brats: Path, predictions: Path) -> None:
     calls: list[tuple[int, int]] = []
     one = evaluate(predictions, brats, workers=1)
@@ -272,6 +275,7 @@ def test_what_has_no_partner_is_reported(
     assert list(content["cases"]) == BRATS[2:]
 
 
+@pytest.mark.slow
 def test_one_bad_file_does_not_stop_the_others(
     brats: Path, predictions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -342,6 +346,7 @@ def test_a_users_mistake_gets_one_sentence(
     assert said in error and "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_a_mask_of_another_case_is_said(brats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = find_cases(brats)[:2]
     write_mask(tmp_path / f"p/{first.id}.nii.gz", first.read_label()[0], first, "flair")
@@ -360,6 +365,7 @@ def numbered(number: int) -> tuple[int, int]:
     return number, os.getpid()
 
 
+@pytest.mark.slow
 def test_work_is_shared_with_this_process_and_comes_in_order() -> None:
     with mapping(2) as mapped:
         outcomes = list(mapped(numbered, range(40)))

@@ -119,6 +119,7 @@ def boxes(draw: st.DrawFn) -> Mask:
     return mask
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(prediction=boxes(), target=boxes())
 def test_equals_a_plain_formula_of_the_rules(prediction: Mask, target: Mask) -> None:

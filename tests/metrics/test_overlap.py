@@ -48,6 +48,7 @@ def test_ratios_without_a_denominator(
     assert (counts.dice, counts.precision, counts.recall, counts.specificity) == (dice, precision, recall, specificity)
 
 
+@pytest.mark.slow
 @given(prediction=labels, target=labels, members=st.sampled_from([*REGIONS.values(), (1,), (4,)]))
 def test_counts_equal_those_of_boolean_masks(
     prediction: torch.Tensor, target: torch.Tensor, members: tuple[int, ...]
@@ -62,6 +63,7 @@ def test_counts_equal_those_of_boolean_masks(
     )
 
 
+@pytest.mark.slow
 @given(first=labels, second=labels)
 def test_dice_is_symmetric_and_precision_mirrors_recall(first: torch.Tensor, second: torch.Tensor) -> None:
     one, other = (overlap(confusion(*pair), (1, 3)) for pair in ((first, second), (second, first)))

@@ -190,6 +190,7 @@ def brute_percentile(prediction: Mask, target: Mask, spacing: tuple[float, float
     return max(percentiles)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(prediction=masks(), target=masks(), spacing=spacings)
 def test_equals_brute_force(prediction: Mask, target: Mask, spacing: tuple[float, float, float]) -> None:
@@ -198,6 +199,7 @@ def test_equals_brute_force(prediction: Mask, target: Mask, spacing: tuple[float
     assert low - 1e-9 <= hd95(prediction, target, spacing) <= high + 1e-9
 
 
+@pytest.mark.slow
 @given(prediction=masks(), target=masks(), spacing=spacings)
 def test_tree_and_distance_map_agree(prediction: Mask, target: Mask, spacing: tuple[float, float, float]) -> None:
     results = []
@@ -208,6 +210,7 @@ def test_tree_and_distance_map_agree(prediction: Mask, target: Mask, spacing: tu
     assert results[0] == pytest.approx(results[1])
 
 
+@pytest.mark.slow
 @given(prediction=masks(), target=masks(), spacing=spacings)
 def test_symmetry_translation_and_scale(prediction: Mask, target: Mask, spacing: tuple[float, float, float]) -> None:
     distance = hd95(prediction, target, spacing)
@@ -219,6 +222,7 @@ def test_symmetry_translation_and_scale(prediction: Mask, target: Mask, spacing:
     assert hd95(prediction, target, (2 * x, 2 * y, 2 * z)) == pytest.approx(2 * distance)
 
 
+@pytest.mark.slow
 @given(prediction=masks(), target=masks(), axes=st.permutations(range(3)))
 def test_turning_the_volume_turns_the_spacing(prediction: Mask, target: Mask, axes: list[int]) -> None:
     spacing = (0.5, 0.9, 2.5)

@@ -40,6 +40,7 @@ def test_upsampling_waits_where_it_pays(size: int, expected: list[bool]) -> None
     assert [isinstance(up(below), Upsampled) for up, below in zip(ups, maps, strict=True)] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"norm": "instance_affine", "img_size": [16, 24, 8]}, {"checkpointing": "all"}])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("at_once", [True, False])
@@ -105,6 +106,7 @@ def test_accelerated_networks_compile_to_one_graph() -> None:
     torch.testing.assert_close(graph(image), network(image))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "last"), [("instance", True), ("batch", True), ("group", False)])
 def test_bf16_has_its_channels_last(norm: str, last: bool) -> None:
     network = small(norm=norm)

@@ -41,12 +41,14 @@ def pair(sizes: dict[str, Any]) -> tuple[UNETR, nn.Module]:
     return ours.double(), theirs.double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", SIZES)
 def test_logits_and_gradients_are_monais(sizes: dict[str, Any]) -> None:
     ours, theirs = pair(sizes)
     check_parity(ours, theirs, torch.randn(2, sizes["in_channels"], *sizes["img_size"], dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("sizes", SIZES)
@@ -107,6 +109,7 @@ def test_foreign_state_dicts_are_named() -> None:
         to_monai(small().state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("in_channels", "out_channels", "size", "millions"), [(1, 14, 96, 92.78), (3, 4, 96, 99.08), (3, 4, 128, 99.30)]
 )
@@ -138,6 +141,7 @@ def test_every_parameter_gets_a_gradient(changes: dict[str, Any]) -> None:
     assert [name for name, grad in grads.items() if grad is None or not grad.any()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"norm": "group", "dropout": 0.2}])
 def test_checkpointing_changes_memory_and_no_number(changes: dict[str, Any]) -> None:
     results, held = {}, {}

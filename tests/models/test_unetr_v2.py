@@ -46,6 +46,7 @@ def image_for(network: UNETRV2, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(2, network.in_channels, *network.img_size, dtype=dtype)
 
 
+@pytest.mark.slow
 def test_defaults_are_the_first_network() -> None:
     first, second = small(mlp_dim=96).double(), modern().double()
     second.load_state_dict(first.state_dict(), strict=True)
@@ -63,6 +64,7 @@ def test_every_parameter_gets_a_gradient(changes: dict[str, Any]) -> None:
     assert [name for name, grad in grads.items() if grad is None or not grad.any()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", VARIANTS[1:4])
 def test_gradients_are_the_differences_quotients(changes: dict[str, Any]) -> None:
     """In float64, along one direction through image and parameters."""
@@ -81,6 +83,7 @@ def test_gradients_are_the_differences_quotients(changes: dict[str, Any]) -> Non
     assert slope.item() == pytest.approx(((loss(step) - loss(-step)) / (2 * step)).item(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", VARIANTS[1:4])
 def test_accelerated_numbers_are_the_plain_ones(changes: dict[str, Any]) -> None:
     plain, fast = (perturbed(modern(**changes)) for _ in range(2))
@@ -92,6 +95,7 @@ def test_accelerated_numbers_are_the_plain_ones(changes: dict[str, Any]) -> None
         torch.testing.assert_close(fast(image), plain(image), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", VARIANTS[2:4])
 def test_accelerated_bf16_stays_near_full_precision(changes: dict[str, Any]) -> None:
     network = modern(**changes).eval()
@@ -105,6 +109,7 @@ def test_accelerated_bf16_stays_near_full_precision(changes: dict[str, Any]) -> 
     assert (rounded.float() - expected).norm() < 0.05 * expected.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [MODERN, VARIANTS[2]])
 def test_checkpointing_changes_memory_and_no_number(changes: dict[str, Any]) -> None:
     held, results = {}, {}
@@ -277,6 +282,7 @@ def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
 
 
 # while gradients are taken nothing changes logits in place
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
 @pytest.mark.parametrize("fast", [False, True])
 def test_shards_compute_the_same(mesh: DeviceMesh, fast: bool) -> None:

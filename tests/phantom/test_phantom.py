@@ -43,6 +43,7 @@ def test_a_case_depends_on_seed_and_index_alone(phantoms: list[Phantom]) -> None
         assert (other.images["t1"] != phantoms[7].images["t1"]).mean() > 0.1
 
 
+@pytest.mark.slow
 def test_a_smaller_shape_is_the_same_head(phantoms: list[Phantom]) -> None:
     for index in (0, 1, 2):
         fine = phantom_case(seed=3, index=index, shape=(128, 128, 104))
@@ -86,6 +87,7 @@ def test_lesions_come_at_many_places_and_sometimes_several(phantoms: list[Phanto
     assert (np.std(centres, axis=0) > 0.05 * np.array(SHAPE)).all()
 
 
+@pytest.mark.slow
 def test_rim_lies_around_necrosis_and_core_inside_the_brain() -> None:
     nested = 0
     for index in range(6):
@@ -133,6 +135,7 @@ def best_threshold(phantoms: list[Phantom], name: str, classes: tuple[int, ...])
     return float(np.mean(dices, axis=0).max())
 
 
+@pytest.mark.slow
 def test_no_threshold_on_one_contrast_finds_the_tumour(phantoms: list[Phantom]) -> None:
     assert 0.3 < best_threshold(phantoms, "flair", REGIONS["WT"]) < 0.7
     enhancing = [p for p in phantoms if (p.labels == ET).any()]
@@ -141,6 +144,7 @@ def test_no_threshold_on_one_contrast_finds_the_tumour(phantoms: list[Phantom]) 
         assert best_threshold(enhancing, name, REGIONS["ET"]) < 0.5
 
 
+@pytest.mark.slow
 def test_files_are_those_of_brats_2020(tmp_path: Path) -> None:
     assert write_phantoms(tmp_path, cases=2, seed=5, shape=SHAPE, progress=False) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["BraTS20_Training_001", "BraTS20_Training_002"]
@@ -164,6 +168,7 @@ def test_files_are_those_of_brats_2020(tmp_path: Path) -> None:
             np.testing.assert_array_equal(volume, phantom.images[name])
 
 
+@pytest.mark.slow
 def test_the_standard_case_has_the_grid_of_brats() -> None:
     phantom = phantom_case(seed=0, index=0)
     assert phantom.labels.shape == (240, 240, 155)
@@ -182,6 +187,7 @@ def test_files_do_not_depend_on_how_many_are_made_or_by_whom(tmp_path: Path) -> 
     assert all(many[name][1] == data for name, (_, data) in few.items())
 
 
+@pytest.mark.slow
 def test_a_rerun_keeps_what_is_whole_and_writes_the_rest(tmp_path: Path) -> None:
     write_phantoms(tmp_path, cases=5, shape=TINY, progress=False)
     before = contents(tmp_path)

@@ -40,6 +40,7 @@ def fit(root: Path, *words: str) -> int:
     return main(["postprocess", "fit", *map(str, given), *words])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", ["brats2020", "brats2023", "brats2026"])
 def test_specks_are_found_and_removed(tmp_path: Path, rules: str, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(4):
@@ -70,6 +71,7 @@ def test_cleaned_masks_are_written_and_nothing_is_replaced(tmp_path: Path) -> No
     assert main(["postprocess", "apply", *map(str, words)]) == 2
 
 
+@pytest.mark.slow
 def test_a_step_that_harms_one_case_is_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(4):
         labels = tiny_volumes(number)[1]
@@ -80,6 +82,7 @@ def test_a_step_that_harms_one_case_is_not_taken(tmp_path: Path, capsys: pytest.
     assert "yes" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_enhancing_tumour_of_some_voxels(tmp_path: Path) -> None:
     for number in range(4):
         labels = tiny_volumes(number)[1]

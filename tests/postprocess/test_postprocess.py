@@ -104,6 +104,7 @@ steps = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), density=st.floats(0.02, 0.6), chosen=steps)
 def test_what_holds_for_all_masks(seed: int, density: float, chosen: Postprocess) -> None:

@@ -54,6 +54,7 @@ def card(folder: Path, run_id: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_steps_are_those_of_postprocess_fit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     best = "runs/debug/one/checkpoints/best.ckpt"
@@ -67,6 +68,7 @@ def test_the_steps_are_those_of_postprocess_fit(root: Path, monkeypatch: pytest.
     assert steps.plain and Postprocess.of(card(root, "one")["postprocess"]) == steps
 
 
+@pytest.mark.slow
 def test_test_prints_raw_and_cleaned_rows_by_the_model_card(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +84,7 @@ def test_test_prints_raw_and_cleaned_rows_by_the_model_card(
     assert "cleaned" not in capsys.readouterr().out and "cleaned/dice_wt" not in cases.read_text()
 
 
+@pytest.mark.slow
 def test_too_few_validation_cases_are_said_before_training(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -99,6 +102,7 @@ def test_two_ranks_find_the_steps_of_one(root: Path) -> None:
     assert card(root, "ranks")["postprocess"] == card(root, "one")["postprocess"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_starts_from_its_last_checkpoint_and_searches_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +115,7 @@ def test_a_resumed_run_starts_from_its_last_checkpoint_and_searches_again(
     assert before and card(root, "one")["postprocess"] == before
 
 
+@pytest.mark.slow
 def test_a_search_that_a_signal_ends_is_made_up_for_on_resuming(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

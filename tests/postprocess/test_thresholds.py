@@ -106,6 +106,7 @@ def read(path: Path | str) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj)
 
 
+@pytest.mark.slow
 def test_a_threshold_is_found(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(root)
     files = ["--predictions", "masks", "--references", CASES, "--probabilities", "p", "--rules", "brats2020"]
@@ -114,6 +115,7 @@ def test_a_threshold_is_found(root: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "threshold WT" in capsys.readouterr().out and 0.01 <= steps.threshold["WT"] < 0.5
 
 
+@pytest.mark.slow
 def test_a_threshold_is_applied_alike_by_every_command(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_threshold_is_applied_alike_by_every_command(
     assert len(list(Path("predicted").glob("*.nii.gz"))) == 2
 
 
+@pytest.mark.slow
 def test_test_prints_raw_and_thresholded_rows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     Path("only.yaml").write_text("threshold: {WT: 0.2}\n")

@@ -127,6 +127,7 @@ def test_the_page_shows_curves_configuration_and_commands(run: Path, text: str) 
     assert f"lightning test -c {run}/config.yaml --ckpt_path {run}/checkpoints/" in text
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_with_the_command_that_makes_it(copy: Path) -> None:
     (copy / "predictions" / f"{CASES[0]}.nii.gz").unlink()
     text = page(copy)
@@ -145,6 +146,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(copy: Path) -> 
     assert "not scored yet" in text and "no metrics.csv" in text and not Reader(text).rows
 
 
+@pytest.mark.slow
 def test_the_page_says_when_on_what_and_with_which_versions(copy: Path) -> None:
     assert "started" not in page(copy) and "HD95 7.5 mm" in page(copy) and "HD95 was not" not in page(copy)
     machine = {"gpus": [], "cpu": "a <b>CPU", "cores": 2}
@@ -160,6 +162,7 @@ def test_the_page_says_when_on_what_and_with_which_versions(copy: Path) -> None:
     assert "HD95 was not computed" in page(copy) and "[dice, precision, recall, hd95]" in page(copy)
 
 
+@pytest.mark.slow
 def test_names_from_a_run_are_shown_as_text(copy: Path) -> None:
     """A class path, a modality and a part of the split are strings of a file that somebody else may have written."""
     config = yaml.safe_load((copy / "config.yaml").read_text())
@@ -181,6 +184,7 @@ def test_moved_cases_are_named_and_the_rest_is_shown(copy: Path) -> None:
     assert len(Reader(text).rows) == 5
 
 
+@pytest.mark.slow
 def test_report_is_a_verb(run: Path, text: str, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run), "--out", str(tmp_path / "new" / "page.html")]) == 0
     # but for the way to the masks
@@ -217,6 +221,7 @@ def test_any_top_has_ticks(power: int) -> None:
             assert 4 <= len(found) <= 8 and found[-1] <= top * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_without_splits_is_shown_and_a_damaged_one_named(copy: Path) -> None:
     (copy / "splits.json").unlink()
     assert "UNETR on flair, t1ce &middot; cases from" in page(copy)
@@ -247,6 +252,7 @@ def test_long_curves_are_thinned_to_means() -> None:
     assert thin(curve[:5]) == curve[:5]
 
 
+@pytest.mark.slow
 def test_the_page_names_the_rules_of_the_run(copy: Path) -> None:
     assert "Rules brats2020" in page(copy)
     config = yaml.safe_load((copy / "config.yaml").read_text())

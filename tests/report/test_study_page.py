@@ -154,6 +154,7 @@ def test_slices_run_over_the_tumour_from_the_top() -> None:
     assert len(list(axial_slices(empty, most=3))) == 3
 
 
+@pytest.mark.slow
 def test_the_command_writes_it(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pages").mkdir()
     assert main(["report", str(copy), "--out", str(tmp_path / "pages/a.html")]) == 0

@@ -61,6 +61,7 @@ def test_the_one_before_the_last_is_kept(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     VerifiedCheckpointIO().save_checkpoint({"step": 7, "weight": torch.arange(50.0)}, path)
@@ -139,6 +140,7 @@ def _save_for_ever(folder: Path) -> None:
         save(folder / "checkpoints/last.ckpt", step)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_leaves_a_checkpoint(tmp_path: Path) -> None:
     draw = random.Random(0)
     newest = -1

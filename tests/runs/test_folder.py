@@ -98,6 +98,7 @@ def test_workers_that_torchrun_restarts_keep_their_name(tmp_path: Path, monkeypa
     assert restarts() and new_id(tmp_path) == "torchrun-today"
 
 
+@pytest.mark.slow
 def test_an_agent_can_run_the_sweep(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     sweep = yaml.safe_load(Path("experiments/sweeps/unetr.yaml").read_text())

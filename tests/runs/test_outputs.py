@@ -62,6 +62,7 @@ def test_a_page_is_no_json(run: RunFolder, tmp_path: Path, capsys: pytest.Captur
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_a_picture_replaces_a_picture_of_ours(run: RunFolder, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
     case = run.path.parent / "cases/BraTS20_Training_001"

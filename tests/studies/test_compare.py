@@ -112,6 +112,7 @@ def test_what_cannot_be_compared() -> None:
         compare([a, results("b", DICE)], metrics=["volume"])
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     files = [

@@ -46,6 +46,7 @@ def test_mean_and_spread_of_the_curves(study: StudyFolder) -> None:
     assert found[19] == pytest.approx({"dice/wt": 0.6, "dice/wt_sd": 0.1})
 
 
+@pytest.mark.slow
 def test_one_group_of_folds_and_one_summary(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     spec: dict[str, Any] = {

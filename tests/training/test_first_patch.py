@@ -62,6 +62,7 @@ def test_a_part_with_two_names_keeps_its_weights() -> None:
     assert not network.two.weight.is_meta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "size", "fits"),
     [

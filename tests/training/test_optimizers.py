@@ -169,6 +169,7 @@ def test_muon_resumes_from_its_state(tmp_path: Path) -> None:
     torch.testing.assert_close(half.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["muon", "sgd"])
 def test_by_class_path_from_yaml(brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)

@@ -57,6 +57,7 @@ def train(folder: Path, steps: int, module: SegmentationModule | None = None, **
     return module
 
 
+@pytest.mark.slow
 def test_steps_between_two_logs_wait_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "_calls_between_looks", lambda device: 100)  # as on an accelerator
     logged = {"logger": CSVLogger(tmp_path), "enable_progress_bar": True, "callbacks": [ProgressBar()]}
@@ -67,6 +68,7 @@ def test_steps_between_two_logs_wait_for_nothing(tmp_path: Path, monkeypatch: py
     assert len(waits[29].places) == len(waits[21].places) > 0, "\n---\n".join(waits[29].places)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_fused_optimiser_takes_the_plain_ones_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any

@@ -60,6 +60,7 @@ def test_sampling_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(
     transform=st.sampled_from([SPATIAL, TWICE]),
@@ -98,6 +99,7 @@ def test_the_margin_holds_every_window(seed: int) -> None:
         assert part.stop <= 50 + n + side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "transform",
     [
@@ -202,6 +204,7 @@ def test_include_and_several_images_as_torchio() -> None:
     assert torch.equal(changed["a"].data == 0, changed["b"].data == 0)
 
 
+@pytest.mark.slow
 def test_parameters_fill_their_ranges() -> None:
     torch.manual_seed(0)
     gammas = torch.cat([augment.RandomGamma(log_gamma=0.3).get_params(3)["gamma"] for _ in range(500)]).log()

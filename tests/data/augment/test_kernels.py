@@ -101,6 +101,7 @@ def test_one_sampling_is_torchios_three() -> None:
     assert_samples(matrix, displacement_of(field), transform, tolerance=0.02, share=0.05)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     shape=st.tuples(*[st.integers(1, 20)] * 3),
@@ -121,6 +122,7 @@ def test_linear_sampling_is_torchs(
     torch.testing.assert_close(kernels.sample_linear(image, points).double(), want, atol=5e-4, rtol=0)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     filled=st.tuples(*[st.tuples(st.integers(0, 40), st.integers(1, 10))] * 3),

@@ -103,6 +103,7 @@ def losses(path: str) -> list[str]:
     return [row["val/loss"] for row in rows if row["val/loss"]]
 
 
+@pytest.mark.slow
 def test_what_is_scored_saved_and_resumed(brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("save.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [SAVE_ALL]}}))

@@ -114,6 +114,7 @@ def test_mistakes_are_named(prepared: dict[str, Prepared]) -> None:
         Overlays(modality="t2").setup(trainer(prepared, Stub()), None, "fit")
 
 
+@pytest.mark.slow
 def test_an_offline_run_holds_images_with_masks(prepared: dict[str, Prepared], tmp_path: Path) -> None:
     logger = WandbLogger(save_dir=tmp_path, id="one", offline=True)
     host = trainer(prepared, logger)

@@ -49,6 +49,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, name: str, *signals: signal.Sig
     return calls
 
 
+@pytest.mark.slow
 def test_a_signal_while_fit_validates(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # two steps make an epoch, which is validated: the cases are finished, and the state saved is that after them
     with monkeypatch.context() as patch:
@@ -62,6 +63,7 @@ def test_a_signal_while_fit_validates(here: Path, monkeypatch: pytest.MonkeyPatc
     assert torch.load(last, weights_only=True)["global_step"] == 4
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +75,7 @@ def test_a_second_ctrl_c_ends_at_once(
     assert len(taken) == 1 and not (here / "runs/debug/one/checkpoints/last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_predict_continues_with_what_is_left(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
