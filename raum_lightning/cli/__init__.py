@@ -74,9 +74,17 @@ def _help() -> str:
 def _guarded(verb: str, words: list[str]) -> int:
     """Run a verb; say in one sentence what a user can mend, and leave every defect its traceback."""
     try:
-        return _run(verb, words)
+        code = _run(verb, words)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return _interrupted()
+    except BrokenPipeError:
+        if verb in TRAINER_VERBS:
+            raise
+        # whoever read the output has left, as `head` does: what is still to be written has no reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except SystemExit as error:
         # Lightning's trainer answers Ctrl-C by leaving with 1
         if isinstance(error.__context__, KeyboardInterrupt) and error.code == 1:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # share of the masks below which a class is called rare
 RARE = 0.05
+# sizes of voxels that are named
+SIZES = 3
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_plain(cases, findings, classes), indent=2))
     else:
-        print(*_about(cases, classes, args), sep="\n")
+        print(*_about(cases, facts, classes, args), sep="\n")
         _print(cases, findings)
     return int(any(finding.severity == "error" for finding in findings))
 
@@ -61,8 +63,13 @@ def _classes(cases: Sequence["Case"], facts: Sequence["Facts"]) -> dict[str, tup
     return {name: (sum(voxels), sum(count > 0 for count in voxels)) for name, voxels in counts.items()}
 
 
-def _about(cases: Sequence["Case"], classes: Mapping[str, tuple[int, int]], args: argparse.Namespace) -> Iterator[str]:
-    """Yield lines on what was found: data set and why, cases and patients, classes."""
+def _about(
+    cases: Sequence["Case"],
+    facts: Sequence["Facts"],
+    classes: Mapping[str, tuple[int, int]],
+    args: argparse.Namespace,
+) -> Iterator[str]:
+    """Yield lines on what was found: data set and why, cases and patients, voxel sizes, classes."""
     from raum_lightning.cases.ids import printable
 
     for name, count in Counter(case.dataset.name for case in cases).items():
@@ -76,6 +83,11 @@ def _about(cases: Sequence["Case"], classes: Mapping[str, tuple[int, int]], args
         yield printable(f"data set {name}: {count} cases, {by}")
     masked = sum(case.label is not None for case in cases)
     yield f"{len({case.patient for case in cases})} patients, {masked} masks"
+    sizes = Counter(" x ".join(f"{mm:.3g}" for mm in fact.images[0].spacing) for fact in facts if fact.images)
+    if sizes:
+        shown = [f"{size} mm in {count} cases" for size, count in sizes.most_common(SIZES)]
+        others = [f"{len(sizes) - SIZES} other sizes"] if len(sizes) > SIZES else []
+        yield f"voxels of {', '.join([*shown, *others])}"
     for name, (voxels, having) in classes.items():
         rare = ": rare, in under 5 % of the masks" if having < RARE * masked else ""
         yield f"class {name}: {voxels:,} voxels in {having} of {masked} masks{rare}"

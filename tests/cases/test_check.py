@@ -318,14 +318,15 @@ def test_the_command_lists_only_cases_with_findings(tmp_path: Path, capsys: pyte
     assert main(["check", str(tmp_path)]) == 0  # a warning
     said = capsys.readouterr().out.splitlines()
     voxels = [sum(int((head(seed)["seg"] == value).sum()) for seed in range(3)) for value in (1, 2, 4)]
-    assert said[:5] == [
+    assert said[:6] == [
         "data set brats2020: 3 cases, recognised by the names of files such as c0_flair.nii.gz",
         "3 patients, 3 masks",
+        "voxels of 1 x 1 x 1 mm in 3 cases",
         *(f"class {name}: {v:,} voxels in 3 of 3 masks" for name, v in zip(("NCR", "ED", "ET"), voxels, strict=True)),
     ]
-    assert said[5] == f"c1 (brats2020, {tmp_path}/c1)"
-    assert said[6].startswith("  warning c1_flair.nii.gz: flair and t1ce")
-    assert said[7:] == ["3 cases, 2 without findings; 0 errors, 1 warnings"]
+    assert said[6] == f"c1 (brats2020, {tmp_path}/c1)"
+    assert said[7].startswith("  warning c1_flair.nii.gz: flair and t1ce")
+    assert said[8:] == ["3 cases, 2 without findings; 0 errors, 1 warnings"]
     assert main(["check", str(tmp_path), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["summary"] == {

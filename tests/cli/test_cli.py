@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -380,3 +381,12 @@ def test_public_names_are_listed() -> None:
 
     assert set(raum_lightning.__all__) <= set(dir(raum_lightning))
     assert {"UNETR", "load", "SegmentationModule"} <= set(dir(raum_lightning))
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "raum_lightning", "datasets", "brats2020"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
