@@ -1,6 +1,7 @@
 """`raum postprocess`: find how masks are best cleaned, and clean them."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add("--dataset", default="auto", help="whose label values they hold: a name, such as brats2024, or a YAML file")
     fit.add_argument("--references", type=Path, required=True, metavar="DIR", help="cases with masks, or masks alone")
     fit.add_argument("--rules", default="auto", help="brats2020, brats2023, brats2024, brats2026; auto: the data set's")
-    fit.add_argument("--workers", type=int, default=1, help="processes")
+    fit.add_argument("--workers", type=int, help="processes (default: one for each core)")
     fit.add_argument("--out", type=Path, required=True, metavar="YAML", help="the steps to write")
     apply.add_argument("--postprocess", type=Path, required=True, metavar="YAML", help="the steps")
     apply.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the cleaned masks")
@@ -78,20 +79,26 @@ def _heading(fitted: "Fitted", rules: "Rules") -> str:
 
 
 def _print(fitted: "Fitted", rules: "Rules") -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     from raum_lightning.postprocess.fit import figures
 
-    dice, distance, _ = figures(rules)
-    title = f"gain of each step, one of {fitted.cases} cases left out"
-    table = Table("step", "best value", title=title, title_justify="left")
-    for name in (f"{dice} gain", "95 %", f"{distance} fall, mm", "taken"):
-        table.add_column(name, justify="right")
+    units = ("gain", "fall, mm", "gain")
+    dice, distance, third = (
+        f"{name}_{unit}".replace("_", "\n") for name, unit in zip(figures(rules), units, strict=True)
+    )
+    title = f"gain of each step, one of {fitted.cases} cases left out; 95 % interval of the first"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("step", no_wrap=True)
+    for name in ("best", dice, "low", "high", distance, third, "taken"):
+        table.add_column(name, justify="right", no_wrap=True)
     for step in fitted.found:
-        interval = f"{step.low:+.4f} to {step.high:+.4f}"
-        taken = "yes" if step.taken else "no"
-        table.add_row(step.name, step.value, f"{step.gain:+.4f}", interval, f"{step.gain_mm:+.2f}", taken)
+        best = re.sub(r"[][{}']", "", step.value.partition(" ")[2])
+        numbers = (f"{gain:+.3f}" for gain in (step.gain, step.low, step.high))
+        others = f"{step.gain_mm:+.1f}", f"{step.gain_third:+.3f}"
+        table.add_row(step.name, best, *numbers, *others, "yes" if step.taken else "no")
     console = Console(highlight=False, markup=False)
     console.print(table)
     for line in _heading(fitted, rules).splitlines()[1:]:

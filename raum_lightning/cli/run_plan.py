@@ -119,7 +119,9 @@ def _check_end(checkpoint: Path, max_steps: int) -> None:
         raise RunError(f"{checkpoint}: holds no state of a training; --module.init_from takes weights of a safetensors")
     done = structure(checkpoint).get("global_step", 0) if checkpoint.is_file() else 0
     if not isinstance(done, int):
-        raise RunError(f"{checkpoint}: holds no number of steps; give a checkpoint of `raum fit`")
+        raise RunError(
+            f"{checkpoint}: does not say at which step it was saved (global_step); give a checkpoint of `raum fit`"
+        )
     if 0 < max_steps <= done:
         raise RunError(
             f"{checkpoint} was saved at step {done} and trainer.max_steps is {max_steps}: nothing is left to train; "

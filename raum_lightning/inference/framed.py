@@ -103,13 +103,12 @@ class Prediction:
         reoriented = np.zeros(reorientation.shape, np.uint8)
         first = 0
         for slab in self.grid.resampler.slabs_from_frame(self._framed()):
-            reoriented[first : first + slab.shape[1]] = decide(slab[None], self.mode, self.regions, thresholds)[
-                0
-            ].numpy()
-            first += slab.shape[1]
-        labels = np.zeros(self.grid.shape, np.uint8)
-        labels[self.grid.box] = reorientation.undo(reoriented) * self.grid.brain
-        return labels
+            labels = decide(slab[None], self.mode, self.regions, thresholds)[0]
+            reoriented[first : first + len(labels)] = labels.numpy()
+            first += len(labels)
+        whole = np.zeros(self.grid.shape, np.uint8)
+        whole[self.grid.box] = reorientation.undo(reoriented) * self.grid.brain
+        return whole
 
     def probabilities(self) -> NDArray[np.float32]:
         """Return probabilities K X Y Z on the grid of the case, certain background where it has no signal."""

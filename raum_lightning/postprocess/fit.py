@@ -24,7 +24,7 @@ from raum_lightning.errors import EvaluationError, UserError
 from raum_lightning.geometry import bounding_box, voxel_size
 from raum_lightning.labels import Regions, Thresholds
 from raum_lightning.metrics import Rules, score
-from raum_lightning.metrics.evaluation import mapping
+from raum_lightning.metrics.evaluation import mapping, workers_for
 from raum_lightning.metrics.folders import MaskFile, read_pair
 from raum_lightning.metrics.statistics import bootstrap_interval
 from raum_lightning.postprocess import Labels, Postprocess, clean
@@ -102,7 +102,7 @@ def fit(
     rules: Rules,
     *,
     probabilities: Sequence[Path] = (),
-    workers: int = 1,
+    workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fitted:
     """Return the steps that are safe on these predictions and references; `progress` is told (done, of) steps.
@@ -115,7 +115,7 @@ def fit(
     if absent := [path for path in probabilities if not path.is_file()]:
         raise EvaluationError(f"{absent[0]}: no such file; `raum segment --cases DIR --probabilities DIR` writes it")
     files = list(zip(pairs, probabilities or repeat(None, len(pairs)), strict=True))
-    with mapping(workers) as mapped:
+    with mapping(workers or workers_for(len(pairs))) as mapped:
 
         def table(tried: Sequence[Postprocess]) -> Rows:
             rows = list(mapped(partial(_score_files, tried=tried, rules=rules), files))

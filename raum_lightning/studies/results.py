@@ -8,7 +8,7 @@ from raum_lightning.atomic import write_csv, write_json, write_text
 from raum_lightning.errors import UserError
 from raum_lightning.figures import Scan, draw, save
 from raum_lightning.metrics import explain
-from raum_lightning.metrics.evaluation import Evaluation, evaluate_pairs, plain, plain_rules, workers_for
+from raum_lightning.metrics.evaluation import Evaluation, evaluate_pairs, plain, plain_rules
 from raum_lightning.metrics.folders import Folders
 from raum_lightning.metrics.statistics import summarise
 from raum_lightning.postprocess.fit import Fitted, figures, fit
@@ -35,8 +35,7 @@ def write_results(study: Study, *, rules: str = "auto") -> dict[str, Any]:
     pairs, folder = [*raw.folders.pairs.values()], study.folder.probabilities
     files = [probabilities_path(folder, case) for case in raw.folders.pairs] if folder.is_dir() else []
     with progress_bar("fitting post-processing") as progress:
-        chosen: dict[str, Any] = {"probabilities": files, "workers": workers_for(len(pairs))}
-        fitted = fit(pairs, raw.rules, progress=progress, **chosen)
+        fitted = fit(pairs, raw.rules, probabilities=files, progress=progress)
     write_text(study.folder.post, fitted.steps.to_yaml(_heading(fitted, raw)))
     write_cleaned(study, fitted.steps)
     cleaned = _scored(folders(study, study.folder.cleaned), raw.rules.name, "scoring cleaned cases")
