@@ -68,7 +68,7 @@ def _fit(args: argparse.Namespace) -> int:
 
 
 def _heading(fitted: "Fitted", rules: "Rules") -> str:
-    from raum_lightning.postprocess.fit import figures
+    from raum_lightning.postprocess.variants import figures
 
     dice, distance, _ = figures(rules)
     (before, before_mm, _), (after, after_mm, _) = fitted.before, fitted.after
@@ -83,7 +83,7 @@ def _print(fitted: "Fitted", rules: "Rules") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from raum_lightning.postprocess.fit import figures
+    from raum_lightning.postprocess.variants import figures
 
     units = ("gain", "fall, mm", "gain")
     dice, distance, third = (

@@ -227,10 +227,10 @@ def score_pair(
     return scores
 
 
-def workers_for(cases: int) -> int:
+def workers_for(cases: int, few: int = FEW) -> int:
     """Return how many processes so many cases take: one for each core that may be used, just this one for a few."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, cases) if cases > FEW else 1
+    return min(cores, cases) if cases > few else 1
 
 
 @contextmanager
@@ -243,10 +243,15 @@ def mapping(workers: int) -> Iterator[Callable[..., Any]]:
     if workers == 1:
         yield map
         return
+    with processes(workers - 1) as pool:
+        yield partial(_shared, pool)
+
+
+def processes(count: int) -> ProcessPoolExecutor:
+    """Return so many processes of one thread each."""
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers - 1, context, torch.set_num_threads, (1,)) as pool:
-        yield partial(_shared, pool)
+    return ProcessPoolExecutor(count, context, torch.set_num_threads, (1,))
 
 
 def _shared(pool: ProcessPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

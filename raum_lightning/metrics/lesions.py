@@ -25,12 +25,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from raum_lightning.geometry import Box
+from raum_lightning.geometry import Box, bounding_box
 from raum_lightning.metrics.rules import Rules
-from raum_lightning.metrics.surface import Distances, Mask, border_distances, element_distances
+from raum_lightning.metrics.surface import Distances, Mask, Memo, Spacing, border_distances, element_distances
 
 Labels = NDArray[np.int32]
-Spacing = tuple[float, float, float]
 
 # the least Dice of a pair, and what two components that are no pair cost
 LEAST_DICE = 1e-6
@@ -46,16 +45,17 @@ class MaskPair:
     prediction: Mask
     target: Mask
     spacing: Spacing
+    memo: Memo | None = None
 
     @cached_property
     def elements(self) -> Distances:
         """Distances between the surface elements; neither mask may be empty."""
-        return element_distances(self.prediction, self.target, self.spacing)
+        return element_distances(self.prediction, self.target, self.spacing, self.memo)
 
     @cached_property
     def borders(self) -> Distances:
         """Distances between the border voxels; neither mask may be empty."""
-        return border_distances(self.prediction, self.target, self.spacing)
+        return border_distances(self.prediction, self.target, self.spacing, self.memo)
 
     @cached_property
     def dice(self) -> float:
@@ -176,8 +176,11 @@ def find_components(mask: Mask, reach: int = 0) -> Components:
     if not reach:
         labels, count = ndimage.label(mask, _TWENTY_SIX)
         return Components(labels, labels, count)
+    grown = np.zeros(mask.shape, np.int32)
+    box = _widened(bounding_box(mask), reach)
     # dilating no farther than the array changes nothing: voxels that meet outside of it also meet inside
-    grown, count = ndimage.label(ndimage.binary_dilation(mask, _EIGHTEEN, iterations=reach), _TWENTY_SIX)
+    dilated = ndimage.binary_dilation(mask[box], _EIGHTEEN, iterations=reach)
+    grown[box], count = ndimage.label(dilated, _TWENTY_SIX)
     return Components(np.where(mask, grown, 0), grown, count)
 
 
@@ -221,7 +224,12 @@ def _touching(one: Labels, other: Labels) -> set[tuple[int, int]]:
 
 
 def match_by_reach(
-    prediction: Components, target: Components, spacing: Spacing, small_mm3: float, rules: Rules
+    prediction: Components,
+    target: Components,
+    spacing: Spacing,
+    small_mm3: float,
+    rules: Rules,
+    memo: Memo | None = None,
 ) -> Lesions:
     """Return the lesions of a target, each with the predicted components that touch its reach."""
     voxel = float(np.prod(spacing))
@@ -241,7 +249,7 @@ def match_by_reach(
             continue
         box = _around([targets[lesion - 1], *(predictions[partner] for partner in partners)])
         guess: Mask = touches[lesion].take(prediction.labels[box])
-        found.append(MaskPair(guess, target.labels[box] == lesion, spacing))
+        found.append(MaskPair(guess, target.labels[box] == lesion, spacing, memo))
     return Lesions(tuple(found), tuple(missed), tuple(guesses[alone].tolist()), rules)
 
 
@@ -270,6 +278,11 @@ def match_one_to_one(prediction: Components, target: Components, spacing: Spacin
     partners = set(matched.values())
     false = [float(guesses[one] * voxel) for one in range(1, prediction.count + 1) if one not in partners]
     return Lesions(tuple(found), tuple(missed), tuple(false), rules)
+
+
+def _widened(box: Box, voxels: int) -> Box:
+    x, y, z = (slice(max(0, side.start - voxels), side.stop + voxels) for side in box)
+    return x, y, z
 
 
 def _around(boxes: Sequence[Box]) -> Box:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raum_lightning.datasets import BACKGROUND, IGNORED
 from raum_lightning.geometry import bounding_box
 from raum_lightning.labels import in_classes
 from raum_lightning.metrics.lesions import (
     Components,
     Lesions,
     MaskPair,
-    Spacing,
     find_components,
     join_by_touch,
     match_by_reach,
@@ -24,7 +24,7 @@ from raum_lightning.metrics.lesions import (
 )
 from raum_lightning.metrics.overlap import Overlap, confusion, overlap
 from raum_lightning.metrics.rules import Members, Rules
-from raum_lightning.metrics.surface import Mask
+from raum_lightning.metrics.surface import Mask, Memo, Spacing
 
 Side = Literal["prediction", "target"]
 
@@ -32,14 +32,24 @@ Side = Literal["prediction", "target"]
 class ScoredCase:
     """Prediction and target of a case, class indices X Y Z on one device, with voxels of `spacing` mm.
 
-    `voxels` is how many count: those of the whole grid, of which both may be a crop, without those to ignore.
+    `voxels` are those of the whole grid, where both are a crop; those that the target says to ignore do not count.
+    `memo` is of other predictions for the same target.
     """
 
     def __init__(
-        self, prediction: torch.Tensor, target: torch.Tensor, spacing: Spacing, rules: Rules, voxels: int
+        self,
+        prediction: torch.Tensor,
+        target: torch.Tensor,
+        spacing: Spacing,
+        rules: Rules,
+        voxels: int | None = None,
+        memo: Memo | None = None,
     ) -> None:
+        self.voxels = (target.numel() if voxels is None else voxels) - int((ignored := target == IGNORED).sum())
+        if ignored.any():
+            prediction, target = prediction.masked_fill(ignored, BACKGROUND), target.masked_fill(ignored, BACKGROUND)
         self.prediction, self.target, self.spacing, self.rules = prediction, target, spacing, rules
-        self.voxels = voxels
+        self.memo = memo
         self._lesions: dict[tuple[Side, Members], Components] = {}
 
     @cached_property
@@ -96,7 +106,7 @@ class ScoredRegion:
         """Both sides, cropped to what either holds."""
         prediction, target = self._mask("prediction"), self._mask("target")
         box = bounding_box(prediction | target)
-        return MaskPair(prediction[box], target[box], self.spacing)
+        return MaskPair(prediction[box], target[box], self.spacing, self.case.memo)
 
     @property
     def state(self) -> Literal["absent", "missed", "found"]:
@@ -135,8 +145,10 @@ class ScoredRegion:
         small = rules.small_in(region)
         if not rules.joins_predictions:
             target = find_components(self.masks.target, rules.reach_in(region))
-            return match_by_reach(find_components(self.masks.prediction), target, self.spacing, small, rules)
-        return match_by_reach(self._joined("prediction"), self._joined("target"), self.spacing, small, rules)
+            prediction = find_components(self.masks.prediction)
+        else:
+            prediction, target = self._joined("prediction"), self._joined("target")
+        return match_by_reach(prediction, target, self.spacing, small, rules, self.case.memo)
 
     def _joined(self, side: Side) -> Components:
         others = [self.case.lesions(side, other) for other in self.rules.joins.get(self.members, ())]

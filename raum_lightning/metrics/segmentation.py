@@ -11,7 +11,6 @@ import torch
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from raum_lightning.datasets import BACKGROUND, IGNORED
 from raum_lightning.errors import ConfigError
 from raum_lightning.labels import CLASSES, REGIONS
 from raum_lightning.metrics.measures import METRICS, select
@@ -47,11 +46,8 @@ def score(
             f"prediction and target must lie on the same grid, but have {tuple(prediction.shape)} "
             f"and {tuple(target.shape)} voxels"
         )
-    counted = (target.numel() if voxels is None else voxels) - int((ignored := target == IGNORED).sum())
-    if ignored.any():
-        prediction, target = prediction.masked_fill(ignored, BACKGROUND), target.masked_fill(ignored, BACKGROUND)
     x, y, z = (float(size) for size in spacing)
-    case = ScoredCase(prediction, target, (x, y, z), rules, counted)
+    case = ScoredCase(prediction, target, (x, y, z), rules, voxels)
     whole = {name.lower(): ScoredRegion(case, members) for name, members in regions.items()}
     single = {name.lower(): ScoredRegion(case, (names.index(name),)) for name in singles}
     scores: dict[str, float] = {}

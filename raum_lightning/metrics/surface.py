@@ -26,6 +26,7 @@ from scipy.spatial import cKDTree
 from raum_lightning.geometry import bounding_box
 
 Mask = NDArray[np.bool_]
+Spacing = tuple[float, float, float]
 
 VOXELS_PER_POINT = 25
 """Voxels of a distance map that cost as much as one far point searched in a tree (measured; both give the same)."""
@@ -65,7 +66,7 @@ def _triangles() -> NDArray[np.float64]:
 
 
 @cache
-def surfel_areas(spacing: tuple[float, float, float]) -> NDArray[np.float64]:
+def surfel_areas(spacing: Spacing) -> NDArray[np.float64]:
     """Area in mm² of the surface between eight voxels, for each of their 256 patterns."""
     x, y, z = spacing
     areas: NDArray[np.float64] = np.linalg.norm(_triangles() * (y * z, x * z, x * y), axis=-1).sum(axis=-1)
@@ -88,13 +89,17 @@ class Surface(NamedTuple):
     elements: NDArray[np.intp]
     areas: NDArray[np.float64]
 
-    def points(self, spacing: tuple[float, float, float]) -> NDArray[np.float64]:
+    def corners(self) -> NDArray[np.int64]:
+        """Positions on the grid, N 3."""
+        return np.stack(np.unravel_index(self.elements, self.border.shape), axis=-1)
+
+    def points(self, spacing: Spacing) -> NDArray[np.float64]:
         """Positions in mm, N 3."""
-        corners = np.unravel_index(self.elements, self.border.shape)
-        return np.stack([axis * size for axis, size in zip(corners, spacing, strict=True)], axis=-1)
+        positions: NDArray[np.float64] = self.corners() * np.array(spacing)
+        return positions
 
 
-def surface(mask: Mask, spacing: tuple[float, float, float]) -> Surface:
+def surface(mask: Mask, spacing: Spacing) -> Surface:
     """Return the surface elements of a mask X Y Z, on the X+1 Y+1 Z+1 corners of its voxels; areas in mm²."""
     codes = neighbour_codes(mask)
     border = (codes != 0) & (codes != 255)
@@ -146,17 +151,46 @@ class Distances(NamedTuple):
         return float(near / (self.prediction_areas.sum() + self.target_areas.sum()))
 
 
-def element_distances(prediction: Mask, target: Mask, spacing: tuple[float, float, float]) -> Distances:
+class Memo:
+    """Distances to the surfaces of one case that were searched before: a prediction that changes costs its changes.
+
+    A surface is known by its shape, wherever it lies in an array.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+
+    def distances(self, own: Surface, other: Surface, spacing: Spacing) -> NDArray[np.float64]:
+        """Return the distance in mm from each element to the other surface."""
+        corners = other.corners()
+        origin = corners.min(axis=0)
+        key = (corners - origin).astype(np.int16).tobytes()
+        # 21 bits for each axis; elements are in the order of their codes
+        x, y, z = (own.corners() - origin + (1 << 20)).T
+        codes = x << 42 | y << 21 | z
+        known, distances = self._known.get(key, (np.zeros(0, np.int64), np.zeros(0)))
+        new = np.isin(codes, known, assume_unique=True, invert=True)
+        if new.any():
+            found = _distances(Surface(own.border, own.elements[new], own.areas[new]), other, spacing)
+            merged = np.concatenate([known, codes[new]])
+            order = np.argsort(merged)
+            known, distances = merged[order], np.concatenate([distances, found])[order]
+            self._known[key] = known, distances
+        result: NDArray[np.float64] = distances[np.searchsorted(known, codes)]
+        return result
+
+
+def element_distances(prediction: Mask, target: Mask, spacing: Spacing, memo: Memo | None = None) -> Distances:
     """Return the distances between the surface elements of masks X Y Z, both not empty, with voxels of `spacing` mm."""
-    return _both(surface(prediction, spacing), surface(target, spacing), spacing)
+    return _both(surface(prediction, spacing), surface(target, spacing), spacing, memo)
 
 
-def border_distances(prediction: Mask, target: Mask, spacing: tuple[float, float, float]) -> Distances:
+def border_distances(prediction: Mask, target: Mask, spacing: Spacing, memo: Memo | None = None) -> Distances:
     """Return the distances between the border voxels of masks X Y Z, both not empty, with voxels of `spacing` mm."""
-    return _both(border(prediction), border(target), spacing)
+    return _both(border(prediction), border(target), spacing, memo)
 
 
-def hd95(prediction: Mask, target: Mask, spacing: tuple[float, float, float], *, missed: float = math.inf) -> float:
+def hd95(prediction: Mask, target: Mask, spacing: Spacing, *, missed: float = math.inf) -> float:
     """Return the HD95 of surface elements between masks X Y Z with voxels of `spacing` mm, in mm.
 
     0 where both are empty, `missed` where exactly one is.
@@ -168,12 +202,13 @@ def hd95(prediction: Mask, target: Mask, spacing: tuple[float, float, float], *,
     return element_distances(prediction[box], target[box], spacing).hd95_of_elements()
 
 
-def _both(guess: Surface, truth: Surface, spacing: tuple[float, float, float]) -> Distances:
-    there, back = _distances(guess, truth, spacing), _distances(truth, guess, spacing)
+def _both(guess: Surface, truth: Surface, spacing: Spacing, memo: Memo | None) -> Distances:
+    there = memo.distances(guess, truth, spacing) if memo else _distances(guess, truth, spacing)
+    back = _distances(truth, guess, spacing)
     return Distances(there, back, guess.areas, truth.areas)
 
 
-def _distances(own: Surface, other: Surface, spacing: tuple[float, float, float]) -> NDArray[np.float64]:
+def _distances(own: Surface, other: Surface, spacing: Spacing) -> NDArray[np.float64]:
     """Distance in mm from each element to the other surface, searched only where the two do not coincide.
 
     A tree takes microseconds a point, more the farther the surfaces lie apart; a distance map takes its time for every

@@ -18,7 +18,7 @@ A voxel that a region loses goes to the next larger region, and to background wh
 repeated until nothing changes, so that a clean mask stays as it is; only `holes` adds tumour.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -29,10 +29,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from raum_lightning.errors import ConfigError
+from raum_lightning.geometry import Box, bounding_box
 from raum_lightning.labels import BACKGROUND, REGIONS, Regions, in_classes
 from raum_lightning.yaml_files import read_yaml
 
 Labels = NDArray[np.uint8]
+
+Mask = NDArray[np.bool_]
+# of a mask: the box around it, and in that box the numbers of its components, whose sizes in voxels are by number
+Numbered = tuple[Box, NDArray[np.int32], NDArray[np.float64]]
 
 _TWENTY_SIX = np.ones((3, 3, 3), bool)
 COMMENTS = {
@@ -137,24 +142,40 @@ class Postprocess:
         return ", ".join(f"{key} {value}" for key, value in self.plain.items()) or "nothing"
 
 
+def components(mask: Mask) -> Numbered:
+    """Return the components of a mask X Y Z; 0 is what lies outside of it, and counts no voxels."""
+    box = bounding_box(mask)
+    numbers, count = ndimage.label(mask[box], _TWENTY_SIX)
+    sizes = np.bincount(numbers.ravel(), minlength=count + 1).astype(float)
+    sizes[0] = 0
+    return box, numbers, sizes
+
+
 def clean(
-    labels: Labels, steps: Postprocess, spacing: tuple[float, float, float], regions: Regions = REGIONS
+    labels: Labels,
+    steps: Postprocess,
+    spacing: tuple[float, float, float],
+    regions: Regions = REGIONS,
+    components: Callable[[Mask], Numbered] = components,
 ) -> Labels:
     """Return class indices X Y Z after the steps; voxels are of `spacing` mm.
 
-    Thresholds have been applied when there is a mask. Raises `ConfigError` for regions that the data set does not have.
+    Thresholds have been applied when there is a mask. Who cleans one mask in many ways may give `components` that
+    remembers. Raises `ConfigError` for regions that the data set does not have.
     """
     steps.check(regions)
     if not steps.plain or not labels.any():
         return labels
     voxel = float(np.prod(spacing))
-    before, after = labels, _once(labels, steps, voxel, regions)
+    before, after = labels, _once(labels, steps, voxel, regions, components)
     while not np.array_equal(before, after):
-        before, after = after, _once(after, steps, voxel, regions)
+        before, after = after, _once(after, steps, voxel, regions, components)
     return after
 
 
-def _once(labels: Labels, steps: Postprocess, voxel: float, regions: Regions) -> Labels:
+def _once(
+    labels: Labels, steps: Postprocess, voxel: float, regions: Regions, components: Callable[[Mask], Numbered]
+) -> Labels:
     labels = labels.copy()
     nested = sorted(regions, key=lambda name: -len(regions[name]))
     for name in nested:
@@ -167,35 +188,30 @@ def _once(labels: Labels, steps: Postprocess, voxel: float, regions: Regions) ->
     for name in nested:
         lowest = steps.min_mm3.get(name, 0), steps.min_share.get(name, 0), steps.largest.get(name)
         if any(lowest):
-            labels[_dropped(in_classes(labels, regions[name]), voxel, *lowest)] = _outside(name, regions)
+            box, numbers, sizes = components(in_classes(labels, regions[name]))
+            labels[box][~_kept(sizes, voxel, *lowest)[numbers]] = _outside(name, regions)
     inner, outer = nested[-1], nested[0]
     enhancing = in_classes(labels, regions[inner])
     if 0 < np.count_nonzero(enhancing) * voxel < steps.min_enhancing_mm3:
         labels[enhancing] = _outside(inner, regions) if steps.enhancing_to == "core" else _own(outer, regions)
     if steps.core_needs_edema:
-        numbers, count = ndimage.label(in_classes(labels, regions[outer]), _TWENTY_SIX)
-        has = np.zeros(count + 1, bool)
-        has[numbers[labels == _own(outer, regions)]] = True
-        labels[(numbers > 0) & ~has[numbers]] = BACKGROUND
+        box, numbers, sizes = components(in_classes(labels, regions[outer]))
+        has = np.zeros(len(sizes), bool)
+        has[numbers[labels[box] == _own(outer, regions)]] = True
+        labels[box][(numbers > 0) & ~has[numbers]] = BACKGROUND
     return labels
 
 
-def _dropped(
-    mask: NDArray[np.bool_], voxel: float, min_mm3: float, min_share: float, largest: int | None
-) -> NDArray[np.bool_]:
-    """Return the voxels of the components that are dropped."""
-    numbers, count = ndimage.label(mask, _TWENTY_SIX)
-    sizes = np.bincount(numbers.ravel(), minlength=count + 1).astype(float)
-    sizes[0] = 0
-    keep = sizes * voxel >= min_mm3
+def _kept(sizes: NDArray[np.float64], voxel: float, min_mm3: float, min_share: float, largest: int | None) -> Mask:
+    """Return which components are kept, by number; 0 is."""
+    keep: Mask = sizes * voxel >= min_mm3
     # the share of what is left: a component that is kept is never dropped for what goes after it
     keep &= sizes >= min_share * sizes[keep].sum()
     if largest is not None:
         order = np.argsort(-np.where(keep, sizes, 0), kind="stable")
         keep[order[largest:]] = False
     keep[0] = True
-    dropped: NDArray[np.bool_] = ~keep[numbers]
-    return dropped
+    return keep
 
 
 def _own(name: str, regions: Regions) -> int:

@@ -10,25 +10,22 @@ probabilities, though applied first, are searched last: while specks are there, 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from raum_lightning.datasets import DataSet
-from raum_lightning.errors import EvaluationError, UserError
-from raum_lightning.geometry import bounding_box, voxel_size
-from raum_lightning.labels import Regions, Thresholds
-from raum_lightning.metrics import Rules, score
-from raum_lightning.metrics.evaluation import mapping, workers_for
-from raum_lightning.metrics.folders import MaskFile, read_pair
+from raum_lightning.errors import EvaluationError
+from raum_lightning.labels import Regions
+from raum_lightning.metrics import Rules
+from raum_lightning.metrics.evaluation import workers_for
+from raum_lightning.metrics.folders import MaskFile
 from raum_lightning.metrics.statistics import bootstrap_interval
-from raum_lightning.postprocess import Labels, Postprocess, clean
-from raum_lightning.postprocess.probabilities import Probabilities
+from raum_lightning.postprocess import Postprocess
+from raum_lightning.postprocess.files import Files, Rows, kept
+from raum_lightning.postprocess.variants import Values
 
 SIZES_MM3 = (5, 10, 20, 50, 100, 150, 250, 500, 1000, 2000, 5000)
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -43,12 +40,10 @@ ALIKE_DICE = 5e-4
 # rounding is no loss
 ROUNDING = -1e-9
 FEWEST = 3
+# cases for which no other process is started
+FEW = 5
 
 Gains = NDArray[np.float64]
-# of a case, or the means: Dice, HD95 and the third of `figures`
-Values = tuple[float, float, float]
-# of each case, after each variant
-Rows = list[list[Values]]
 
 
 @dataclass(frozen=True)
@@ -87,16 +82,6 @@ class Fitted:
     cases: int
 
 
-def figures(rules: Rules) -> tuple[str, str, str]:
-    """Return the rules' Dice and HD95, by lesion where specks count as lesions there, and what decides between equals.
-
-    The third is Dice where the first is by lesion; else it tells of specks, which hardly change the other two.
-    """
-    if rules.name in ("brats2023", "brats2024"):
-        return "lesion_dice", "lesion_hd95", "dice"
-    return "dice", "hd95", "lesion_f1" if rules.one_to_one else "lesion_dice"
-
-
 def fit(
     pairs: Sequence[tuple[MaskFile, MaskFile]],
     rules: Rules,
@@ -114,15 +99,9 @@ def fit(
         raise EvaluationError(f"{len(pairs)} cases are too few to leave one out; give at least {FEWEST}")
     if absent := [path for path in probabilities if not path.is_file()]:
         raise EvaluationError(f"{absent[0]}: no such file; `raum segment --cases DIR --probabilities DIR` writes it")
-    files = list(zip(pairs, probabilities or repeat(None, len(pairs)), strict=True))
-    with mapping(workers or workers_for(len(pairs))) as mapped:
-
-        def table(tried: Sequence[Postprocess]) -> Rows:
-            rows = list(mapped(partial(_score_files, tried=tried, rules=rules), files))
-            if problems := [row for row in rows if isinstance(row, str)]:
-                raise EvaluationError(problems[0])
-            return rows
-
+    sources = probabilities or repeat(None, len(pairs))
+    files = [Files(*pair, source, rules) for pair, source in zip(pairs, sources, strict=True)]
+    with kept(files, workers or workers_for(len(pairs), FEW)) as table:
         regions = pairs[0][1].dataset.regions
         return search(table, regions, thresholds=bool(probabilities), progress=progress)
 
@@ -181,68 +160,6 @@ def _merged(taken: Postprocess, variant: dict[str, Any]) -> dict[str, Any]:
         old = getattr(taken, key)
         merged[key] = (*old, *value) if isinstance(value, tuple) else old | value if isinstance(value, dict) else value
     return merged
-
-
-def _score_files(
-    files: tuple[tuple[MaskFile, MaskFile], Path | None], *, tried: Sequence[Postprocess], rules: Rules
-) -> list[Values] | str:
-    """Return the scores of one case after each variant; or why there are none."""
-    pair, path = files
-    dataset = pair[1].dataset
-    try:
-        prediction, target, affine = read_pair(*pair)
-        decide = None
-        if any(steps.threshold for steps in tried):
-            assert path is not None
-            probabilities = Probabilities.read(path)
-            probabilities.check(path, prediction.numpy(), dataset)
-            decide = partial(probabilities.labels, dataset)
-        spacing = voxel_size(affine)
-        return score_variants(prediction, target, tried, rules, spacing=spacing, dataset=dataset, decide=decide)
-    except UserError as error:
-        return str(error)
-
-
-def score_variants(
-    prediction: torch.Tensor,
-    target: torch.Tensor,
-    tried: Sequence[Postprocess],
-    rules: Rules,
-    *,
-    spacing: tuple[float, float, float],
-    dataset: DataSet,
-    decide: Callable[[Thresholds], Labels] | None = None,
-) -> list[Values]:
-    """Return the `figures` of one case, the means over its regions, after each variant; masks are X Y Z.
-
-    `decide` gives the mask for thresholds.
-    """
-    chosen: dict[str, Any] = {"rules": rules, "regions": dataset.regions, "names": dataset.classes}
-    masks: dict[str, tuple[Labels, torch.Tensor]] = {}
-    known: dict[tuple[str, bytes], Values] = {}
-    found = []
-    for steps in tried:
-        by = str(sorted(steps.threshold.items()))
-        if by not in masks:
-            assert decide is not None or not steps.threshold
-            raw = decide(steps.threshold) if decide and steps.threshold else prediction.numpy()
-            masks[by] = _cropped(raw, target)
-        labels, truth = masks[by]
-        mask = clean(labels, steps, spacing, dataset.regions)
-        key = by, mask.tobytes()
-        if key not in known:
-            scores = score(torch.from_numpy(mask), truth, metrics=figures(rules), spacing=spacing, **chosen)
-            dice, distance, third = (scores[f"{name}_mean"] for name in figures(rules))
-            known[key] = dice, distance, third
-        found.append(known[key])
-    return found
-
-
-def _cropped(prediction: Labels, target: torch.Tensor) -> tuple[Labels, torch.Tensor]:
-    """Return both in the box that holds all tumour and, around it, a voxel of what is outside."""
-    box = bounding_box((prediction > 0) | (target.numpy() > 0))
-    x, y, z = (slice(max(0, side.start - 1), side.stop + 1) for side in box)
-    return prediction[x, y, z], target[x, y, z]
 
 
 def _judge(name: str, current: Gains, tables: Gains, values: Sequence[str]) -> tuple[Step, int]:

@@ -23,7 +23,7 @@ from raum_lightning.metrics import find_rules
 from raum_lightning.metrics.evaluation import plain
 from raum_lightning.metrics.measures import METRICS
 from raum_lightning.metrics.statistics import bootstrap_interval
-from raum_lightning.postprocess.fit import figures
+from raum_lightning.postprocess.variants import figures
 
 WRITER = "raum compare"
 # what differs by less is a tie: rounding

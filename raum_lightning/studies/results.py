@@ -11,8 +11,9 @@ from raum_lightning.metrics import explain
 from raum_lightning.metrics.evaluation import Evaluation, evaluate_pairs, plain, plain_rules
 from raum_lightning.metrics.folders import Folders
 from raum_lightning.metrics.statistics import summarise
-from raum_lightning.postprocess.fit import Fitted, figures, fit
+from raum_lightning.postprocess.fit import Fitted, fit
 from raum_lightning.postprocess.probabilities import probabilities_path
+from raum_lightning.postprocess.variants import figures
 from raum_lightning.progress import progress_bar
 from raum_lightning.studies.calibration import calibrate
 from raum_lightning.studies.prediction import folders, write_cleaned

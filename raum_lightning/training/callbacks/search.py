@@ -1,23 +1,21 @@
 """Searches, when training ends, how masks are best cleaned, on the validation cases."""
 
 import os
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from raum_lightning.errors import ConfigError
 from raum_lightning.postprocess import Postprocess
-from raum_lightning.postprocess.fit import FEWEST, Fitted, Rows, figures, score_variants, search
+from raum_lightning.postprocess.files import Rows
+from raum_lightning.postprocess.fit import FEWEST, Fitted, search
+from raum_lightning.postprocess.variants import Variants, figures
 from raum_lightning.runs.checkpoints import MODEL_CARD, read
 from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.callbacks.preemption import LastCheckpoint
@@ -77,31 +75,11 @@ class PostprocessSearch(pl.Callback):
         module.load_state_dict(read(path)["state_dict"])
         own = _segmented(trainer, module)
         module.load_state_dict(kept)
-        fitted = search(lambda tried: _rows(own, tried, module, trainer), module.regions)
+        fitted = search(lambda tried: _rows(own, tried, trainer), module.regions)
         if trainer.is_global_zero:
             _store(fitted.steps, path)
             _say(fitted, module, path)
         trainer.strategy.barrier()
-
-
-@dataclass(frozen=True)
-class Held:
-    """Class indices X Y Z of a case, prediction and target, packed."""
-
-    masks: bytes
-    shape: tuple[int, ...]
-    spacing: tuple[float, float, float]
-
-    @classmethod
-    def of(cls, prediction: Tensor, target: Tensor, spacing: Sequence[float]) -> "Held":
-        """Return both packed: some 50 kB instead of 18 MB."""
-        both = torch.stack([prediction, target]).to(torch.uint8).cpu().numpy()
-        x, y, z = spacing
-        return cls(zlib.compress(both.tobytes(), 1), both.shape, (x, y, z))
-
-    def unpacked(self) -> Tensor:
-        """Return both, 2 X Y Z."""
-        return torch.from_numpy(np.frombuffer(bytearray(zlib.decompress(self.masks)), np.uint8).reshape(self.shape))
 
 
 def _best(trainer: pl.Trainer) -> Path | None:
@@ -110,31 +88,30 @@ def _best(trainer: pl.Trainer) -> Path | None:
 
 
 @torch.no_grad()
-def _segmented(trainer: pl.Trainer, module: Any) -> dict[str, Held]:
+def _segmented(trainer: pl.Trainer, module: Any) -> dict[str, Variants]:
     """Return this rank's validation cases, segmented without steps."""
     training = module.training
     module.eval()
     if trainer.val_dataloaders is None:  # of a run that was resumed behind its last step
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
     loader: Any = trainer.val_dataloaders
-    held = {}
+    dataset = data_of(trainer).dataset
+    found = {}
     with trainer.precision_plugin.predict_step_context():
         for number, loaded in enumerate(loader):
             batch = trainer.strategy.batch_to_device(loaded)
             masks = module.predict_step(batch, number)
-            for case, *one in zip(batch["case"], masks, batch["label"], batch["spacing"].tolist(), strict=True):
-                held[case] = Held.of(*one)
+            columns = batch["case"], masks, batch["label"], batch["spacing"].tolist()
+            for case, *both, (x, y, z) in zip(*columns, strict=True):
+                prediction, target = (labels.to(torch.uint8).cpu().numpy() for labels in both)
+                found[case] = Variants(prediction, target, module.rules, spacing=(x, y, z), dataset=dataset)
     module.train(training)
-    return held
+    return found
 
 
-def _rows(own: dict[str, Held], tried: Sequence[Postprocess], module: Any, trainer: pl.Trainer) -> Rows:
+def _rows(own: dict[str, Variants], tried: Sequence[Postprocess], trainer: pl.Trainer) -> Rows:
     """Return the scores of all ranks' cases in order of ids; the last batch may hold a case twice."""
-    dataset = data_of(trainer).dataset
-    rows = {}
-    for case, held in own.items():
-        prediction, target = held.unpacked()
-        rows[case] = score_variants(prediction, target, tried, module.rules, spacing=held.spacing, dataset=dataset)
+    rows = {case: variants.scores(tried) for case, variants in own.items()}
     parts: list[Any] = [rows]
     if trainer.world_size > 1:
         parts = [None] * trainer.world_size
