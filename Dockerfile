@@ -23,7 +23,7 @@ COPY experiments experiments
 RUN pip install -c /tmp/constraints.txt . && useradd --uid 1000 --create-home raum && mkdir /input /output \
     && chown raum /output
 
-USER raum
+USER 1000
 WORKDIR /home/raum
 ENTRYPOINT ["raum"]
 CMD ["segment", "--model", "/model.safetensors", "--cases", "/input", "--out", "/output"]
