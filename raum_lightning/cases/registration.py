@@ -19,10 +19,11 @@ BINS, SHARE, SEED = 48, 0.25, 1
 SHRINK, SMOOTH = (4, 2, 1), (2, 1, 0)
 
 
-def register(fixed: Volume, moving: Volume) -> NDArray[np.float64]:
+def register(fixed: Volume, moving: Volume, *, centred: bool = False) -> NDArray[np.float64]:
     """Return the rigid motion, 4 x 4 in mm, that maps points of `fixed` to the same anatomy in `moving`.
 
-    World coordinates are NIfTI's (right, anterior, superior). Begins where the headers say that both lie.
+    World coordinates are NIfTI's (right, anterior, superior). Begins where the headers say that both lie, or with
+    `centred`, as for an atlas, where the centres of what is not 0 coincide.
 
     Raises:
         CaseError: The two do not overlap, or one has an affine with shear.
@@ -33,6 +34,8 @@ def register(fixed: Volume, moving: Volume) -> NDArray[np.float64]:
     centre = target.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in target.GetSize()])
     start = Sitk.Euler3DTransform()
     start.SetCenter(centre)
+    if centred:
+        start.SetTranslation((RAS_TO_LPS @ (centre_of(moving) - centre_of(fixed)))[:3].tolist())
     method = Sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
@@ -65,6 +68,14 @@ def resample(moving: Volume, fixed: Volume, motion: NDArray[np.float64]) -> NDAr
         moving.data, voxels[:3, :3], voxels[:3, 3], fixed.data.shape, np.float32, order=1
     )
     return moved
+
+
+def centre_of(volume: Volume) -> NDArray[np.float64]:
+    """Return where the centre of what is not 0 lies: x, y, z in mm, and 1; of the whole volume where all is 0."""
+    found = np.argwhere(volume.data)
+    middle = found.mean(axis=0) if len(found) else (np.array(volume.data.shape) - 1) / 2
+    centre: NDArray[np.float64] = volume.affine @ np.append(middle, 1)
+    return centre
 
 
 def _image(volume: Volume) -> Any:

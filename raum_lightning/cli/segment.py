@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raum_lightning.cli.model_options import add_trust, add_trust_code, trust
+from raum_lightning.cli.raw import add_raw
+from raum_lightning.cli.segment_raw import check_options, segment_raw
 from raum_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for modality in MODALITIES:
         add(f"--{modality}", type=Path, metavar="NIFTI", help=f"{modality} of the case, instead of --case")
     add("--image", nargs=2, action="append", metavar=("MODALITY", "NIFTI"), help="a modality of any name; repeat it")
-    add("--out", type=Path, required=True, help="mask to write, on the grid of the case; with --cases a folder of them")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="mask to write, on the grid of the case; with --cases a folder of them; with --raw .dcm too ([dicom])",
+    )
     add(
         "--probabilities",
         type=Path,
@@ -54,6 +61,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="dataset",
         help="whose label values to write (default: the case's own; the training cases' where it is not recognised)",
     )
+    add("--raw", action="store_true", help="the scans are raw: register them first, and write the mask on the T1ce")
+    add_raw(parser)
     add_trust(parser)
     add_trust_code(parser)
 
@@ -66,8 +75,11 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.inference.segmenter import find
     from raum_lightning.progress import progress_bar
 
-    source = _source(args)
+    check_options(args)
+    source = None if args.raw else _source(args)
     args.checkpoint = [local(path) for path in args.checkpoint]
+    if args.raw:
+        return segment_raw(args, _load(args))
     if args.cases:
         return _segment_folder(args)
     _check_figure(args)
