@@ -75,4 +75,4 @@ def is_ours(path: Path) -> bool:
         header = pydicom.dcmread(path, stop_before_pixels=True)
     except (pydicom.errors.InvalidDicomError, OSError):
         return False
-    return header.get("Manufacturer") == MAKER and header.get("Modality") == "SEG"
+    return (header.get("Manufacturer"), header.get("Modality")) == (MAKER, "SEG")

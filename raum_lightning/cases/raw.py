@@ -50,7 +50,7 @@ class Aligned:
         """Return class indices X Y Z of this case on the grid of the T1ce: of the class with the largest share."""
         if self.reference is self.t1ce:
             return labels
-        inverse = np.linalg.inv(self.motion)
+        inverse: NDArray[np.float64] = np.linalg.inv(self.motion)
         native = np.zeros(self.t1ce.data.shape, np.uint8)
         largest = np.zeros(native.shape, np.float32)
         for index in np.unique(labels):
@@ -84,14 +84,15 @@ def align(scans: Scans, atlas: Path | None, say: Callable[[str], None]) -> Align
     Every image is interpolated once.
     """
     t1ce = scans.t1ce
-    centre = centre_of(replace(t1ce, data=scans.brain))
+    centre = centre_of(replace(t1ce, data=scans.brain.astype(np.float32)))
     reference, motion, brain = t1ce, np.eye(4), scans.brain
     if atlas:
         reference = read_nifti(atlas)
         stripped = replace(t1ce, data=np.where(brain, t1ce.data, 0))
         motion = registration.register(reference, stripped, centred=True)
         brain = resample(replace(t1ce, data=brain.astype(np.float32)), reference, motion) >= 0.5
-        say(_moved(f"to {atlas.name}", np.linalg.inv(motion), centre))
+        inverse: NDArray[np.float64] = np.linalg.inv(motion)
+        say(_moved(f"to {atlas.name}", inverse, centre))
     images = {}
     for modality, volume in scans.volumes.items():
         path = motion

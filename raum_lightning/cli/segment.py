@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.progress import progress_bar
 
     check_options(args)
-    source = None if args.raw else _source(args)
+    source = _source(args)
     args.checkpoint = [local(path) for path in args.checkpoint]
     if args.raw:
         return segment_raw(args, _load(args))
@@ -147,6 +147,8 @@ def _without(missing: Sequence[str]) -> str:
 
 
 def _source(args: argparse.Namespace) -> Any:
+    if args.raw:
+        return None
     files = {modality: path for modality in MODALITIES if (path := getattr(args, modality))}
     files |= {modality: Path(path) for modality, path in args.image or ()}
     if [bool(files), bool(args.case), bool(args.cases)].count(True) != 1:

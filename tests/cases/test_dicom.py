@@ -126,8 +126,10 @@ def test_what_the_descriptions_leave_open_is_asked_for(examination: Path, tmp_pa
         choose(examination, {"t1ce": "8"}, ("t1ce",))
     with pytest.raises(ConfigError, match="one series is taken for two modalities"):
         choose(examination, {"t1ce": "3"}, ("t1ce", "flair"))
+    empty = tmp_path / "none"
+    empty.mkdir()
     with pytest.raises(CaseError, match="holds no series of MR images"):
-        find_series(tmp_path / "study" / "none") if (tmp_path / "study" / "none").mkdir() is None else None
+        find_series(empty)
 
 
 def test_a_missing_slice_is_said(tmp_path: Path) -> None:

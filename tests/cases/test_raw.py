@@ -89,7 +89,8 @@ class Stub:
     """In the place of a network: says that what is bright on the T1ce is tumour, and remembers the case."""
 
     def __init__(self, card: Any) -> None:
-        self.card, self.seen = card, None
+        self.card = card
+        self.seen: Any = None
 
     def modalities_of(self, case: Any) -> tuple[str, ...]:
         case.files(self.card.modalities)
@@ -132,7 +133,7 @@ def test_segment_raw_writes_the_mask_on_the_native_t1ce(
     atlas = written(tmp_path / "atlas.nii.gz", on_atlas(IMAGE), ATLAS_AFFINE)
     assert main(raw_words(tmp_path, "--atlas", str(atlas))) == 0
     assert "on the grid of the T1ce, labels of brats2020" in capsys.readouterr().out
-    assert stub.seen is not None and stub.seen.shape == (2, *ATLAS_SHAPE)
+    assert stub.seen.shape == (2, *ATLAS_SHAPE)
     mask, native = read_nifti(tmp_path / "seg.nii.gz"), read_nifti(tmp_path / "c.nii.gz")
     mask.check_grid(native)
     assert set(np.unique(mask.data)) == {0, 4}
