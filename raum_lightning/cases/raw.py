@@ -50,7 +50,7 @@ class Aligned:
         """Return class indices X Y Z of this case on the grid of the T1ce: of the class with the largest share."""
         if self.reference is self.t1ce:
             return labels
-        inverse: NDArray[np.float64] = np.linalg.inv(self.motion)
+        inverse = np.linalg.inv(self.motion).astype(np.float64)
         native = np.zeros(self.t1ce.data.shape, np.uint8)
         largest = np.zeros(native.shape, np.float32)
         for index in np.unique(labels):
@@ -91,7 +91,7 @@ def align(scans: Scans, atlas: Path | None, say: Callable[[str], None]) -> Align
         stripped = replace(t1ce, data=np.where(brain, t1ce.data, 0))
         motion = registration.register(reference, stripped, centred=True)
         brain = resample(replace(t1ce, data=brain.astype(np.float32)), reference, motion) >= 0.5
-        inverse: NDArray[np.float64] = np.linalg.inv(motion)
+        inverse = np.linalg.inv(motion).astype(np.float64)
         say(_moved(f"to {atlas.name}", inverse, centre))
     images = {}
     for modality, volume in scans.volumes.items():
