@@ -1,6 +1,6 @@
 """The pages of docs/ quote the code as it is, and their commands are ones that the programs take.
 
-README's commands are run, by test_readme.py, and those of own_data.md by tests/datasets/test_own_data.py.
+Those of README and using.md are run, by test_readme.py, and those of own_data.md by tests/datasets/test_own_data.py.
 """
 
 import re
@@ -14,7 +14,7 @@ from tests.helpers.markdown import commands
 
 README, *DOCS = PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # `...` stands for what the reader fills in
-PARSED = [page for page in DOCS if page.name != "own_data.md"]
+PARSED = [page for page in DOCS if page.name not in ("own_data.md", "using.md")]
 COMMANDS = sorted({line for page in PARSED for line in commands(page) if "..." not in line})
 QUOTATION = re.compile(r"```python\n# (raum_lightning/\S+\.py)\n(.*?)```", re.DOTALL)
 QUOTATIONS = [

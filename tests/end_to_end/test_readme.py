@@ -1,9 +1,10 @@
-"""README's commands, run one after the other as a reader would: on synthetic cases, with networks that are small."""
+"""The commands of README and docs/using.md, run one after the other as a reader would, on synthetic cases."""
 
 import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from shutil import copytree
 
@@ -16,10 +17,11 @@ from tests.helpers.cases import write_brats_cases
 from tests.helpers.markdown import blocks, commands
 from tests.helpers.small import shrink
 
-README = ROOT / "README.md"
-# what a test cannot run: exactly those of README, so that no other goes unrun
+PAGES = ROOT / "README.md", ROOT / "docs/using.md"
+TEXT = "\n".join(page.read_text() for page in PAGES)
+# what a test cannot run: exactly those of the pages, so that no other goes unrun
 NOT_RUN = {"make test", "pip install -e ."}
-# what README writes otherwise than the folder in which the commands run has it
+# what the pages write otherwise than the folder in which the commands run has it
 SUBSTITUTIONS = {r"/data/": "data/"}
 # what is added to a verb's arguments, so that it takes seconds; the last of two equal options counts
 ADDED = {"fit": "--trainer.max_steps 2 --trainer.devices 1", "phantom": "--cases 6 --shape 48 48 40"}
@@ -33,8 +35,8 @@ PRODUCED = {
 
 
 def shown() -> Iterator[str]:
-    """README's commands in order; of `make fit`, those that it runs."""
-    for line in commands(README):
+    """The commands in order; of `make fit`, those that it runs."""
+    for line in chain.from_iterable(map(commands, PAGES)):
         yield from recipe(line.removeprefix("make ")) if line == "make fit" else [line]
 
 
@@ -52,10 +54,10 @@ def is_ours(line: str) -> bool:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with all that README takes as given."""
+    """The current folder, with all that the pages take as given."""
     monkeypatch.chdir(tmp_path)
     copytree(EXPERIMENTS, "experiments")
-    for name in sorted(set(re.findall(r"/data/(\w+)", README.read_text())) | {"BraTS2020"}):
+    for name in sorted(set(re.findall(r"/data/(\w+)", TEXT)) | {"BraTS2020"}):
         write_brats_cases(Path("data", name), 6)
     validation = Path("data/BraTS2020_Validation")
     for number, case in enumerate(sorted(validation.glob("*/"))[:2] if validation.exists() else (), 1):
@@ -76,8 +78,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def first_run() -> Path:
-    """The run that README calls by its name."""
-    return Path(re.findall(r"runs/\w+/\d{8}-\d{6}", README.read_text())[0])
+    """The run that the pages call by its name."""
+    return Path(re.findall(r"runs/\w+/\d{8}-\d{6}", TEXT)[0])
 
 
 def words_of(line: str) -> list[str]:
@@ -108,15 +110,15 @@ def test_the_commands_do_what_they_say(here: Path) -> None:
         if words[0] == "fit" and "--run.id" not in words and (experiment := named.pop(f"runs/{_stem(words)}", "")):
             words += ["--run.id", experiment]
         run(words)
-    for place in re.findall(r"^ {6}(\S+)  ", README.read_text(), re.MULTILINE):
+    for place in re.findall(r"^ {6}(\S+)  ", TEXT, re.MULTILINE):
         assert place == "wandb/" or (first_run() / place).exists(), f"{place} is not in the run's folder"
-    for number, text in enumerate(blocks(README, "yaml")):
+    for number, text in enumerate(chain.from_iterable(blocks(page, "yaml") for page in PAGES)):
         file = Path(f"experiments/readme-{number}.yaml")
         file.write_text(text)
         if "base" in yaml.safe_load(text):
             run(words_of(f"lightning fit -c {file} --data.root /data/BraTS2020"))
-    for text in blocks(README, "python"):
-        exec(compile(text, str(README), "exec"), {})
+    for text in chain.from_iterable(blocks(page, "python") for page in PAGES):
+        exec(compile(text, "a page", "exec"), {})
 
 
 def _stem(words: Sequence[str]) -> str:
