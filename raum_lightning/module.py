@@ -1,43 +1,28 @@
 """Training, validation and prediction of a segmentation network as a LightningModule."""
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from raum_lightning.allocator import keep_memory
-from raum_lightning.datasets import IGNORED, DataSet
+from raum_lightning.datasets import DataSet
 from raum_lightning.errors import CheckpointError, ConfigError, UserError
-from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.card import ModelCard
-from raum_lightning.inference.compiling import compile_network, in_batches_of
-from raum_lightning.inference.ensemble import Ensemble
+from raum_lightning.inference.compiling import compile_network
 from raum_lightning.inference.loading import PREFIX, trusted_parts
-from raum_lightning.inference.sliding_window import (
-    FLIP_AXES,
-    Network,
-    decide,
-    probabilities_,
-    seen,
-    segmentations,
-    sliding_window,
-)
 from raum_lightning.inference.weights import lines, start_from
-from raum_lightning.labels import NO_THRESHOLDS, REGIONS, Regions, Thresholds, classify, to_regions
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
 from raum_lightning.models.cpu import accelerate
 from raum_lightning.models.described import Described
-from raum_lightning.postprocess import Postprocess, clean
+from raum_lightning.postprocess import Postprocess
 from raum_lightning.runs.checkpoints import MODEL_CARD
-from raum_lightning.training.background import Background
 from raum_lightning.training.callbacks.average import CURRENT, AveragedWeights
 from raum_lightning.training.callbacks.search import PostprocessSearch
 from raum_lightning.training.checkpoint_io import EXPORT, VerifiedCheckpointIO
@@ -46,16 +31,14 @@ from raum_lightning.training.first_patch import check_loss, output_channels
 from raum_lightning.training.freezing import Frozen
 from raum_lightning.training.model_card import describe
 from raum_lightning.training.optimizers import Recipe
-from raum_lightning.training.option_checks import check_monitor, check_windows
+from raum_lightning.training.option_checks import check_flips, check_mode, check_monitor, check_windows
 from raum_lightning.training.schedule import is_due
-from raum_lightning.training.sharding import hold_whole, shard
-
-Batch = dict[str, Any]
-# as `module.postprocess`: find the steps on the validation cases
-SEARCH = "search"
+from raum_lightning.training.scoring import pseudo_dice
+from raum_lightning.training.sharding import check_strategy, shard
+from raum_lightning.training.whole_volumes import SEARCH, Batch, WholeVolumeModule
 
 
-class SegmentationModule(pl.LightningModule):
+class SegmentationModule(WholeVolumeModule):
     """A network, its loss and its optimiser; scores whole volumes by sliding window.
 
     Batches are those of `BratsDataModule`. Training logs `train/loss` and a pseudo-Dice, that of the patches seen;
@@ -140,16 +123,9 @@ class SegmentationModule(pl.LightningModule):
             self.save_hyperparameters({"network": network.spec}, logger=False)
         self.network = network
         self.loss = loss or DiceCELoss()
-        if mode not in (None, "labels", "regions"):
-            raise ConfigError(f"module.mode={mode!r} is neither labels nor regions")
-        said = self.loss.mode if isinstance(self.loss, DiceCELoss) else None
-        if mode and said and mode != said:
-            raise ConfigError(f"module.mode is {mode} but the loss is for {said}; give one of them")
-        self.mode: str = mode or said or "labels"
+        self.mode = check_mode(mode, self.loss)
         self.windows = check_windows(network, roi_size, overlap, sw_batch_size)
-        if flips not in FLIP_AXES:
-            raise ConfigError(f"module.flips={flips} is none of {', '.join(map(str, FLIP_AXES))}")
-        self.flips = flips
+        self.flips = check_flips(flips)
         self.recipe = Recipe(
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
@@ -166,11 +142,6 @@ class SegmentationModule(pl.LightningModule):
         self.average = None if ema is None else AveragedWeights(ema)
         self.monitor = monitor
         self.compiles = compile
-        # of the data set; `setup` asks the data for it
-        self.regions: Regions = REGIONS
-        self.scoring = Background()
-        self.case_scores: dict[str, dict[str, float]] = {}
-        self.val_scores: dict[str, float] = {}
         self.rules, self.follows_rules = find_rules(rules), rules == "default"
         self.postprocess = postprocess
         self.steps = Postprocess() if postprocess in (None, SEARCH, "none") else Postprocess.read(Path(postprocess))
@@ -230,7 +201,7 @@ class SegmentationModule(pl.LightningModule):
         elif fitting:
             check_outputs(outputs, self.mode, data.dataset)
             check_ignored(self.loss, data.dataset)
-            check_loss(self.loss, outputs, self._indices)
+            check_loss(self.loss, outputs, self.as_targets)
 
     def start_from(self, data: Any) -> None:
         """Load the weights of `init_from`, once, for the modalities and classes of `data` (a `BratsDataModule`)."""
@@ -256,13 +227,7 @@ class SegmentationModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check that strategy, network and data fit together, and compile the network where asked to."""
-        if isinstance(self.trainer.strategy, FSDPStrategy):
-            raise ConfigError(
-                "trainer.strategy fsdp would wait for ever where ranks validate different numbers of windows; "
-                "give lightning.pytorch.strategies.ModelParallelStrategy, which shards as well"
-            )
-        if self.average and isinstance(self.trainer.strategy, ModelParallelStrategy):
-            raise ConfigError("module.ema cannot average weights that are sharded: leave it out, or use strategy ddp")
+        check_strategy(self.trainer.strategy, averaged=self.average is not None)
         on_cpu = self.trainer.strategy.root_device.type == "cpu"
         if on_cpu:
             keep_memory()
@@ -302,7 +267,7 @@ class SegmentationModule(pl.LightningModule):
         """Return the loss of a batch of patches."""
         output = self.network(batch["image"])
         several = output if isinstance(output, tuple) else (output,)  # a tuple with deep supervision
-        loss, logits = deep_supervision(self._loss_of, several, batch["label"]), several[0]
+        loss, logits = deep_supervision(self.loss_of, several, batch["label"]), several[0]
         # not for Lightning's bar, which would fetch it from the device in every step: `ProgressBar` does in some
         self.log("train/loss", loss, sync_dist=True, batch_size=len(logits))
         trainer: Any = self.trainer
@@ -310,60 +275,6 @@ class SegmentationModule(pl.LightningModule):
             dice = pseudo_dice(logits.detach(), batch["label"], self.mode, self.regions)
             self.log("train/pseudo_dice", dice, sync_dist=True, batch_size=len(logits))
         return loss
-
-    def on_validation_epoch_start(self) -> None:
-        """Let every rank hold the whole network until its volumes are read."""
-        hold_whole(self.network, True)
-
-    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Score one whole volume and return its class indices, B X Y Z uint8, for the callbacks."""
-        image, label = batch["image"], batch["label"]
-        logits = sliding_window(image, self._window_network, **self.windows)
-        loss = self._loss_of_seen(logits, label).item()
-        prediction: torch.Tensor = decide(probabilities_(logits, self.mode), self.mode, self.regions)
-        prediction = prediction * brain_mask(image)
-        self._update(self.val_metrics, prediction, batch, loss=loss)
-        return prediction
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over the cases of all ranks."""
-        hold_whole(self.network, False)
-        self._log_metrics("val", self.val_metrics)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score one whole volume, with `flips`."""
-        raw, *others = self._segment(batch, NO_THRESHOLDS, *filter(None, [self.steps.threshold]))
-        # a search that found nothing says so by equal scores
-        cleans = self.steps.plain or self.postprocess == SEARCH
-        cleaned = self._clean(others[0] if others else raw, batch) if cleans else None
-        self._update(self.test_metrics, raw, batch, cleaned=cleaned)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the means over the cases of all ranks."""
-        hold_whole(self.network, False)
-        self._log_metrics("test", self.test_metrics)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return class indices B X Y Z, uint8, of whole volumes, cleaned by `postprocess`."""
-        return self._clean(self._segment(batch, self.steps.threshold)[0], batch)
-
-    def _segment(self, batch: Batch, *thresholds: Thresholds) -> list[torch.Tensor]:
-        networks = self.network.members if isinstance(self.network, Ensemble) else self._window_network
-        decided: dict[str, Any] = {"mode": self.mode, "regions": self.regions, "flips": self.flips}
-        return segmentations(batch["image"], networks, thresholds, **decided, **self.windows)
-
-    def _clean(self, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        if not self.steps.plain:
-            return labels
-        cases = zip(labels.cpu().numpy(), batch["spacing"].tolist(), strict=True)
-        cleaned = [torch.from_numpy(clean(one, self.steps, tuple(size), self.regions)) for one, size in cases]
-        return torch.stack(cleaned).to(labels.device)
-
-    def on_predict_epoch_end(self) -> None:
-        """Let each rank hold its shard of the network again."""
-        hold_whole(self.network, False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the model card, which `raum_lightning.load` needs."""
@@ -397,68 +308,3 @@ class SegmentationModule(pl.LightningModule):
         # asked now for the length of epochs, Lightning (2.6) would set up the data before it knows where to resume
         optimizer, scheduler = self.recipe.build(self, lambda: trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
-
-    @property
-    def _window_network(self) -> Network:
-        return in_batches_of(self.windows["batch_size"], self.network) if self.compiles else self.network
-
-    def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        loss: torch.Tensor = self.loss(logits, self._indices(labels))
-        return loss
-
-    def _loss_of_seen(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the loss of one volume over the voxels that a window saw, as 1 K N 1 1."""
-        at = seen(logits)
-        return self._loss_of(logits.movedim(1, -1)[at].T[None, :, :, None, None], labels[at][None, :, None, None])
-
-    def _indices(self, labels: torch.Tensor) -> torch.Tensor:
-        return labels if isinstance(self.loss, DiceCELoss) else labels.long()
-
-    def _update(
-        self,
-        metrics: SegmentationMetrics,
-        prediction: torch.Tensor,
-        batch: Batch,
-        *,
-        cleaned: torch.Tensor | None = None,
-        **more: float,
-    ) -> None:
-        # of the whole grid; a batch of the user's own may be a whole volume
-        voxels = batch["voxels"].tolist() if "voxels" in batch else [None] * len(prediction)
-        grids = zip(batch["spacing"].tolist(), voxels, strict=True)
-        rows = zip(batch["case"], grids, prediction, batch["label"], strict=True)
-        for number, (case, (spacing, count), labels, target) in enumerate(rows):
-            other = None if cleaned is None else cleaned[number]
-            chosen = {"case": case, "spacing": tuple(spacing), "voxels": count, **more}
-            self.scoring.run(partial(_score, metrics, labels, target, other, **chosen))
-
-    def _log_metrics(self, stage: str, metrics: SegmentationMetrics) -> None:
-        self.scoring.finish()
-        means = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
-        self.log_dict(means, sync_dist=True)  # the same on every rank already; this tells Lightning so
-        if stage == "val":
-            self.val_scores = means
-        self.case_scores = metrics.per_case()
-        metrics.reset()
-
-
-def _score(
-    metrics: SegmentationMetrics, raw: torch.Tensor, target: torch.Tensor, cleaned: torch.Tensor | None, **case: Any
-) -> None:
-    """Count a case, with the scores of its cleaned mask beside those of the raw one."""
-    beside = {} if cleaned is None else metrics.score(cleaned, target, spacing=case["spacing"], voxels=case["voxels"])
-    case |= {f"cleaned/{name}": value for name, value in beside.items()}
-    metrics.update(raw, target, **case)
-
-
-def pseudo_dice(logits: torch.Tensor, labels: torch.Tensor, mode: str, regions: Regions = REGIONS) -> torch.Tensor:
-    """Return the mean Dice of the regions over the patches of a batch taken together, a scalar on their device.
-
-    Called pseudo, as nnU-Net does, because patches are no cases: not comparable with the Dice of whole volumes.
-    """
-    prediction, target = to_regions(classify(logits, mode, regions), regions), to_regions(labels, regions)
-    prediction = prediction & (labels != IGNORED).unsqueeze(1)
-    axes = (0, 2, 3, 4)
-    both = (prediction & target).sum(axes)
-    either = prediction.sum(axes) + target.sum(axes)
-    return torch.where(either > 0, 2 * both / either, 1.0).mean()

@@ -7,9 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.losses import DiceCELoss as MonaiDiceCELoss
 from torch import Tensor, distributed
-from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,6 +15,7 @@ from raum_lightning import losses
 from raum_lightning.datasets import IGNORED, parse
 from raum_lightning.labels import ED, ET, NCR, RC, to_regions
 from raum_lightning.losses import DiceCELoss, WithChannel, deep_supervision
+from tests.helpers.ranks import in_two_processes
 
 LOG2, LOG3 = math.log(2), math.log(3)
 
@@ -346,7 +345,7 @@ def scale_by_channel() -> torch.nn.Conv3d:
 
 @pytest.mark.distributed
 def test_batch_is_the_ranks_own_or_everybodys(tmp_path: Path) -> None:
-    spawn(train_one_rank, (tmp_path,), nprocs=2)
+    in_two_processes(train_one_rank, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     images, labels = random_case(2, 4, 4, 3, 2)
     network = scale_by_channel()
@@ -383,6 +382,6 @@ def test_deep_supervision_is_zero_where_all_resolutions_are_right() -> None:
 
 
 def test_a_loss_of_monai_gets_the_channel_that_it_wants() -> None:
-    wanted = MonaiDiceCELoss(to_onehot_y=True, softmax=True)
+    wanted = monai_dice_ce(to_onehot_y=True)
     logits, labels = torch.randn(2, 4, 3, 3, 3), torch.randint(4, (2, 3, 3, 3))
     assert torch.equal(WithChannel(wanted)(logits, labels), wanted(logits, labels[:, None]))

@@ -22,8 +22,8 @@ from raum_lightning.inference.sliding_window import background_logits_
 from raum_lightning.labels import REGIONS, in_classes
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.models import cpu
-from raum_lightning.module import pseudo_dice
 from raum_lightning.training.schedule import warmup_cosine
+from raum_lightning.training.scoring import pseudo_dice
 from tests.helpers import DEBUG
 from tests.helpers.cases import write_brats, write_msd
 

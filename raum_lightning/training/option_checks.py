@@ -7,7 +7,9 @@ from typing import Any
 from torch import nn
 
 from raum_lightning.errors import ConfigError
+from raum_lightning.inference.sliding_window import FLIP_AXES
 from raum_lightning.labels import Regions
+from raum_lightning.losses import DiceCELoss
 from raum_lightning.metrics import METRICS
 
 
@@ -16,6 +18,26 @@ def at_least(lowest: int, **numbers: float) -> None:
     for key, number in numbers.items():
         if not (math.isfinite(number) and number >= lowest):
             raise ConfigError(f"module.{key}={number} must be a number of at least {lowest}")
+
+
+def check_mode(mode: str | None, loss: nn.Module) -> str:
+    """Return what the channels of logits are: `mode`, or else what the loss is for; raise `ConfigError` if they differ.
+
+    Of losses only `DiceCELoss` says so; the channels are labels with any other.
+    """
+    if mode not in (None, "labels", "regions"):
+        raise ConfigError(f"module.mode={mode!r} is neither labels nor regions")
+    said = loss.mode if isinstance(loss, DiceCELoss) else None
+    if mode and said and mode != said:
+        raise ConfigError(f"module.mode is {mode} but the loss is for {said}; give one of them")
+    return mode or said or "labels"
+
+
+def check_flips(flips: int) -> int:
+    """Return the number of mirrored copies; raise `ConfigError` where they are none that can be averaged."""
+    if flips not in FLIP_AXES:
+        raise ConfigError(f"module.flips={flips} is none of {', '.join(map(str, FLIP_AXES))}")
+    return flips
 
 
 def check_monitor(monitor: str, metrics: Sequence[str], regions: Regions | None = None) -> None:

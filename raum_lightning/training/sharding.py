@@ -1,11 +1,25 @@
 """A network whose weights, gradients and optimiser state lie in shards on the devices (FSDP2)."""
 
 import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from raum_lightning.errors import ConfigError
+
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+
+def check_strategy(strategy: Strategy, *, averaged: bool) -> None:
+    """Raise `ConfigError` for a strategy that cannot train here; `averaged` says that `module.ema` is given."""
+    if isinstance(strategy, FSDPStrategy):
+        raise ConfigError(
+            "trainer.strategy fsdp would wait for ever where ranks validate different numbers of windows; "
+            "give lightning.pytorch.strategies.ModelParallelStrategy, which shards as well"
+        )
+    if averaged and isinstance(strategy, ModelParallelStrategy):
+        raise ConfigError("module.ema cannot average weights that are sharded: leave it out, or use strategy ddp")
 
 
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:

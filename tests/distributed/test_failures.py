@@ -72,8 +72,8 @@ def test_ranks_with_different_arguments(work: Path) -> None:
 
 
 def test_a_node_without_the_data(work: Path) -> None:
-    # the other rank waits for it, until the launcher would end it
-    assert run(work, words("nodata", *RANKS), ranks=2, last=["--data.root", "nowhere"], seconds=60)[1] == 2
+    # the other rank waits for it, until the launcher ends it
+    assert run(work, words("nodata", *RANKS), ranks=2, last=["--data.root", "nowhere"], until=1)[1] == 2
     assert "error: rank 1 on " in (said := (work / "output-1.txt").read_text()) and "nowhere: no such folder" in said
 
 

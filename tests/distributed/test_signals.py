@@ -16,7 +16,7 @@ from raum_lightning.datasets import presets
 from tests.helpers import DEBUG, ROOT
 from tests.helpers.cases import write_brats
 from tests.helpers.processes import output
-from tests.helpers.ranks import splits, state
+from tests.helpers.ranks import run, splits, state
 
 # the steps of a run that is to be stopped are held up here until the signal has come
 WAITING = """
@@ -95,8 +95,7 @@ def test_a_signal_to_all_processes_saves_and_the_command_shown_resumes(work: Pat
 
 def test_a_signal_to_predict_keeps_what_is_finished(work: Path) -> None:
     train = words("fit", "trained", "--trainer.max_steps", "1", "--data.num_workers", "0")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", "raum_lightning", *train], cwd=work, env=environment, check=True)
+    assert run(work, train) == [0]
     process = start(work, words("predict", "trained"))
     os.killpg(process.pid, signal.SIGTERM)
     said = output(process)

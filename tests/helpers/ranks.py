@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,12 @@ def start(folder: Path, words: Sequence[str], environment: dict[str, str] | None
 
 
 def run(
-    folder: Path, words: Sequence[str], ranks: int = 1, last: Sequence[str] = (), *, seconds: float = 240
+    folder: Path, words: Sequence[str], ranks: int = 1, last: Sequence[str] = (), *, until: int | None = None
 ) -> list[int | None]:
-    """Run `raum WORDS` as `torchrun` would, the last rank with more words; return the exit code of every rank."""
+    """Run `raum WORDS` as `torchrun` would, the last rank with more words; return the exit code of every rank.
+
+    The end of the rank `until` ends the others, as it does under a launcher.
+    """
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "TORCHELASTIC_RUN_ID": "none"}
     shared |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
     processes = [
@@ -86,7 +89,17 @@ def run(
         )
         for rank in range(ranks)
     ]
-    return exit_codes(*processes, seconds=seconds)
+    if until is not None:
+        processes[until].join(240)
+    return exit_codes(*processes, seconds=240 if until is None else 0)
+
+
+def in_two_processes(target: Callable[[int, Path], None], folder: Path) -> None:
+    """Call `target(rank, folder)` in a process for each of two ranks, which must succeed."""
+    processes = [PROCESSES.Process(target=target, args=(rank, folder)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    assert exit_codes(*processes) == [0, 0]
 
 
 def _run(folder: Path, words: list[str], environment: dict[str, str]) -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 from raum_lightning.errors import ConfigError
 from raum_lightning.labels import REGIONS, in_classes
 from raum_lightning.metrics import METRICS, RULES, SegmentationMetrics, find_rules, score
 from raum_lightning.metrics.surface import hd95
+from tests.helpers.ranks import in_two_processes
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 
@@ -135,7 +135,7 @@ def test_any_id_and_a_module_in_half_precision_change_nothing() -> None:
     assert metric.per_case() == {'Müller "7"\n/é': score(volume(0), volume(1), metrics=("dice",), spacing=ISOTROPIC)}
 
 
-def on_rank(rank: int, folder: str) -> None:
+def on_rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     # three cases on two ranks, of which the sampler repeats the first; then all on one rank; then more on the other
@@ -149,13 +149,13 @@ def on_rank(rank: int, folder: str) -> None:
     first = metric.compute()
     updated(metric, *((2,), (3,))[rank])
     results.append((first, metric.compute()))
-    torch.save(results, f"{folder}/{rank}.pt")
+    torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.distributed
 def test_two_ranks_see_what_one_would(tmp_path: Path) -> None:
-    spawn(on_rank, (str(tmp_path),), nprocs=2)
+    in_two_processes(on_rank, tmp_path)
     whole, single = (updated(SegmentationMetrics(("dice", "hd95")), *cases) for cases in ((1, 2, 3), (1,)))
     for rank, lengths in enumerate(((2, 3, 0), (2, 0, 1))):
         *rounds, continued = torch.load(tmp_path / f"{rank}.pt")
