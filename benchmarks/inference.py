@@ -29,7 +29,8 @@ from torch import nn
 
 from raum_lightning.allocator import keep_memory
 from raum_lightning.geometry import brain_mask
-from raum_lightning.inference.sliding_window import blend, sliding_window
+from raum_lightning.inference.blending import blend
+from raum_lightning.inference.sliding_window import sliding_window
 from raum_lightning.models.cpu import accelerate
 
 Network = Callable[[torch.Tensor], torch.Tensor]

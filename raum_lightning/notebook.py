@@ -12,7 +12,8 @@ import numpy as np
 from raum_lightning.datasets import IGNORED
 from raum_lightning.errors import CaseError
 from raum_lightning.figures import Scan, dots, draw, save
-from raum_lightning.inference.segmenter import Segmentation, Source, find
+from raum_lightning.inference.segmentation import Segmentation
+from raum_lightning.inference.sources import Source, find
 
 WIDTH = 1000
 

@@ -70,6 +70,7 @@ PURE = {
     "datasets",
     "geometry",
     "errors",
+    "inference/blending",
     "inference/sliding_window",
     "inference/windows",
     "training/schedule",

@@ -18,7 +18,7 @@ from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.cli import main
 from raum_lightning.datasets import presets
 from raum_lightning.errors import ConfigError
-from raum_lightning.inference.sliding_window import background_logits_
+from raum_lightning.inference.blending import background_logits_
 from raum_lightning.labels import REGIONS, in_classes
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.models import cpu

@@ -17,8 +17,8 @@ from raum_lightning.loggers import WandbLogger as OurWandbLogger
 
 PACKAGE = Path(__file__).parents[1] / "raum_lightning"
 FILES = [
-    *(PACKAGE / name for name in ("module.py", "loggers.py", "cli/trainer.py")),
-    *sorted((PACKAGE / "training").rglob("*.py")),
+    *(PACKAGE / name for name in ("module.py", "cli/trainer.py")),
+    *(file for folder in ("loggers", "training") for file in sorted((PACKAGE / folder).rglob("*.py"))),
 ]
 TRAINER = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
 LOOP = TRAINER.fit_loop

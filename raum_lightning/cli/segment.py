@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     import time
 
     from raum_lightning.inference.hub import local
-    from raum_lightning.inference.segmenter import find
+    from raum_lightning.inference.sources import find
     from raum_lightning.progress import progress_bar
 
     check_options(args)

@@ -10,7 +10,8 @@ from raum_lightning.atomic import remove_partials
 from raum_lightning.cases.case import Case, read_remark
 from raum_lightning.data.store import prepared_folder
 from raum_lightning.errors import EvaluationError, OutputError, UserError
-from raum_lightning.inference.segmenter import Segmentation, Segmenter
+from raum_lightning.inference.segmentation import Segmentation
+from raum_lightning.inference.segmenter import Segmenter
 from raum_lightning.postprocess.probabilities import Probabilities, probabilities_path
 
 _BLOCK = 1 << 22

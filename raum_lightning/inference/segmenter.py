@@ -5,104 +5,34 @@ segmenter = raum_lightning.load("runs/unetr/1/checkpoints/best.ckpt")
 segmenter.segment("BraTS20_Training_001").save("seg.nii.gz")
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from raum_lightning.allocator import give_back_memory, keep_memory
-from raum_lightning.cases.case import Case, write_mask
-from raum_lightning.cases.discovery import find_case, find_cases, recognise
-from raum_lightning.cases.nifti import stem, write_like
-from raum_lightning.datasets import DataSet
-from raum_lightning.errors import CaseError, CheckpointError, ConfigError
+from raum_lightning.cases.case import Case
+from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.geometry import Frame, voxel_size
+from raum_lightning.inference.blending import Network
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.compiling import compile_network, in_batches_of
+from raum_lightning.inference.devices import find_device, find_dtype
 from raum_lightning.inference.ensemble import LOOSE, Member, check_alike, open_members
 from raum_lightning.inference.framed import Grid, Prediction, read_framed
 from raum_lightning.inference.hub import local
 from raum_lightning.inference.loading import TrainedNetwork
-from raum_lightning.inference.sliding_window import Network, average
-from raum_lightning.inference.temperature import temper
+from raum_lightning.inference.segmentation import Segmentation
+from raum_lightning.inference.sliding_window import average
+from raum_lightning.inference.sources import Source, find
 from raum_lightning.inference.windows import Visit, plan
-from raum_lightning.labels import in_classes
 from raum_lightning.models.cpu import accelerate
 from raum_lightning.postprocess import Postprocess, clean
-from raum_lightning.postprocess.probabilities import Probabilities
-
-# of files that do not say what data set they are of: it has no label for any class
-UNRECOGNISED = DataSet("unknown", {}, (), {})
-PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 Progress = Callable[[int, int], None]
-# a folder, a file that dataset.json of MSD Task01 lists, or the file of each modality
-Source = Case | Path | str | Mapping[str, Path | str]
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """What a network says of a case, on the grid of its files.
-
-    `labels` are class indices X Y Z, those of `card.classes`. Files get the geometry and header of the case's first
-    modality, and masks the label values of `data_set`.
-    """
-
-    case: Case
-    labels: NDArray[np.uint8]
-    data_set: DataSet
-    card: ModelCard
-    prediction: Prediction
-
-    def __repr__(self) -> str:
-        volumes = ", ".join(f"{name} {volume:.1f} ml" for name, volume in self.volumes.items())
-        return f"<Segmentation of {self.case.id}: {volumes}, as {self.data_set.name}>"
-
-    @cached_property
-    def probabilities(self) -> NDArray[np.float32]:
-        """K X Y Z in [0, 1]: of the classes with background, or of the regions; made when it is asked for."""
-        return temper(self.prediction.probabilities(), self.card.mode, self.card.temperature)
-
-    def save(self, path: Path | str, remark: str = "") -> None:
-        """Write the mask, whole or not at all; the header's description notes a `remark` too."""
-        case = replace(self.case, dataset=self.data_set)
-        write_mask(Path(path), self.card.translate(self.labels, self.data_set), case, self._first, remark)
-
-    def save_probabilities(self, path: Path | str) -> None:
-        """Write X Y Z K, float32; the header's description names the channels."""
-        self.save_map(path, np.moveaxis(self.probabilities, 0, -1), f"probabilities: {' '.join(self.card.channels)}")
-
-    def save_raw_probabilities(self, path: Path, key: str = "") -> None:
-        """Write those of the network, before the temperature, for `raum postprocess`; see `Probabilities`."""
-        card, grid = self.card, self.prediction.grid
-        whole = self.prediction.probabilities()
-        Probabilities.of(whole, grid.box, card.channels, card.mode, key).save(path)
-
-    def save_map(self, path: Path | str, values: NDArray[np.float32], description: str) -> None:
-        """Write numbers X Y Z or X Y Z K on the grid of the case."""
-        write_like(Path(path), values, self.case.images[self._first], f"raum {description}")
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Modalities that the case lacks and the network has done without."""
-        return tuple(name for name in self.card.modalities if name not in self.case.images)
-
-    @property
-    def _first(self) -> str:
-        return next(name for name in self.card.modalities if name in self.case.images)
-
-    @property
-    def volumes(self) -> dict[str, float]:
-        """Of each region, in ml."""
-        regions = self.card.region_indices.items()
-        sizes = {name: np.count_nonzero(in_classes(self.labels, classes)) for name, classes in regions}
-        return {name: float(size) * self.prediction.grid.voxel_ml for name, size in sizes.items()}
 
 
 class Segmenter:
@@ -147,8 +77,8 @@ class Segmenter:
         )
         self.card.labelling(None, dataset)  # raises for one that cannot be written
         self.dataset = dataset
-        self.device = _device(device)
-        self.dtype = _dtype(precision, self.device)
+        self.device = find_device(device)
+        self.dtype = find_dtype(precision, self.device)
         if self.device.type == "cpu":
             keep_memory()
         if compile and any(isinstance(network, Member) for network in networks):
@@ -257,63 +187,10 @@ def load(
     return Segmenter([member.network for member in members], members[0].card, **settings)
 
 
-def find(source: Source, dataset: str | None = None, trained: DataSet | None = None) -> Case:
-    """Return the case that `source` names; raise `CaseError` where there is none.
-
-    `dataset`, or else the data set that a network was `trained` on, says how its files are called where their names do
-    not say it themselves.
-    """
-    prefer = trained if trained and trained.images else None
-    if isinstance(source, Case):
-        return source
-    if isinstance(source, Mapping):
-        images = {modality: Path(path) for modality, path in source.items()}
-        name = stem(next(iter(images.values()))) or "case"
-        return Case(name, (recognise(name) if dataset is None else None) or prefer or UNRECOGNISED, images)
-    path = Path(source).expanduser()
-    if not path.is_file():
-        try:
-            return find_case(path, prefer=prefer)
-        except CaseError:
-            if dataset is None:
-                raise
-            return find_case(path, dataset)
-    root = next((folder for folder in path.parents if (folder / "dataset.json").is_file()), None)
-    for case in find_cases(root) if root else ():
-        if path.resolve() in {image.resolve() for image in case.images.values()}:
-            return case
-    raise CaseError(f"{path}: is not an image that a dataset.json above it lists; give its folder or its modalities")
-
-
 def _steps(given: Path | str | None, card: ModelCard) -> Postprocess:
     if given is None:
         return Postprocess.of(card.postprocess or {}, "the model card's postprocess")
     return Postprocess() if str(given) == "none" else Postprocess.read(Path(given).expanduser())
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device={name}: there is no GPU that this torch ({torch.__version__}) can use; try cpu")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(
-            f"device=mps: this machine has no Apple GPU that this torch ({torch.__version__}) can use; try cpu"
-        )
-    return torch.device(name)
-
-
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "auto":
-        precision = "bf16-mixed" if device.type == "cuda" and _has_bf16() else "32-true"
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision={precision!r} is none of auto, {', '.join(PRECISIONS)}")
-    return PRECISIONS[precision]
-
-
-def _has_bf16() -> bool:
-    # emulated, as on a T4, it is slower than float32
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 class _Counter:

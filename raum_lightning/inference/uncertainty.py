@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from raum_lightning.atomic import write_csv
 from raum_lightning.inference.framed import Prediction
-from raum_lightning.inference.segmenter import Segmentation
+from raum_lightning.inference.segmentation import Segmentation
 from raum_lightning.inference.sliding_window import decide
 from raum_lightning.labels import in_classes
 

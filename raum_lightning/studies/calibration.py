@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 
 from raum_lightning.atomic import atomic
 from raum_lightning.datasets import IGNORED
-from raum_lightning.inference.segmenter import Segmentation
+from raum_lightning.inference.segmentation import Segmentation
 from raum_lightning.inference.temperature import temper
 from raum_lightning.labels import in_classes
 from raum_lightning.studies.study import Study

@@ -7,16 +7,10 @@ import torch
 from torch import nn
 
 from raum_lightning.geometry import brain_mask
+from raum_lightning.inference.blending import Network, seen
 from raum_lightning.inference.compiling import in_batches_of
 from raum_lightning.inference.ensemble import Ensemble
-from raum_lightning.inference.sliding_window import (
-    Network,
-    decide,
-    probabilities_,
-    seen,
-    segmentations,
-    sliding_window,
-)
+from raum_lightning.inference.sliding_window import decide, probabilities_, segmentations, sliding_window
 from raum_lightning.labels import NO_THRESHOLDS, REGIONS, Regions, Thresholds
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.metrics import SegmentationMetrics

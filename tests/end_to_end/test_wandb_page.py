@@ -5,7 +5,8 @@ import re
 
 import yaml
 
-from raum_lightning.loggers import DICE, RENAMED, WandbLogger
+from raum_lightning.loggers import WandbLogger
+from raum_lightning.loggers.wandb_logger import DICE, RENAMED
 from tests.helpers import ROOT
 
 PAGE = (ROOT / "docs" / "wandb.md").read_text()

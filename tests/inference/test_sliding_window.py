@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raum_lightning.geometry import bounding_box, brain_mask
-from raum_lightning.inference.sliding_window import blend, importance, probabilities, segment, sliding_window
+from raum_lightning.inference.blending import blend, importance
+from raum_lightning.inference.sliding_window import probabilities, segment, sliding_window
 from raum_lightning.inference.windows import count_windows, even_steps, window_starts
 from raum_lightning.labels import classify
 

@@ -1,97 +1,25 @@
-"""Where the numbers of a run go: a CSV file, and Weights & Biases besides."""
+"""The numbers and pictures of a run on Weights & Biases."""
 
-import csv
 import hashlib
-import io
 import json
 import os
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import wraps
-from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
-
-# before wandb is imported, which else looks up the host of its own crash reports, of offline runs too
-os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from raum_lightning.atomic import append_text, write_csv
 from raum_lightning.errors import ConfigError
+from raum_lightning.loggers.csv_file import CSVLogger
+from raum_lightning.loggers.wandb_run import sending, wandb_mode
 from raum_lightning.runs.checkpoints import MODEL_CARD, structure
-from raum_lightning.runs.folder import RunFolder
-from raum_lightning.runs.outputs import check_writable
 
 BEST = "val/dice_"
 # in W&B: sections stand in the order of the alphabet, so that Dice comes first and `lr` makes none of its own
 DICE, RENAMED = "dice/", {"lr": "train/lr"}
-
-
-class CSVLogger(loggers.Logger):
-    """One row per logged step in `<save_dir>/metrics.csv`; a continued run continues its file.
-
-    Unlike Lightning's logger of that name it keeps the rows of a run that goes on, and takes no folder of its own.
-    """
-
-    def __init__(self, save_dir: Path | str = ".") -> None:
-        super().__init__()
-        self.path = RunFolder(Path(save_dir)).metrics
-        check_writable(self.path)
-        self.columns: list[str] = []
-
-    @property
-    def name(self) -> str:
-        """Part of no path."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """Part of no path."""
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        """The folder of the file."""
-        return str(self.path.parent)
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The configuration has a file of its own."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row; a column seen for the first time rewrites the file with it."""
-        row = {"step": step, **metrics}
-        if not self.columns or any(name not in self.columns for name in row):
-            rows = self.rows()
-            self.columns = list(dict.fromkeys([*self.columns, *row]))
-            self._write(rows)
-        line = io.StringIO(newline="")
-        csv.DictWriter(line, self.columns).writerow(row)
-        append_text(self.path, line.getvalue())
-
-    @rank_zero_only
-    def rewind(self, step: int) -> None:
-        """Drop the rows from `step` on: a run killed after its last checkpoint takes these steps again."""
-        if self.path.exists():
-            self._write([row for row in self.rows() if int(row["step"]) < step])
-
-    def rows(self) -> list[dict[str, str]]:
-        """Return the rows of the file, without one that a killed process left half written."""
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [row for row in reader if None not in row.values()]
-        self.columns = self.columns or list(reader.fieldnames or [])
-        return rows
-
-    def _write(self, rows: Iterable[Mapping[str, str]]) -> None:
-        write_csv(self.path, self.columns, rows)
 
 
 def _never_fatal(log: Callable[..., None]) -> Callable[..., None]:
@@ -270,61 +198,6 @@ class WandbLogger(loggers.WandbLogger):
 def _of_verb(name: str, verb: str) -> str:
     """Return the name of a score of `validate` beside those of the validations within `fit`."""
     return f"{verb}/{name.partition('/')[2]}" if name.startswith("val/") else name
-
-
-def sending(folder: Path | str | None) -> str:
-    """Return by what command the runs in a folder go to the server, those that were online in part included."""
-    return f"`wandb sync --include-online {folder}/wandb/*run-*` sends it"
-
-
-def finish_wandb(*, failed: bool = False) -> None:
-    """End the process's W&B run if there is one, so that the next starts its own; W&B shows it as failed or finished.
-
-    A run that was stopped to go on later counts as failed until it does.
-    """
-    if wandb := sys.modules.get("wandb"):
-        try:
-            run = getattr(wandb, "run", None)
-            where = _where(run) if run is not None else ""
-            wandb.finish(exit_code=int(failed))
-            if where:
-                print(where, flush=True)
-        except OSError:  # SLURM ends W&B's own process together with ours, and it may be the first to go
-            sys.unraisablehook = lambda failure: None  # wandb tries once more when Python exits
-
-
-def _where(run: Any) -> str:
-    """Return where a run can be seen, in one line; of an offline run all parts, those of other verbs too, are sent."""
-    if run.disabled:
-        return ""
-    if not run.offline:
-        return f"W&B: {run.url}"
-    folder = Path(run.settings.sync_dir).parent
-    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f"W&B: `wandb sync {folder}/*-{run.id}` sends it, `wandb leet {folder}` shows it"
-
-
-def wandb_mode(offline: bool | None = None) -> tuple[str, str]:
-    """Return W&B's mode, and why where it is not online by itself."""
-    if mode := os.environ.get("WANDB_MODE"):
-        mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # their names of old
-        return mode, f"W&B is {mode} by WANDB_MODE"
-    if offline is None:
-        return ("online", "") if _has_key() else ("offline", "W&B has no key")
-    return ("offline", "W&B is offline as configured") if offline else ("online", "")
-
-
-def _has_key() -> bool:
-    """Return whether the environment or a netrc file holds a key, as `wandb login` leaves it; asks no server."""
-    import wandb
-
-    if "WANDB_API_KEY" in os.environ or "WANDB_IDENTITY_TOKEN_FILE" in os.environ:
-        return True
-    host = urlsplit(wandb.Settings().base_url).hostname or ""
-    try:
-        return netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (FileNotFoundError, NetrcParseError):
-        return False
 
 
 def _hashed(case: str) -> str:
