@@ -1,23 +1,18 @@
 """BraTS cases as a LightningDataModule: find, split, prepare, stream."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
 import torchio as tio
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from raum_lightning.cases.case import Case
 from raum_lightning.cases.check import check_before_training
-from raum_lightning.cases.discovery import find_cases
-from raum_lightning.cases.splits import Split, check_folds, make_split, read_split
+from raum_lightning.cases.splits import check_folds
 from raum_lightning.data.augment import BatchAugmentation
 from raum_lightning.data.augment.kernels import Size
 from raum_lightning.data.augment.presets import build_transform
@@ -30,7 +25,8 @@ from raum_lightning.data.patches import (
     VolumeDataset,
     in_float32,
 )
-from raum_lightning.data.sampling import PatchPlaces, read_weights, weights_of
+from raum_lightning.data.sampling import PatchPlaces, read_weights
+from raum_lightning.data.selection import SelectedCases
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.data.voxel_checks import check_alike, check_trained
 from raum_lightning.data.workers import start_worker
@@ -40,7 +36,7 @@ from raum_lightning.labels import CLASSES, MODALITIES
 from raum_lightning.progress import progress_bar
 
 
-class BratsDataModule(pl.LightningDataModule):
+class BratsDataModule(SelectedCases):
     """Cases of a data set as batches.
 
     Training batches are patches, validation, test and prediction batches are one whole prepared volume each:
@@ -117,7 +113,8 @@ class BratsDataModule(pl.LightningDataModule):
         super().__init__()
         if edition is not None:
             rank_zero_info("data.edition is called data.dataset now; the old key will be removed in the next release")
-        self.declared = _declared(edition if edition is not None else dataset)
+        name = edition if edition is not None else dataset
+        self.declared = name if name == "auto" else load(name)
         classes = CLASSES
         if isinstance(self.declared, DataSet) and self.declared.labels:
             classes = self.declared.classes
@@ -155,10 +152,6 @@ class BratsDataModule(pl.LightningDataModule):
         self.check = check
         self.num_workers = num_workers
         self.seed = seed
-        self.split = Split([], [], [])
-        self.cases: dict[str, Case] = {}
-        self._found: dict[Path, list[Case]] = {}
-        self.weights: list[float] = []  # of the training cases, by which they are sampled
         self.prepared: dict[str, Prepared] = {}
         # ids of cases that `predict_dataloader` leaves out; who writes predictions sets it
         self.predicted: frozenset[str] = frozenset()
@@ -216,72 +209,6 @@ class BratsDataModule(pl.LightningDataModule):
         names = self.split.val if self.trainer.validating else self.predict_cases
         check_trained([self.prepared[name] for name in names], orientation, spacing)
 
-    @cached_property
-    def modalities(self) -> tuple[str, ...]:
-        """What the channels of the image are, in their order."""
-        known = self.dataset
-        check_names("modalities", self._modalities or known.modalities, list(known.images))
-        return self._modalities or known.modalities
-
-    @cached_property
-    def dataset(self) -> DataSet:
-        """The data set; of several that were recognised the one with the most classes, and then with the most cases.
-
-        Raises:
-            ConfigError: The classes of the cases differ.
-        """
-        if isinstance(self.declared, DataSet) and not self.declared.index:
-            return self.declared
-        cases = self._find(self.root)
-        found = {case.dataset.name: case.dataset for case in cases}
-        counts = Counter(case.dataset.name for case in cases)
-        known = max(found.values(), key=lambda dataset: (dataset.num_classes, counts[dataset.name]))
-        for other in found.values():
-            if other.classes != known.classes[: other.num_classes]:
-                raise ConfigError(
-                    f"{self.root} has cases of {known.name} ({', '.join(known.classes[1:])}) and of {other.name} "
-                    f"({', '.join(other.classes[1:])}): keep them apart, or declare one of them as data.dataset"
-                )
-        return known
-
-    def select(self, *, announce: bool = False) -> None:
-        """Find the cases; set `cases`, those of this run by id, and `split`, as far as `fold` says; check weights."""
-        if self._predicts_elsewhere:
-            # without masks, which may be in the label values of another data set
-            self.cases = {case.id: replace(case, label=None) for case in self._find(self.predict_root)}
-            return
-        found = self._find(self.root)
-        labelled = [case for case in found if case.label]
-        if announce and (without := [case.id for case in found if not case.label]):
-            rank_zero_info(f"{len(without)} cases have no mask and are left out: {', '.join(without[:5])}")
-        if announce and (patients := len({case.patient for case in labelled})) < len(labelled):
-            rank_zero_info(f"{len(labelled)} cases of {patients} patients: all visits of a patient stay in one part")
-        own = self.root / self.dataset.splits if self.dataset.splits else None
-        if splits := self.splits or (own if own and own.is_file() else None):
-            self.split = read_split(splits, labelled, fold=self.fold)
-            if announce:
-                rank_zero_info(f"split: {splits}, fold {self.fold}")
-        else:
-            self.split = make_split(labelled, folds=self.folds, fold=self.fold, test_fraction=self.test_fraction)
-        used = {*self.split.train, *self.split.val, *self.split.test}
-        self.cases = {case.id: case for case in labelled if case.id in used}
-        self.weights = weights_of(self.split.train, self.case_weights, {*self.cases, *self.exclude})
-
-    def _find(self, root: Path | None) -> list[Case]:
-        """Return the cases below a folder that are not excluded; each folder is searched once."""
-        root = root or self.root
-        if root not in self._found:
-            self._found[root] = find_cases(root, self.declared)
-        found = self._found[root]
-        if root == self.root and (unknown := sorted(self.exclude - {case.id for case in found})):
-            raise ConfigError(f"data.exclude names {', '.join(unknown[:5])}, no such case in {root}")
-        return [case for case in found if case.id not in self.exclude]
-
-    @property
-    def _predicts_elsewhere(self) -> bool:
-        predicting = self.trainer is not None and self.trainer.predicting
-        return predicting and self.predict_root is not None
-
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return batches of patches."""
         sampler = PatchSampler(self.patches_per_epoch, **self._ranks)
@@ -328,11 +255,6 @@ class BratsDataModule(pl.LightningDataModule):
         """Return whole volumes of `predict_cases` without those in `predicted`."""
         return self._volumes([name for name in self.predict_cases if name not in self.predicted])
 
-    @property
-    def predict_cases(self) -> list[str]:
-        """The ids of the cases in `predict_root`, else of the test cases."""
-        return sorted(self.prepared) if self._predicts_elsewhere else self.split.test
-
     def _volumes(self, names: Sequence[str]) -> DataLoader[dict[str, Any]]:
         absent = [self.modalities.index(name) for name in self.without]
         dataset = VolumeDataset([self.prepared[name] for name in names], absent)
@@ -360,7 +282,3 @@ class BratsDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return {"num_replicas": 1, "rank": 0}
         return {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
-
-
-def _declared(dataset: str) -> DataSet | str:
-    return dataset if dataset == "auto" else load(dataset)
