@@ -64,7 +64,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
     if args.out:
         if args.out.suffix != ".json":
-            raise ConfigError(f"{args.out}: let the name end in .json; the tables stand beside it in a .md")
+            raise ConfigError(f"{args.out}: the name must end in .json; the tables stand beside it in a .md")
         for path in (args.out, args.out.with_suffix(".md")):
             check_output(path, COMMAND)
     if args.figure:

@@ -114,7 +114,7 @@ def _same_class(one: Any, other: Any) -> bool:
 def _chain(file: Path, content: dict[Path, tuple[Tree, dict[Key, str]]], above: tuple[Path, ...] = ()) -> list[Path]:
     """Return the resolved file after its bases; their content is read into `content`."""
     if file.resolve() in [other.resolve() for other in above]:
-        raise RunError(f"{file}: is its own base, by way of {', '.join(map(str, above))}")
+        raise RunError(f"{file}: inherits from itself by base, through {', '.join(map(str, above))}")
     named = f"as base by {above[-1]}" if above else "with -c"
     try:
         tree, places = read_yaml(file)

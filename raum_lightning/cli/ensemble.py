@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.postprocess import Postprocess
 
     if args.out.suffix != SAFETENSORS:
-        raise ExportError(f"{args.out}: let the name end in {SAFETENSORS}")
+        raise ExportError(f"{args.out}: the name must end in {SAFETENSORS}")
     steps = None
     if args.postprocess is not None:
         steps = Postprocess() if args.postprocess == "none" else Postprocess.read(Path(args.postprocess))

@@ -64,13 +64,13 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
     if args.out:
         if args.out.suffix != ".json":
-            raise EvaluationError(f"{args.out}: let the name end in .json; the cases stand beside it in a .csv")
+            raise EvaluationError(f"{args.out}: the name must end in .json; the cases stand beside it in a .csv")
         check_output(args.out, COMMAND)
         # a table has no place for its writer's name: it is ours where the JSON beside it is
         check_output(args.out.with_suffix(".csv"), COMMAND, ours=lambda table: args.out.exists())
     if args.html:
         if args.html.suffix not in (".html", ".htm"):
-            raise EvaluationError(f"{args.html}: let the name end in .html; it is a page")
+            raise EvaluationError(f"{args.html}: the name must end in .html; it is a page")
         check_output(args.html, COMMAND)
 
 

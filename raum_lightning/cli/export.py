@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out.suffix != suffix or suffix not in FORMATS.values():
         *others, last = (f"*{ending}" for ending in FORMATS.values())
         wanted = f"*{suffix}" if args.format else f"{', '.join(others)} or {last}"
-        raise ExportError(f"{args.out}: let the name end in {wanted}")
+        raise ExportError(f"{args.out}: the name must end in {wanted}")
     start = time.perf_counter()
     said = about(args)
     trained = open_network(args.checkpoint, trust=args.trust)

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if library not in LIBRARIES:
         raise ConfigError(f"{library!r} is none of the libraries that are known: {', '.join(LIBRARIES)}")
     if args.out.suffix != suffix:
-        raise ConfigError(f"{args.out}: let the name end in {suffix}")
+        raise ConfigError(f"{args.out}: the name must end in {suffix}")
     if args.out.exists():
         raise ConfigError(f"{args.out}: exists; give another name, or remove it first")
     if args.target:

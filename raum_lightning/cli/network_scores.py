@@ -51,7 +51,7 @@ def open_segmenter(args: argparse.Namespace, command: str) -> "Segmenter":
     select(args.metrics, find_rules(args.rules))
     if args.out:
         if args.out.suffix not in (".json", ".csv"):
-            raise ConfigError(f"{args.out}: let the name end in .json or .csv")
+            raise ConfigError(f"{args.out}: the name must end in .json or .csv")
         csv = args.out.suffix == ".csv"
         # a table has no place for its writer's name, but for the name of its first column
         check_output(args.out, command, ours=_is_table if csv else None)
@@ -79,7 +79,7 @@ def find_scored(args: argparse.Namespace, segmenter: "Segmenter") -> list["Case"
         if splits is None or not splits.is_file():
             raise ConfigError(
                 f"{args.checkpoint}: no splits.json beside it says which cases are for testing; give --splits JSON, or "
-                "--part all where no case of --data.root has trained it"
+                "--part all where none of the cases was used to train it"
             )
         wanted = {*getattr(read_split(splits, cases), args.part)}
         cases = [case for case in cases if case.id in wanted]

@@ -48,5 +48,5 @@ def find_module_class(given: CommandLine) -> type[SegmentationModule]:
     except Exception as error:  # whatever a user's own file raises on import
         raise ConfigError(f"{where}: {name} cannot be imported ({error}); {SEARCHED}") from error
     if not (isinstance(found, type) and issubclass(found, SegmentationModule)):
-        raise ConfigError(f"{where}: {name} is no raum_lightning.SegmentationModule; let it inherit from that")
+        raise ConfigError(f"{where}: {name} is not a subclass of raum_lightning.SegmentationModule")
     return found

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out:
         if args.out.suffix not in (".yaml", ".yml"):
-            raise ConfigError(f"{args.out}: let the name end in .yaml")
+            raise ConfigError(f"{args.out}: the name must end in .yaml")
         check_output(args.out, COMMAND)
     words = [word for file in args.config for word in ("-c", str(file))]
     words += ["--data.root", str(args.root)] if args.root else ["--data.dataset", "brats2020"]
@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
             break
     _print_rest(found)
     if not fits:
-        print(f"nothing that was tried fits in {room / GIB:.1f} GiB: lower data.roi_size or the network's feature_size")
+        print(
+            f"nothing that was tried fits into {room / GIB:.1f} GiB: lower data.roi_size or the network's feature_size"
+        )
     elif args.out:
         _write(args.out, keys, args)
     return int(not fits)

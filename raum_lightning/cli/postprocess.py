@@ -52,7 +52,7 @@ def _fit(args: argparse.Namespace) -> int:
     from raum_lightning.runs.outputs import check_output
 
     if args.out.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{args.out}: let the name end in .yaml")
+        raise ConfigError(f"{args.out}: the name must end in .yaml")
     check_output(args.out, COMMAND)
     sides = {f"dataset_{side}": args.dataset for side in ("predictions", "references")}
     folders = match_folders(args.predictions, args.references, **sides)

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     of_study = study.study.is_file()
     out = args.out or (study.report if of_study else RunFolder(args.run).report)
     if out.suffix not in (".html", ".htm"):
-        raise ConfigError(f"{out}: let the name end in .html; it is a page")
+        raise ConfigError(f"{out}: the name must end in .html; it is a page")
     check_output(out, "raum report")
     with progress_bar("drawing cases") as progress:
         content = (study_page if of_study else page)(args.run, beside=out.parent, progress=progress)

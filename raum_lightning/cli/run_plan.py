@@ -62,8 +62,8 @@ def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: b
         raise ConfigError("--out is for validate, test and predict; fit writes to --run.root/experiment/id")
     if config.trainer.overfit_batches:
         raise ConfigError(
-            f"trainer.overfit_batches={config.trainer.overfit_batches}: patches are cut again in each epoch, so "
-            "there are no batches to repeat; give --data.patches_per_epoch with few patches and no augmentation, "
+            f"trainer.overfit_batches={config.trainer.overfit_batches}: each epoch samples new patches, so "
+            "no batch is repeated; give --data.patches_per_epoch with few patches and no augmentation, "
             "or data.splits with a few training cases"
         )
     naming = [file.stem for file in files if file.parent.name != OF_MACHINES] or [file.stem for file in files]
@@ -80,7 +80,7 @@ def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: b
     if plan.start and not plan.start.is_file():
         raise RunError(f"{plan.start}: no such checkpoint; --ckpt_path names a file")
     if plan.start and plan.start.suffix in (ONNX, PROGRAM):
-        raise RunError(f"{plan.start}: is a program and no checkpoint; `raum segment --model` takes it")
+        raise RunError(f"{plan.start}: is an exported program, not a checkpoint; use `raum segment --model`")
     return plan
 
 
@@ -132,7 +132,7 @@ def _check_end(checkpoint: Path, max_steps: int) -> None:
 
 def _precision(precision: Any, accelerator: str) -> tuple[Any, tuple[str, ...]]:
     if precision == "bf16-mixed" and (device := lacks_bf16(accelerator)):
-        return "32-true", (f"precision: this {device} has no bf16, 32-true takes its place",)
+        return "32-true", (f"precision: this {device} has no bf16, using 32-true instead",)
     return precision, ()
 
 

@@ -157,9 +157,9 @@ def _source(args: argparse.Namespace) -> Any:
             "cases as --cases"
         )
     if args.cases and (single := [name for name in ("figure", "uncertainty") if getattr(args, name)]):
-        raise ConfigError(f"--{single[0]} is of one case; give it with --case instead of --cases")
+        raise ConfigError(f"--{single[0]} is for one case; give it with --case instead of --cases")
     if args.cases and args.probabilities and args.probabilities.suffix in (".gz", ".nii"):
-        raise ConfigError("--probabilities is of one case where it names a file; with --cases give a folder")
+        raise ConfigError("--probabilities names a file, which holds one case; with --cases give a folder")
     return args.case or files
 
 
@@ -174,7 +174,7 @@ def _check_outputs(args: argparse.Namespace, case: "Case") -> None:
     taken = {path.resolve(): "a file of the case" for path in (*case.images.values(), *reference)}
     for path in filter(None, (args.out, args.probabilities, args.uncertainty)):
         if not stem(path):
-            raise ConfigError(f"{path}: is no name of a NIfTI file; let it end in {' or '.join(ENDINGS)}")
+            raise ConfigError(f"{path}: is not the name of a NIfTI file; it must end in {' or '.join(ENDINGS)}")
         if other := taken.get(path.resolve()):
             raise ConfigError(f"{path}: is {other}, which it would overwrite; give another name")
         taken[path.resolve()] = "what --out names"

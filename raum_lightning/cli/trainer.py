@@ -211,7 +211,7 @@ class RaumCLI(LightningCLI):
         if start.suffix == SAFETENSORS:
             card, made = read_card(start)
             if isinstance(made, list) and self.settings["module"]["compile"]:
-                raise ConfigError(f"{start}: module.compile compiles networks that stay in memory; leave it out")
+                raise ConfigError(f"{start}: an ensemble file cannot be run with module.compile; leave it out")
             if card.mode != self.model.mode:
                 raise ConfigError(f"{start}: its channels are {card.mode} and module.mode is {self.model.mode}")
             check_modalities(start, card.modalities, self.settings)

@@ -149,7 +149,9 @@ class _Reader:
 
     def name(self, key: str, value: Any) -> str:
         if not isinstance(value, str) or not NAME.fullmatch(value):
-            raise self.error(key, f"holds {value!r}, which is no name; give letters, digits, . _ + -, or quote it")
+            raise self.error(
+                key, f"holds {value!r}, which is not a valid name; give letters, digits, . _ + -, or quote it"
+            )
         return value
 
     def text(self, content: Mapping[str, Any], key: str) -> str | None:

@@ -106,7 +106,7 @@ class ModelCard:
             "evaluation": _is_evaluation(self.evaluation),
         }
         if wrong := [name for name, holds in rules.items() if not holds]:
-            raise ConfigError(f"{wrong[0]}={getattr(self, wrong[0])!r} {RULES.get(wrong[0], 'makes no sense')}")
+            raise ConfigError(f"{wrong[0]}={getattr(self, wrong[0])!r} {RULES.get(wrong[0], 'is not valid')}")
 
     def __repr__(self) -> str:
         regions = ", ".join(self.regions)
@@ -134,7 +134,7 @@ class ModelCard:
             hints = get_type_hints(cls)
             given = {name: _frozen(value) for name, value in values.items() if name in hints}
             if wrong := [name for name, value in given.items() if not _is(value, hints[name])]:
-                raise TypeError(f"{wrong[0]} is {str(given[wrong[0]])[:80]}, another kind of value")
+                raise TypeError(f"{wrong[0]} is {str(given[wrong[0]])[:80]}, a value of the wrong type")
             return cls(**given)
         except (AttributeError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the model card cannot be used ({error})") from error
@@ -145,7 +145,7 @@ class ModelCard:
         try:
             return cls.from_plain(json.loads(text))
         except (json.JSONDecodeError, RecursionError) as error:
-            raise CheckpointError(f"the model card is no JSON ({error})") from error
+            raise CheckpointError(f"the model card is not valid JSON ({error})") from error
 
     def to_plain(self) -> dict[str, Any]:
         """Return the card as lists, dicts, numbers and words."""

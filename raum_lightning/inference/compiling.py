@@ -30,7 +30,7 @@ def compile_network(network: nn.Module, *, report: Report = print) -> None:
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if not shutil.which(compiler):
         raise ConfigError(
-            f"to compile the network takes a C++ compiler and {compiler} is not installed: install it, name another in "
+            f"torch.compile needs a C++ compiler and {compiler} is not installed: install it, name another in "
             "the environment variable CXX, or do not ask for compile"
         )
     report(f"the network is compiled when first used; cache: {cache_dir()} (TORCHINDUCTOR_CACHE_DIR)")

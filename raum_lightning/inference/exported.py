@@ -134,9 +134,11 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def need(*packages: str) -> None:
-    """Raise `ExportError` where a package that ONNX takes is not installed."""
+    """Raise `ExportError` where a package that ONNX needs is not installed."""
     if missing := [package for package in packages if find_spec(package) is None]:
-        raise ExportError(f"ONNX takes {', '.join(missing)}, not installed: pip install 'raum-lightning[onnx]'")
+        raise ExportError(
+            f"ONNX needs {', '.join(missing)}, which is not installed: pip install 'raum-lightning[onnx]'"
+        )
 
 
 def _check_file(path: Path) -> None:

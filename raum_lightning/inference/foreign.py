@@ -57,7 +57,7 @@ def import_monai(
         network.load_state_dict(tensors)
     except RuntimeError as error:
         problem = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"{path}: is not of a whole UNETR of MONAI ({problem})") from error
+        raise CheckpointError(f"{path}: does not hold a complete MONAI UNETR ({problem})") from error
     spec = {"class_path": "raum_lightning.models.UNETR", "init_args": arguments}
     metadata = {NETWORK: json.dumps(spec)}
     if modalities or dataset:
@@ -100,14 +100,14 @@ def _arguments(
         tokens = tensors["vit.pos_embed"].shape[1]
         mlp_dim = tensors["vit.blocks.0.mlp.0.weight"].shape[0]
     except KeyError as error:
-        raise CheckpointError(f"{path}: is not of a whole UNETR of MONAI ({error} is missing)") from error
+        raise CheckpointError(f"{path}: does not hold a complete MONAI UNETR ({error} is missing)") from error
     if heads is None and embed_dim % _HEAD_DIM:
         raise ConfigError(
             f"{path}: no tensor tells the heads of a network of {embed_dim} numbers a token; give --heads"
         )
     edge = round(tokens ** (1 / 3))
     if img_size is None and edge**3 != tokens:
-        raise ConfigError(f"{path}: {tokens} patches make no cube; give --img-size X Y Z")
+        raise ConfigError(f"{path}: {tokens} patches do not form a cube; give --img-size X Y Z")
     norm = "levels.0.block.norm1."
     affine = f"{norm}weight" in tensors
     return {

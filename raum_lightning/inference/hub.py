@@ -26,7 +26,9 @@ def local(path: Path | str) -> Path:
         return Path(path)
     address = f"hf://{'/'.join(parts)}"  # of which a `Path` loses a stroke
     if len(parts) < 2:
-        raise CheckpointError(f"{address}: is no address; give hf://organisation/name or hf://organisation/name/file")
+        raise CheckpointError(
+            f"{address}: is not a valid address; give hf://organisation/name or hf://organisation/name/file"
+        )
     repository, file = "/".join(parts[:2]), "/".join(parts[2:])
     if file and not file.endswith(SUFFIX):
         raise CheckpointError(
@@ -35,7 +37,8 @@ def local(path: Path | str) -> Path:
         )
     if find_spec("huggingface_hub") is None:
         raise CheckpointError(
-            f"{address}: takes huggingface_hub, not installed: pip install 'raum-lightning[hub]', or download the file"
+            f"{address}: needs huggingface_hub, which is not installed: pip install 'raum-lightning[hub]', or download "
+            "the file"
         )
     return _fetched(address, repository, file)
 

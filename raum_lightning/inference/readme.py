@@ -70,7 +70,7 @@ def evaluation_of(content: Mapping[str, Any], source: str) -> dict[str, Any]:
             made |= {"folds": len(folds), "data": str(about["data"]), "splits": str(about["splits"])}
         return made
     except (AttributeError, LookupError, TypeError):
-        raise ExportError(f"{source}: is no result; give the JSON of raum evaluate or cross-validate") from None
+        raise ExportError(f"{source}: is not a result; give the JSON of raum evaluate or cross-validate") from None
 
 
 def _facts(card: ModelCard) -> list[tuple[str, str]]:

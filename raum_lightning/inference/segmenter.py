@@ -82,7 +82,7 @@ class Segmenter:
         if self.device.type == "cpu":
             keep_memory()
         if compile and any(isinstance(network, Member) for network in networks):
-            raise ConfigError("compile=True compiles networks that stay in memory, which those of one file do not")
+            raise ConfigError("compile=True needs networks that stay in memory, which those of an ensemble file do not")
         self.networks = [network.to(self.device).eval() for network in networks]
         self.compiles = compile
         for network in self.networks:

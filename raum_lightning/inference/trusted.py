@@ -55,7 +55,9 @@ def check_instantiator(hyper_parameters: Mapping[str, Any]) -> None:
     if (named := hyper_parameters.get("_instantiator", INSTANTIATOR)) != INSTANTIATOR:
         raise CheckpointError(f"_instantiator is {_short(named)}, which is not trusted to make a network")
     if "_class_path" in hyper_parameters:
-        raise CheckpointError(f"_class_path is {_short(hyper_parameters['_class_path'])}, which no version has written")
+        raise CheckpointError(
+            f"_class_path is {_short(hyper_parameters['_class_path'])}, which no version of raum writes"
+        )
 
 
 def build(spec: Any, trust: Iterable[str] = (), where: str = "network") -> nn.Module:
@@ -106,7 +108,7 @@ def _check(value: Any, packages: Sequence[str], where: str, depth: int) -> None:
             _check_class(value, packages, where)
         for key, item in value.items():
             if not isinstance(key, str):
-                raise CheckpointError(f"{where} has the key {_short(key)}, which is no name")
+                raise CheckpointError(f"{where} has the key {_short(key)}, which is not a valid name")
             _check(item, packages, f"{where}.{key}", depth + 1)
             if key != "class_path":
                 _check_argument(key, item, where)
@@ -125,7 +127,7 @@ def _check(value: Any, packages: Sequence[str], where: str, depth: int) -> None:
 def _check_class(spec: Mapping[str, Any], packages: Sequence[str], where: str) -> None:
     path = spec["class_path"]
     if not isinstance(path, str) or not _NAME.fullmatch(path):
-        raise CheckpointError(f"{where}.class_path is {_short(path)}, which is no name of a class")
+        raise CheckpointError(f"{where}.class_path is {_short(path)}, which is not the name of a class")
     if not _within(path, packages):
         module = path.rpartition(".")[0]
         raise CheckpointError(
@@ -168,7 +170,7 @@ def _class(path: str, packages: Sequence[str], where: str) -> type[nn.Module]:
     except (ImportError, AttributeError) as error:
         raise CheckpointError(f"{where}: there is no {path} ({_line(error)})") from error
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise CheckpointError(f"{where} is {path}, which is no class of networks")
+        raise CheckpointError(f"{where} is {path}, which is not a network class")
     if not _within(f"{cls.__module__}.{name}", packages):
         raise CheckpointError(f"{where} is {path}, which {cls.__module__} defines: that is not trusted")
     return cls
@@ -208,7 +210,7 @@ def _trusted(trust: Iterable[str]) -> tuple[str, ...]:
     names = tuple(_module_of(name) for name in names)
     for name in names:
         if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
-            raise ConfigError(f"trust={name!r} is no name of a module; give one such as my_package.networks")
+            raise ConfigError(f"trust={name!r} is not the name of a module; give one such as my_package.networks")
     return names
 
 

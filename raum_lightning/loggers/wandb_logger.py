@@ -34,8 +34,8 @@ def _never_fatal(log: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:  # whatever W&B has to say, it is no reason to stop training
             self.lost = True
             rank_zero_info(
-                f"W&B takes no more numbers ({type(error).__name__}); training goes on, metrics.csv has them all; what "
-                f"W&B had before is on disk, {sending(self.save_dir)}"
+                f"W&B logging has stopped ({type(error).__name__}); training continues and metrics.csv has all "
+                f"numbers; what W&B had before is on disk, {sending(self.save_dir)}"
             )
 
     return rank_zero_only(logged)

@@ -146,7 +146,7 @@ def three_axes(img_size: Sequence[int] | int) -> tuple[int, ...]:
 def count_levels(patch_size: int, out_indices: Sequence[int]) -> int:
     """Return how often the resolution doubles between tokens and voxels; raise `ConfigError` for what does not fit."""
     if patch_size < 2 or patch_size & (patch_size - 1):
-        raise ConfigError(f"patch_size={patch_size} is not a power of two from 2 on; try 16")
+        raise ConfigError(f"patch_size={patch_size} is not a power of two of at least 2; try 16")
     levels = patch_size.bit_length() - 1
     if len(out_indices) != levels:
         named = f"out_indices={tuple(out_indices)} names {len(out_indices)} blocks"
@@ -157,4 +157,6 @@ def count_levels(patch_size: int, out_indices: Sequence[int]) -> int:
 def check_checkpointing(checkpointing: str, norm: str) -> None:
     """Raise `ConfigError` where a batch norm's running mean would see each batch twice."""
     if checkpointing != "none" and norm == "batch":
-        raise ConfigError(f"checkpointing={checkpointing!r} does not go with norm='batch'; use 'instance' or 'group'")
+        raise ConfigError(
+            f"checkpointing={checkpointing!r} cannot be combined with norm='batch'; use 'instance' or 'group'"
+        )

@@ -112,7 +112,7 @@ class UNETRV2(Described):
         super().__init__()
         check_checkpointing(checkpointing, norm)
         if skips != "tokens" and stem == "linear":
-            raise ConfigError(f"skips={skips!r} come from a stem that stem='linear' does not have; use stem='conv'")
+            raise ConfigError(f"skips={skips!r} needs stem='conv'; stem='linear' has no feature maps")
         if not 0 <= drop_path < 1:
             raise ConfigError(f"drop_path={drop_path} is a chance in [0, 1)")
         levels = count_levels(patch_size, out_indices)

@@ -236,7 +236,7 @@ class ViTV2(nn.Module):
         if self.rotary and (self.head_dim < 6 or self.head_dim % 2):
             raise ConfigError(
                 f"position={position!r} turns pairs of numbers along three axes, but embed_dim={embed_dim} / "
-                f"num_heads={num_heads} is {self.head_dim}; make it an even number from 6 on"
+                f"num_heads={num_heads} is {self.head_dim}; it must be even and at least 6"
             )
         if self.pos_embed is not None:
             nn.init.trunc_normal_(self.pos_embed, std=STD)

@@ -64,7 +64,7 @@ def _verify_archive(path: Path) -> None:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except Exception as error:  # a flipped bit makes zipfile raise nearly anything
-        raise CheckpointError(f"{path}: is damaged or no checkpoint ({_reason(error)})") from error
+        raise CheckpointError(f"{path}: is damaged or not a checkpoint ({_reason(error)})") from error
     if record:
         raise CheckpointError(f"{path}: is damaged ({record} is not as it was written)")
 
@@ -73,9 +73,9 @@ def _read(path: Path, device: str) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location=device, mmap=True, weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path}: is damaged or no checkpoint ({_reason(error)})") from error
+        raise CheckpointError(f"{path}: is damaged or not a checkpoint ({_reason(error)})") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__} and is no checkpoint of `raum fit`")
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint of `raum fit`")
     return content
 
 

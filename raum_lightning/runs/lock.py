@@ -57,7 +57,7 @@ def _remove_stale(run: RunFolder) -> None:
     dead = here and (int(process) == os.getpid() or not is_alive(int(process)))
     if not dead and (job == "-" or job != os.environ.get("SLURM_JOB_ID")):
         raise RunError(
-            f"{run.path}: process {process} on {host} trains here; wait for it or give another --run.id "
-            f"(if it runs no more, remove {run.lock})"
+            f"{run.path}: process {process} on {host} is training in this folder; wait for it or give another --run.id "
+            f"(if that process no longer runs, remove {run.lock})"
         )
     run.lock.unlink(missing_ok=True)

@@ -58,7 +58,7 @@ class Results:
         except FileNotFoundError:
             raise EvaluationError(f"{file}: no such file; give the JSON of raum evaluate or cross-validate") from None
         except (ValueError, LookupError, TypeError, AttributeError):
-            lacks = "has no cleaned masks" if cleaned else "is no result"
+            lacks = "has no cleaned masks" if cleaned else "is not a result"
             raise EvaluationError(f"{file}: {lacks}; give the JSON of raum evaluate or cross-validate") from None
 
 
@@ -203,7 +203,7 @@ def _table(
 ) -> Iterator[tuple[tuple[str, str], NDArray[np.float64]]]:
     for metric in metrics:
         if metric not in METRICS or not METRICS[metric].better:
-            raise EvaluationError(f"metric {metric!r} is none by which one case is better than another")
+            raise EvaluationError(f"metric {metric!r} does not say which of two cases is better")
         columns = [[name for name in one.scores[cases[0]] if name.rpartition("_")[0] == metric] for one in results]
         common = [name for name in columns[0] if all(name in others for others in columns)]
         if not common:

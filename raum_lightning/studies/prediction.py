@@ -30,8 +30,8 @@ def check_unseen(study: Study, fold: int) -> None:
         raise CheckpointError(f"{checkpoint}: does not say which cases trained it; train the fold again")
     if seen := sorted({*trained} & {*study.splits[fold].val}):
         raise RunError(
-            f"{checkpoint}: has seen {', '.join(seen[:5])}, which fold {fold} is to predict; move the run away, so "
-            "that it is trained again"
+            f"{checkpoint}: was trained on {', '.join(seen[:5])}, which fold {fold} has to predict; move the run away, "
+            "so that it is trained again"
         )
 
 

@@ -24,7 +24,9 @@ def lay_out(config: Mapping[str, Any], folder: StudyFolder, folds: int, *, entit
         RunError: No fold has been validated yet.
     """
     if find_spec("wandb_workspaces") is None:
-        raise ConfigError("a dashboard takes wandb-workspaces, not installed: pip install 'raum-lightning[workspace]'")
+        raise ConfigError(
+            "a dashboard needs wandb-workspaces, which is not installed: pip install 'raum-lightning[workspace]'"
+        )
     specs = loggers_of(config)
     if not specs:
         raise ConfigError(f"{folder.config}: trainer.logger has no WandbLogger, so that W&B knows nothing of the folds")

@@ -85,8 +85,8 @@ class Recipe:
             scheduler = self.lr_scheduler(optimizer)
             if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
                 raise ConfigError(
-                    f"module.lr_scheduler={type(scheduler).__name__} waits for a score; schedulers are stepped after "
-                    "each step of the optimiser and get none: give one that depends on the step alone"
+                    f"module.lr_scheduler={type(scheduler).__name__} needs a validation score; schedulers are stepped "
+                    "after each optimiser step and are given none: give one that depends on the step alone"
                 )
             return scheduler
         factor = partial(SCHEDULES[self.schedule], warmup_steps=self.warmup_steps)
@@ -98,7 +98,9 @@ class Recipe:
         if self.lr_scheduler:
             return
         if total_steps == float("inf"):
-            raise ConfigError("the learning rate needs to know the run's end: set trainer.max_steps or max_epochs")
+            raise ConfigError(
+                "the learning rate schedule needs the length of the run: set trainer.max_steps or max_epochs"
+            )
         if self.warmup_steps > total_steps:
             raise ConfigError(
                 f"module.warmup_steps={self.warmup_steps} is longer than the run of {int(total_steps)} steps: "

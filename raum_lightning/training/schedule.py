@@ -47,7 +47,7 @@ def check_length(trainer: Mapping[str, Any], warmup_steps: int) -> None:
     if steps is not None and steps < -1:
         raise ConfigError(f"trainer.max_steps={steps} must be at least 1, or -1 where trainer.max_epochs counts")
     if steps == trainer.get("max_epochs") == -1:
-        raise ConfigError("the learning rate needs to know the run's end: set trainer.max_steps or max_epochs")
+        raise ConfigError("the learning rate schedule needs the length of the run: set trainer.max_steps or max_epochs")
     if steps is not None and 0 < steps < warmup_steps:
         raise ConfigError(
             f"module.warmup_steps={warmup_steps} is longer than the run of trainer.max_steps={steps}: "

@@ -167,7 +167,9 @@ def test_cases_that_have_trained_are_not_scored(
     ):
         other = ["--data.splits", "swapped.json", *(["--run.id", "swapped"] if verb == "fit" else [])]
         assert main([verb, *DEBUG, *words, *other]) == 2
-        said = f"{len(cases)} of {len(cases)} cases to score have trained this checkpoint ({', '.join(cases)})"
+        said = (
+            f"{len(cases)} of {len(cases)} cases to be scored were used to train this checkpoint ({', '.join(cases)})"
+        )
         assert said in capsys.readouterr().err
     Path("swapped.json").unlink()
     assert main(["predict", *DEBUG, *words, "--data.predict_root", "runs/phantom-cases"]) == 0  # as any cases
@@ -282,7 +284,7 @@ def test_without_a_checkpoint_the_newest_run_of_the_experiment_is_taken(
             "the checkpoint is of another network than module.network",
         ),
         (["--data.fold", "7"], "data.fold=7 does not exist"),
-        (["--trainer.overfit_batches", "2"], "trainer.overfit_batches=2: patches are cut again in each epoch"),
+        (["--trainer.overfit_batches", "2"], "trainer.overfit_batches=2: each epoch samples new patches"),
         (["--trainer.val_check_interval", "30"], "trainer.val_check_interval=30: "),
         (["--trainer.strategy", "deepspeedy"], "trainer.strategy=deepspeedy: "),
         (["--trainer.devices", "[0,1]"], "trainer.devices=[0, 1]: "),

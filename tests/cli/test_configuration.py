@@ -113,7 +113,7 @@ def test_bases_come_first_and_once(tmp_path: Path) -> None:
         assert read_files([EXPERIMENTS / name for name in files]).tree["trainer"]["max_steps"] == wanted
     written(tmp_path / "a.yaml", "base: b.yaml")
     written(tmp_path / "b.yaml", f"base: ../{tmp_path.name}/a.yaml")
-    with pytest.raises(RunError, match="is its own base"):
+    with pytest.raises(RunError, match="inherits from itself by base"):
         read_files([tmp_path / "a.yaml"])
 
 

@@ -128,7 +128,7 @@ def test_a_folder_says_what_was_missing(tmp_path: Path, capsys: pytest.CaptureFi
         (["test", "-c", DEBUG, "--data.without", "[pd]"], "data.without=['pd'] must be some of flair, t1ce, t2"),
         (["test", "-c", DEBUG, "--data.without", "[flair,t1ce,t2]"], "leaves no modality"),
         (["subsets", "--checkpoint", "alone.ckpt", "--data.root", str(CASES)], "no splits.json beside it"),
-        (["subsets", "--checkpoint", BEST, "--data.root", str(CASES), "--out", "a.txt"], "let the name end in .json"),
+        (["subsets", "--checkpoint", BEST, "--data.root", str(CASES), "--out", "a.txt"], "the name must end in .json"),
         (["subsets", "--checkpoint", BEST, "--data.root", str(CASES), "--metrics", "f"], "metric 'f' does not exist"),
         (["ablate", "--checkpoint", str(HANDMADE / "last.ckpt"), "--trust", TRUST, "--data.root", "."], "no transform"),
     ],

@@ -73,7 +73,7 @@ def test_the_first_way_that_fits_is_written(
     said = capsys.readouterr().out
     assert "schedule: 2000 steps, 1.0 h" in said and "2.4 GB for 100" in said
     if keys is None:
-        assert "nothing that was tried fits in 1.0 GiB" in said and not Path("fits.yaml").exists()
+        assert "nothing that was tried fits into 1.0 GiB" in said and not Path("fits.yaml").exists()
     else:
         assert yaml.safe_load(Path("fits.yaml").read_text()) == keys
         assert main(words) == 0  # its own file may be written again

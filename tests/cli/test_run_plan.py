@@ -101,7 +101,7 @@ def test_a_root_that_is_typed_keeps_a_foreign_run_as_it_is() -> None:
 
 
 def test_what_cannot_be_done_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"trainer\.overfit_batches=2: patches are cut again"):
+    with pytest.raises(ConfigError, match=r"trainer\.overfit_batches=2: each epoch samples new patches"):
         make_plan("fit", config(overfit_batches=2), FILE)
 
 
@@ -119,7 +119,7 @@ def test_a_cpu_without_bf16_trains_in_float32(
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
     plan = make_plan("fit", config(precision="bf16-mixed", accelerator="cpu"), FILE)
-    said = () if precision == "bf16-mixed" else ("precision: this CPU has no bf16, 32-true takes its place",)
+    said = () if precision == "bf16-mixed" else ("precision: this CPU has no bf16, using 32-true instead",)
     assert (plan.precision, plan.said) == (precision, said)
     assert make_plan("fit", config(precision="64-true", accelerator="cpu"), FILE).precision == "64-true"
 
@@ -139,7 +139,7 @@ def test_loggers_write_to_the_run_unless_they_have_a_folder(monkeypatch: pytest.
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: False)
     plan = make_plan("fit", told, FILE)
-    assert plan.said == ("precision: this GPU has no bf16, 32-true takes its place",)
+    assert plan.said == ("precision: this GPU has no bf16, using 32-true instead",)
     apply_plan(plan, told, RunFolder(Path("runs/small/one")), "test")
     csv, wb, tensorboard, comet = (one.init_args for one in told.trainer.logger)
     assert (csv.save_dir, tensorboard.save_dir, comet.as_dict()) == ("runs/small/one/test", "tb", {})

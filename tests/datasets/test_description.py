@@ -145,7 +145,7 @@ def test_values_above_255_are_kept() -> None:
         ({"label": {1: "a"}}, "mine.yaml: label is no key of a data set; its keys are background"),
         ({"labels": {True: "a"}}, "labels has True, which is no label value"),
         ({"labels": {1.5: "a"}}, "labels has 1.5, which is no label value"),
-        ({"labels": {1: False}}, "labels holds False, which is no name"),
+        ({"labels": {1: False}}, "labels holds False, which is not a valid name"),
         ({"labels": {0: "a", 1: "b"}}, "labels calls 0 'a'; 0 is background"),
         ({"labels": {}}, "labels is {}; give something like"),
         ({"labels": ["a"]}, r"labels is \['a'\]; give something like"),
@@ -166,7 +166,7 @@ def test_values_above_255_are_kept() -> None:
         ({"background": "some"}, "background is 'some'; give a number, none, or the pattern of a brain mask"),
         ({"ignore": 4}, "ignore is 4; give the one value"),
         ({"scoring": "best"}, "scoring is 'best'; it is one of default, brats20"),
-        ({"name": "a b"}, "name holds 'a b', which is no name"),
+        ({"name": "a b"}, "name holds 'a b', which is not a valid name"),
     ],
 )
 def test_a_mistake_is_one_sentence(change: dict[str, Any], said: str) -> None:

@@ -141,7 +141,7 @@ def test_what_an_ensemble_cannot_do_is_one_sentence(
         assert f"{out}" in (error := capsys.readouterr().err) and said in error
     (tmp_path / "a.onnx").touch()
     assert main(["test", *words, "--ckpt_path", str(tmp_path / "a.onnx")]) == 2
-    assert "is a program and no checkpoint; `raum segment --model` takes it" in capsys.readouterr().err
+    assert "is an exported program, not a checkpoint; use `raum segment --model`" in capsys.readouterr().err
 
 
 def test_an_export_of_one_network_is_scored_as_its_checkpoint(
@@ -207,7 +207,7 @@ def test_what_is_no_ensemble(checkpoint: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["ensemble", str(checkpoint), *words]) == 2
     assert "takes two or more networks, and 1 is given" in capsys.readouterr().err
     assert main(["ensemble", str(checkpoint), str(checkpoint), "--out", "e.ckpt"]) == 2
-    assert "e.ckpt: let the name end in .safetensors" in capsys.readouterr().err
+    assert "e.ckpt: the name must end in .safetensors" in capsys.readouterr().err
     other = changed(checkpoint, tmp_path / "other.ckpt", postprocess=STEPS.plain)
     with pytest.raises(ConfigError, match="has another post-processing than"):
         write_ensemble([checkpoint, other], tmp_path / "e.safetensors", trust=[TRUST])
@@ -215,5 +215,5 @@ def test_what_is_no_ensemble(checkpoint: Path, tmp_path: Path, capsys: pytest.Ca
     run = str(checkpoint.parents[1])
     assert main(["ensemble", run, run, *words]) == 0
     assert f"{out}: 2 networks" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="compile=True compiles networks that stay in memory"):
+    with pytest.raises(ConfigError, match="compile=True needs networks that stay in memory"):
         raum_lightning.load(out, trust=TRUST, compile=True)

@@ -213,8 +213,8 @@ def test_checkpoints_and_exports_make_an_ensemble(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--out", "model.bin"], "model.bin: let the name end in *.safetensors, *.onnx or *.pt2"),
-        (["--out", "model.onnx", "--format", "torch-export"], "model.onnx: let the name end in *.pt2"),
+        (["--out", "model.bin"], "model.bin: the name must end in *.safetensors, *.onnx or *.pt2"),
+        (["--out", "model.onnx", "--format", "torch-export"], "model.onnx: the name must end in *.pt2"),
         (["--out", "model.onnx", "--checkpoint", "none.ckpt"], "none.ckpt: no such checkpoint"),
     ],
 )
@@ -248,7 +248,7 @@ def test_a_program_is_opened_only_where_its_code_is_trusted(tmp_path: Path, caps
 def test_a_missing_onnxruntime_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.onnx").touch()
     monkeypatch.setattr("raum_lightning.inference.exported.find_spec", lambda name: None)
-    with pytest.raises(ExportError, match=r"onnxruntime, not installed: pip install 'raum-lightning\[onnx\]'"):
+    with pytest.raises(ExportError, match=r"onnxruntime, which is not installed: pip install 'raum-lightning\[onnx\]'"):
         open_network(tmp_path / "model.onnx")
 
 
@@ -273,9 +273,9 @@ def test_a_network_that_returns_other_channels_than_its_card_says_is_named(tmp_p
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"roi_size": [16, 8]}, "roi_size is (16, 8), another kind of value"),
+        ({"roi_size": [16, 8]}, "roi_size is (16, 8), a value of the wrong type"),
         ({"roi_size": [16, 8, 10**9]}, "roi_size="),
-        ({"roi_size": [16, 8, 8.5]}, "roi_size is (16, 8, 8.5), another kind of value"),
+        ({"roi_size": [16, 8, 8.5]}, "roi_size is (16, 8, 8.5), a value of the wrong type"),
         ({"roi_size": torch.tensor([16, 8, 8])}, "roi_size is tensor"),
         ({"sw_batch_size": 10**9}, "sw_batch_size=1000000000"),
         ({"sw_batch_size": 2.5}, "sw_batch_size is 2.5"),

@@ -98,7 +98,7 @@ def test_what_cannot_be_written_is_said_before_the_first_case(
     )
     for extra in (["--figure", "a.png"], ["--probabilities", "p.nii.gz"]):
         assert segment(checkpoint, "--cases", cases, "--out", tmp_path, *extra) == 2
-        assert f"{extra[0]} is of one case" in capsys.readouterr().err
+        assert f"{extra[0]} is for one case" in capsys.readouterr().err
     assert segment(checkpoint, "--cases", cases, "--case", cases, "--out", tmp_path) == 2
     assert "or a folder of cases as --cases" in capsys.readouterr().err
     assert segmented == []

@@ -81,7 +81,7 @@ def test_one_sentence_for_what_cannot_be_taken(
     (files / "a.safetensors").touch()
     (files / "b.safetensors").touch()
     for address, said in (
-        ("hf://org", "hf://org: is no address; give hf://organisation/name"),
+        ("hf://org", "hf://org: is not a valid address; give hf://organisation/name"),
         ("hf://org/none/model.ckpt", r"only \*\.safetensors are taken from the hub, as opening another kind"),
         ("hf://org/none/model.pt2", "can run code"),
         ("hf://org/none", r"hf://org/none: should hold one \*\.safetensors and holds none"),

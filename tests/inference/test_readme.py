@@ -103,7 +103,7 @@ def test_what_cannot_be_is_refused_before_the_export(
         (["--license", "my own"], "license='my own' is no identifier of SPDX"),
         (["--results", "none.json"], "none.json: cannot be read as JSON"),
         (["--results", str(tmp_path / "text")], "text: cannot be read as JSON"),
-        (["--results", str(tmp_path / "empty")], "empty: is no result"),
+        (["--results", str(tmp_path / "empty")], "empty: is not a result"),
     ):
         assert main([*words, *more]) == 2
         assert said in capsys.readouterr().err

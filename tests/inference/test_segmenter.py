@@ -277,7 +277,7 @@ def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) ->
     torch.save(content, tmp_path / "old.ckpt")
     assert replace(load(tmp_path / "old.ckpt").card, description={}) == CARD
     (tmp_path / "text.ckpt").write_text("weights")
-    with pytest.raises(CheckpointError, match=r"text\.ckpt: is damaged or no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"text\.ckpt: is damaged or not a checkpoint"):
         load(tmp_path / "text.ckpt")
     torch.save({"weights": torch.zeros(3)}, tmp_path / "weights.ckpt")
     with pytest.raises(CheckpointError, match=r"weights\.ckpt: is not a checkpoint of `raum fit`"):
@@ -296,7 +296,10 @@ def test_the_checkpoint_describes_its_cases(checkpoint: Path, tmp_path: Path) ->
     [
         ([], "give either the case's folder as --case, its files"),
         (["--case", ".", "--flair", "a.nii"], "give either the case's folder as --case, its files"),
-        (["--case", "CASE", "--out", "seg.mha"], "seg.mha: is no name of a NIfTI file; let it end in .nii.gz or .nii"),
+        (
+            ["--case", "CASE", "--out", "seg.mha"],
+            "seg.mha: is not the name of a NIfTI file; it must end in .nii.gz",
+        ),
         (["--case", "CASE", "--out", "FLAIR"], "_flair.nii.gz: is a file of the case, which it would overwrite"),
         (["--case", "CASE", "--out", "MASK"], "_seg.nii.gz: is a file of the case, which it would overwrite"),
         (["--case", "CASE", "--out", "a.nii", "--probabilities", "./a.nii"], "a.nii: is what --out names"),

@@ -180,7 +180,7 @@ def test_what_the_user_trusts_is_made(planted: Path) -> None:
     for name in ("a function", "a classmethod"):
         with pytest.raises(CheckpointError):
             build(HOSTILE[name], ["planted_evil"])
-    with pytest.raises(ConfigError, match="is no name of a module"):
+    with pytest.raises(ConfigError, match="is not the name of a module"):
         build(SPEC, ["planted evil"])
 
 

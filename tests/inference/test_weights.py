@@ -114,7 +114,7 @@ def test_what_cannot_be_started_from(tmp_path: Path) -> None:
     said = {
         "other.pt": (ConfigError, r"module\.init_from=\S+other\.pt: none of the 1 tensors fits"),
         "none.pt": (CheckpointError, "holds no state dict"),
-        "code.pt": (CheckpointError, r"code\.pt: is damaged or no checkpoint"),
+        "code.pt": (CheckpointError, r"code\.pt: is damaged or not a checkpoint"),
         "torn.safetensors": (CheckpointError, "safetensors cannot read it"),
         "absent.safetensors": (CheckpointError, "no such file"),
         "absent.pt": (CheckpointError, "no such checkpoint"),

@@ -319,7 +319,7 @@ def test_millimetres_are_those_of_the_affine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--out", "scores.csv"], "scores.csv: let the name end in .json"),
+        (["--out", "scores.csv"], "scores.csv: the name must end in .json"),
         (["--predictions", "none"], "none: no such folder"),
         (["--references", "none"], "none: no such folder"),
         (["--predictions", "EMPTY"], "empty: no masks found; expected files such as <case>.nii.gz"),

@@ -204,7 +204,7 @@ def test_transformer_starts_from_the_truncated_normal() -> None:
         ({"depth": 5}, r"out_indices=\(1, 2, 4\) must rise, from 1 or more, to depth=5"),
         ({"out_indices": (2, 1, 4)}, r"out_indices=\(2, 1, 4\) must rise"),
         ({"out_indices": (0, 1, 4)}, r"out_indices=\(0, 1, 4\) must rise, from 1"),
-        ({"norm": "batch", "checkpointing": "decoder"}, "checkpointing='decoder' does not go with norm='batch'"),
+        ({"norm": "batch", "checkpointing": "decoder"}, "checkpointing='decoder' cannot be combined with norm='batch'"),
         ({"norm": "layer"}, "norm='layer' is none of instance, instance_affine, batch, group"),
         ({"norm": "group", "feature_size": 12}, "feature_size=12 is not divisible by the 8 groups"),
     ],

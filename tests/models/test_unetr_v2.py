@@ -310,11 +310,11 @@ def test_it_is_one_graph() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"skips": "stem"}, "skips='stem' come from a stem that stem='linear' does not have; use stem='conv'"),
+        ({"skips": "stem"}, "skips='stem' needs stem='conv'; stem='linear' has no feature maps"),
         ({"drop_path": 1.0}, r"drop_path=1\.0 is a chance in \[0, 1\)"),
-        ({"position": "rope", "num_heads": 8}, "position='rope' turns pairs .* is 3; make it an even number from 6 on"),
+        ({"position": "rope", "num_heads": 8}, "position='rope' turns pairs .* is 3; it must be even and at least 6"),
         ({"norm": "group", "stem": "conv", "stem_size": 4}, "stem_size=4 is not divisible by the 8 groups"),
-        ({"norm": "batch", "checkpointing": "all"}, "checkpointing='all' does not go with norm='batch'"),
+        ({"norm": "batch", "checkpointing": "all"}, "checkpointing='all' cannot be combined with norm='batch'"),
         ({"out_indices": (4,)}, r"out_indices=\(4,\) names 1 blocks but patch_size=8 needs 3"),
     ],
 )

@@ -33,7 +33,7 @@ def test_another_process_is_refused(run: RunFolder, holder: str, monkeypatch: py
     monkeypatch.setenv("SLURM_JOB_ID", "18")
     run.lock.write_text(holder)
     with (
-        pytest.raises(RunError, match=r"process \d on .* trains here; wait"),
+        pytest.raises(RunError, match=r"process \d on .* is training in this folder; wait"),
         locked(run),
     ):
         pass

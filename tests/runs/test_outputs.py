@@ -57,7 +57,7 @@ def test_evaluate_replaces_its_own_files_and_no_table_of_others(
 
 def test_a_page_is_no_json(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "page.html").write_text(json.dumps({}))
-    for name, said in (("m.json", "let the name end in .html"), ("page.html", "was not written by `raum report`")):
+    for name, said in (("m.json", "the name must end in .html"), ("page.html", "was not written by `raum report`")):
         assert main(["report", str(run.path), "--out", str(tmp_path / name)]) == 2
         assert said in capsys.readouterr().err
 

@@ -108,7 +108,7 @@ def test_what_cannot_be_compared() -> None:
         compare([a, Results("b", "brats2020", {"other": {"dice_wt": 1.0}})])
     with pytest.raises(EvaluationError, match="has no scores nsd_10"):
         compare([a, results("b", DICE)], metrics=["nsd_10"])
-    with pytest.raises(EvaluationError, match="'volume' is none by which"):
+    with pytest.raises(EvaluationError, match="'volume' does not say which"):
         compare([a, results("b", DICE)], metrics=["volume"])
 
 
@@ -132,9 +132,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     Path("text.json").write_text("{}")
     for wrong, said in (
         (["nothing.json"], "nothing.json: no such file"),
-        (["text.json"], "text.json: is no result"),
+        (["text.json"], "text.json: is not a result"),
         ([files[1], "--names", "x"], "--names gives 1 names for 2 results"),
-        ([files[1], "--out", "a.md"], "let the name end in .json"),
+        ([files[1], "--out", "a.md"], "the name must end in .json"),
     ):
         assert main(["compare", files[0], *wrong]) == 2
         assert said in capsys.readouterr().err

@@ -212,7 +212,7 @@ def test_changed_cases_settings_and_checkpoints_are_refused(
     one, other = (FOLDER.with_name(f"cv-2fold-fold{fold}") / "checkpoints/best.ckpt" for fold in (0, 1))
     kept = one.read_bytes()
     one.write_bytes(other.read_bytes())
-    assert f"{one}: has seen BraTS20_Training_" in refused(WORDS, capsys)
+    assert f"{one}: was trained on BraTS20_Training_" in refused(WORDS, capsys)
     one.write_bytes(kept)
     image = Path("cases/BraTS20_Training_003/BraTS20_Training_003_flair.nii.gz")
     image.write_bytes(image.read_bytes() + b"0")

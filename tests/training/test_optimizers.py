@@ -99,7 +99,7 @@ def test_an_optimiser_of_the_users_gets_groups_and_keeps_its_rate() -> None:
 
 def test_a_scheduler_that_waits_for_a_score_is_refused() -> None:
     module = SegmentationModule(small(), lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
-    with pytest.raises(ConfigError, match=r"module\.lr_scheduler=ReduceLROnPlateau waits for a score"):
+    with pytest.raises(ConfigError, match=r"module\.lr_scheduler=ReduceLROnPlateau needs a validation score"):
         module.recipe.build(module, lambda: 10)
 
 

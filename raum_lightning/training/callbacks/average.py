@@ -33,7 +33,7 @@ class AveragedWeights(pl.Callback):
 
     def __init__(self, decay: float) -> None:
         if not 0 < decay < 1:
-            raise ConfigError(f"module.ema={decay} is not in (0, 1): give such as 0.999, or leave it out")
+            raise ConfigError(f"module.ema={decay} is not in (0, 1): give a number such as 0.999, or leave it out")
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self.step = 0

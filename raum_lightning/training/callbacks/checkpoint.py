@@ -47,8 +47,9 @@ class TrainedCases(pl.Callback):
         self.trained = frozenset(checkpoint.get("trained", ()))
         if known := sorted(self.trained.intersection(scored).difference(split.train)):
             raise RunError(
-                f"{len(known)} of {len(scored)} cases to score have trained this checkpoint ({', '.join(known[:5])}); "
-                "give data.fold, folds and test_fraction as they were, or the splits.json of its run as data.splits"
+                f"{len(known)} of {len(scored)} cases to be scored were used to train this checkpoint "
+                f"({', '.join(known[:5])}); give data.fold, folds and test_fraction as they "
+                "were, or the splits.json of its run as data.splits"
             )
 
 

@@ -93,7 +93,10 @@ class LastCheckpoint(Checkpoint):
         if signum == CTRL_C:
             if self.received == CTRL_C:
                 raise KeyboardInterrupt
-            print("\nCtrl-C: saves and ends after this step or validation; once more ends at once", file=sys.stderr)
+            print(
+                "\nCtrl-C: saving and stopping after this step or validation; press it again to stop at once",
+                file=sys.stderr,
+            )
         self.received = signal.Signals(signum)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -70,7 +70,7 @@ def test_a_second_ctrl_c_ends_at_once(
     taken = interrupted(monkeypatch, "training_step", signal.SIGINT, signal.SIGINT)
     assert main(words("fit")) == 130
     said = capsys.readouterr().err
-    assert "Ctrl-C: saves and ends after this step or validation; once more ends at once" in said
+    assert "Ctrl-C: saving and stopping after this step or validation; press it again to stop at once" in said
     assert said.endswith("interrupted\n")
     assert len(taken) == 1 and not (here / "runs/debug/one/checkpoints/last.ckpt").exists()
 
