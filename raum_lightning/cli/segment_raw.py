@@ -31,7 +31,7 @@ def check_options(args: argparse.Namespace) -> None:
 def segment_raw(args: argparse.Namespace, segmenter: "Segmenter") -> int:
     """Prepare the scans as a case, segment it, bring the mask back onto the T1ce, say how much tumour, return 0."""
     from raum_lightning.cases.case import Case, write_mask
-    from raum_lightning.inference.segmenter import UNRECOGNISED
+    from raum_lightning.inference.sources import UNRECOGNISED
     from raum_lightning.progress import progress_bar
 
     card = segmenter.card
