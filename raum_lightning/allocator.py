@@ -29,7 +29,7 @@ def keep_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Give what is freed, and `keep_memory` has kept, back to the system: before arrays of another size are made."""
+    """Return freed memory that `keep_memory` holds to the system, before arrays of another size are made."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)

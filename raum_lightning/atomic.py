@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: half written they have a name that says whose they are."""
+"""Atomic writing: files and folders appear whole or not at all; until then they have a temporary name."""
 
 import csv
 import ctypes

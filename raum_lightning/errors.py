@@ -42,7 +42,7 @@ class CheckpointError(UserError):
 
 
 class TrainingError(UserError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class ExportError(UserError):

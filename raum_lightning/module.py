@@ -69,11 +69,11 @@ class SegmentationModule(WholeVolumeModule):
         betas: Decay of AdamW's running means of the gradient and of its square.
         no_decay: No weight decay of norms, biases and positions.
         layer_decay: Factor on the learning rate from each layer of the transformer to the one before it, in (0, 1].
-        warmup_steps: Optimiser steps of linear warm-up; a fall to 0 at the last step of the run follows.
-        schedule: How it falls: cosine, or polynomial as in nnU-Net.
-        optimizer: Takes AdamW's place: called with groups of parameters. `lr`, `weight_decay` and `betas` are AdamW's
+        warmup_steps: Optimiser steps of linear warm-up; then the rate decays to 0 at the last step of the run.
+        schedule: How it decays: cosine, or polynomial as in nnU-Net.
+        optimizer: Replaces AdamW: called with groups of parameters. `lr`, `weight_decay` and `betas` are AdamW's
             alone, its own arguments stand beside its name; no_decay and layer_decay apply.
-        lr_scheduler: Takes the place of warm-up and fall: called with the optimiser, and stepped after each of its
+        lr_scheduler: Replaces warm-up and decay: called with the optimiser, and stepped after each of its
             steps, not after epochs.
         ema: Decay of a running mean of the network's weights, such as 0.999: the mean is what is validated, saved as
             the network and segmented with.
@@ -81,7 +81,7 @@ class SegmentationModule(WholeVolumeModule):
             dict of MONAI's UNETR or ViT. A table says what became of each tensor.
         freeze: Parts of the network that are not trained, such as vit.
         thaw_after: Steps after which they are trained too; never where not given.
-        compile: The trainer's verbs run the network under `torch.compile`: minutes at the start, less for each step.
+        compile: Run the network under `torch.compile`: minutes at the start, less time for each step.
 
     Raises:
         ConfigError: A value cannot be used; the message names its key.
@@ -156,7 +156,7 @@ class SegmentationModule(WholeVolumeModule):
         """Return the module as it was saved, weights included, from a file that `raum fit` wrote.
 
         As Lightning's, but what the file says of network and loss is made only of classes of this package, MONAI's and
-        those of the modules in `trust`; a `network` or `loss` that is given takes their place. An `optimizer` and an
+        those of the modules in `trust`; a `network` or `loss` that is given replaces them. An `optimizer` and an
         `lr_scheduler` are not made again: give them to train on with them. Masks are cleaned as the model card says.
 
         Raises:

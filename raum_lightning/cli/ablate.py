@@ -1,4 +1,4 @@
-"""`raum ablate`: does the transformer do anything? A network's scores without each of its blocks, and without all."""
+"""`raum ablate`: a network's scores without each of its transformer blocks, and without all of them."""
 
 import argparse
 

@@ -5,7 +5,7 @@ import argparse
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="print this one's YAML, to start a file of one's own")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="print this one's YAML, as a start for your own")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -67,7 +67,7 @@ def derive(given: CommandLine) -> Derived:
 def take_trained(network: Any, names: Iterable[str], start: Path, verb: str) -> Any:
     """Return the network, class_path and init_args, as it takes what is trained in the file `start`.
 
-    It gets the arguments in `names` as a file of its class has them; that of an ensemble takes its place.
+    It gets the arguments in `names` as a file of its class has them; that of an ensemble replaces it.
 
     Raises:
         ConfigError: The file is an ensemble and the verb validate, whose loss is that of one network.

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parents[1]
 # what libraries raise for values that they cannot use
 REFUSALS = (ValueError, TypeError, LookupError, ImportError, AttributeError, NotImplementedError)
 LONGEST = 200
-# the file of Lightning from which all of a checkpoint is taken up
+# the file of Lightning that restores all of a checkpoint
 _RESTORES = "checkpoint_connector.py"
 
 

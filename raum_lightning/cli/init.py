@@ -1,4 +1,4 @@
-"""`raum init`: experiments, data sets and SLURM files as files of one's own, commented and ready to edit."""
+"""`raum init`: copies of the experiments, data sets and SLURM files, commented and ready to edit."""
 
 import argparse
 from pathlib import Path

@@ -66,7 +66,7 @@ CKPT_PATH = (
     "last of the experiment's newest run, or of --run.id (default: best), and *.safetensors of `raum export`; test and "
     "predict take those of `raum ensemble` too"
 )
-OWN_MODULE = "a class that inherits from SegmentationModule and takes its place; its arguments are keys of module"
+OWN_MODULE = "a class that inherits from SegmentationModule and replaces it; its arguments are keys of module"
 OUT = (
     "folder for what validate, test and predict write; where not given that of the checkpoint's run, or one below "
     "--run.root where that is given and the run lies elsewhere"
@@ -97,7 +97,7 @@ class RaumCLI(LightningCLI):
     """Where this verb writes its numbers."""
     predictions: Path
     start: Path | None
-    """The checkpoint to go on from."""
+    """The checkpoint to resume from."""
 
     def __init__(self, args: list[str]) -> None:
         self.given = read_command_line(args[1:])

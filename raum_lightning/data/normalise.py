@@ -1,4 +1,4 @@
-"""Intensities of MRI, which have no unit, brought to one scale: z-scores over the brain."""
+"""Normalise intensities of MRI, which have no unit: z-scores over the brain."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""How batches come from worker processes: in shared memory that is used again.
+"""Batches from worker processes in shared memory that is reused.
 
 The plain way is torch's: new shared memory for each batch, whose pages the system has to clear and map. It costs 85 ms
 of processor time for a patch of 128^3 in the whole stream, this costs 73 (benchmarks/README.md). A worker keeps the

@@ -14,7 +14,7 @@ ALIKE_TOLERANCE = 0.1
 
 
 def check_alike(cases: Sequence[Prepared]) -> None:
-    """Raises `GeometryError` where the voxels of some cases differ by more than 10 % from the median size."""
+    """Raise `GeometryError` where the voxels of some cases differ by more than 10 % from the median size."""
     usual = np.median([case.spacing for case in cases], axis=0)
     if others := [case for case in cases if _differs(case.spacing, usual)]:
         listed = "\n  ".join(f"{case.id}: {_size(case.spacing)}" for case in others)

@@ -1,4 +1,4 @@
-"""How often probabilities are right, as inline SVG: the reliability diagram of a calibration."""
+"""The reliability diagram of a calibration as inline SVG: how often probabilities are right."""
 
 from collections.abc import Mapping, Sequence
 from html import escape

@@ -92,7 +92,7 @@ def dots(figure: Any, width: int = WIDTH) -> float:
 
 
 def check_ending(path: Path) -> None:
-    """Raises `FigureError` where no picture can be written under such a name."""
+    """Raise `FigureError` where no picture can be written under such a name."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     ending = path.suffix.removeprefix(".").lower()

@@ -54,7 +54,7 @@ class ModelCard:
         scores: What it scored on the validation cases when it was saved, such as `val/dice_mean`.
         versions: Of the package, Python and the libraries that trained it.
         postprocess: What is done with its masks, and with which thresholds.
-        temperature: By which its probabilities are made less sure (above 1) or more; see `temperature`.
+        temperature: Scales its probabilities: above 1 makes them less confident; see `temperature`.
         description: The whole description of the data set, with which cases like those of the training are found.
         may_lack: Modalities that it has learnt to do without, by `data.modality_dropout`.
         license: Under which it is shared, an identifier of SPDX such as Apache-2.0; empty where not stated.

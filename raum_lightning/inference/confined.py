@@ -1,4 +1,4 @@
-"""Constructors that a file has chosen: how large what they make would be, and nothing but making it."""
+"""Run the constructor that an untrusted file names within bounds: on memory, and without files or processes."""
 
 import os
 import sys

@@ -47,7 +47,7 @@ class Segmenter:
         precision: 32-true, bf16-mixed, 16-mixed, or auto: bf16 on a GPU that has it.
         flips: Mirrored copies that test-time augmentation averages, 1, 2, 4 or 8; as the card says where not given.
         overlap: Shared fraction of adjacent windows, in [0, 1); as the card says where not given.
-        compile: Run the networks under `torch.compile`: worth its minutes for many cases.
+        compile: Run the networks under `torch.compile`: it takes minutes, which pays off for many cases.
         postprocess: YAML file of `raum postprocess fit` by which masks are cleaned, or none; as the card says where not
             given. Probabilities stay as they are.
 

@@ -1,4 +1,4 @@
-"""Probabilities that are made less sure, or more, by a temperature (Guo et al., ICML 2017)."""
+"""Temperature scaling of probabilities (Guo et al., ICML 2017)."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""How sure the averaged probabilities of flips, folds or an ensemble are: by voxel, and by case for a reviewer."""
+"""Uncertainty of probabilities averaged over flips, folds or an ensemble: by voxel, and by case for a reviewer."""
 
 import csv
 import math

@@ -15,9 +15,9 @@ from raum_lightning.runs.outputs import check_writable
 
 
 class CSVLogger(loggers.Logger):
-    """One row per logged step in `<save_dir>/metrics.csv`; a continued run continues its file.
+    """One row per logged step in `<save_dir>/metrics.csv`; a resumed run appends to its file.
 
-    Unlike Lightning's logger of that name it keeps the rows of a run that goes on, and takes no folder of its own.
+    Unlike Lightning's logger of that name it keeps the rows of a resumed run, and makes no folder of its own.
     """
 
     def __init__(self, save_dir: Path | str = ".") -> None:

@@ -42,7 +42,7 @@ def _never_fatal(log: Callable[..., None]) -> Callable[..., None]:
 
 
 class WandbLogger(loggers.WandbLogger):
-    """Lightning's, with the choice between online and offline made for you, and without the power to end a training.
+    """Lightning's logger, which chooses between online and offline by itself and whose failures never end a training.
 
     A server that cannot be reached at the start makes it an offline run. One that is lost later is tried again by W&B
     itself, for five minutes (WANDB_FINISH_TIMEOUT) after the last number, and what is not sent stays on disk.
@@ -132,7 +132,7 @@ class WandbLogger(loggers.WandbLogger):
 
     @_never_fatal
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log a row while training; to the other verbs the summary belongs, and validate's names say so."""
+        """Log a row while training; the other verbs write to the summary, validate under names of its own."""
         if self.verb != "fit":
             scores = {name: value for name, value in metrics.items() if "/" in name}
             self.experiment.summary.update({_of_verb(name, self.verb): value for name, value in scores.items()})

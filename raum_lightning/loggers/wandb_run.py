@@ -16,7 +16,7 @@ def sending(folder: Path | str | None) -> str:
 def finish_wandb(*, failed: bool = False) -> None:
     """End the process's W&B run if there is one, so that the next starts its own; W&B shows it as failed or finished.
 
-    A run that was stopped to go on later counts as failed until it does.
+    A run that was stopped to be resumed later counts as failed until it is.
     """
     if wandb := sys.modules.get("wandb"):
         try:
@@ -43,7 +43,7 @@ def _where(run: Any) -> str:
 def wandb_mode(offline: bool | None = None) -> tuple[str, str]:
     """Return W&B's mode, and why where it is not online by itself."""
     if mode := os.environ.get("WANDB_MODE"):
-        mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # their names of old
+        mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # their former names
         return mode, f"W&B is {mode} by WANDB_MODE"
     if offline is None:
         return ("online", "") if _has_key() else ("offline", "W&B has no key")

@@ -1,4 +1,4 @@
-"""A network without some blocks of its transformer: what do they add?
+"""Replace transformer blocks of a network by the identity, to measure what they add.
 
 Hybrids of transformer and U-Net can score as well when their transformer does nothing (Wald et al., "Primus",
 arXiv:2503.01835).

@@ -1,4 +1,4 @@
-"""UNETRV2: UNETR with what the field has learnt since, every item a key whose default changes nothing.
+"""UNETRV2: UNETR with later improvements, each an argument whose default leaves UNETR unchanged.
 
 With the defaults it is `unetr.UNETR`, with the same names of tensors. The sources of the items stand in `vit_v2`. With
 `stem="conv"` and `skips="stem"`, for a patch size of 8:

@@ -1,4 +1,4 @@
-"""The encoder of UNETRV2: the Vision Transformer with what the field has learnt since 2020, each part for itself.
+"""The encoder of UNETRV2: the Vision Transformer with later improvements, each independent of the others.
 
 - Tokens from a small residual stem of strided convolutions: Xiao et al., "Early Convolutions Help Transformers See
   Better" (NeurIPS 2021, arXiv:2106.14881); for volumes PrimusV2 (nnU-Net, `documentation/primus.md`).

@@ -37,7 +37,7 @@ class Results:
         """The results; raises `RunError` where they are not there or damaged."""
         path = self.folder.results
         if not path.exists():
-            raise RunError(f"{path}: is not there yet; `raum cross-validate` with the same options goes on to it")
+            raise RunError(f"{path}: is not there yet; `raum cross-validate` with the same options makes it")
         try:
             content: Mapping[str, Any] = json.loads(path.read_text())
             if {"cases", "cleaned", "fold_of", "folds", "metrics", "worst", "summary"} <= content.keys():

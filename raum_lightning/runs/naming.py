@@ -1,4 +1,4 @@
-"""What a run is called, and whether a process that starts takes up one that was interrupted."""
+"""Names of runs, and whether a process that starts resumes an interrupted one."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What a run must have in common with the checkpoint that it takes up, where nothing else would notice."""
+"""Checks of what a run must share with the checkpoint that it resumes from, where nothing else would notice."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ RENAMED = {
 
 
 def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, continues: bool) -> None:
-    """Raises `RunError` where a checkpoint was trained on other channels than `config` has.
+    """Raise `RunError` where a checkpoint was trained on other channels than `config` has.
 
     Where the run `continues` itself, data and network must be the same in all that decides what is computed.
     """

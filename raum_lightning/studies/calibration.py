@@ -1,4 +1,4 @@
-"""Whether probabilities are right as often as they say: the expected calibration error, and a temperature that helps.
+"""Calibration of probabilities: the expected calibration error, and temperature scaling.
 
 Both are taken over voxels of the brain that are spread evenly over each case, by the fold that has not seen it. The
 confidence of a voxel is the probability of its most likely class; in mode "regions" each region is a question of its

@@ -23,7 +23,7 @@ def check_strategy(strategy: Strategy, *, averaged: bool) -> None:
 
 
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Shards each block of the network's lists, and then the rest, in place; does nothing to what is sharded already.
+    """Shard each block of the network's lists, and then the rest, in place; does nothing to what is sharded already.
 
     Args:
         network: Is called as a whole, and the blocks of its lists each as a whole.
@@ -38,7 +38,7 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def hold_whole(network: nn.Module, whole: bool) -> None:
-    """Where the network is sharded: gathers all its weights on every rank, or leaves each rank its shard again.
+    """Where the network is sharded, gather all its weights on every rank, or leave each rank its shard again.
 
     While they are whole no forward pass waits for another rank, and ranks may take different numbers of them.
     """

@@ -1,4 +1,4 @@
-"""What hangs on a trainer or a module without being declared there, so that it is asked for in one place."""
+"""Attributes of trainer and module that their classes do not declare, read in one place."""
 
 from typing import Any
 

@@ -48,7 +48,7 @@ class AveragedWeights(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take in the weights of a step."""
+        """Update the average with the weights of a step."""
         if trainer.global_step == self.step:
             return  # gradients are accumulated
         self.step = trainer.global_step
@@ -88,7 +88,7 @@ class AveragedWeights(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take up both where a run is resumed; one without an average starts it from its weights."""
+        """Restore both where a run is resumed; a checkpoint without an average starts it from its weights."""
         if trainer.state.fn != TrainerFn.FITTING or CURRENT not in checkpoint:
             return
         module: Any = pl_module

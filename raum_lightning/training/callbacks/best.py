@@ -39,7 +39,7 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the scores, and of the files those of this run: what is named here is replaced and removed later."""
+        """Restore the scores, and of the files those of this run: what is named here is replaced and removed later."""
         files = {path: score for path, score in state_dict["best_k_models"].items() if self._is_own(path)}
         worst = state_dict["kth_best_model_path"]
         kept = {

@@ -1,4 +1,4 @@
-"""What a run needs to go on as if it had not been interrupted, besides weights, optimiser and position in the data."""
+"""What exact resuming needs besides weights, optimiser and position in the data."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class Provenance(pl.Callback):
 
 
 class TrainedCases(pl.Callback):
-    """Puts into every checkpoint which cases have trained it, and lets none of them be scored as if it had not."""
+    """Records in every checkpoint which cases trained it, and refuses to score these as unseen cases."""
 
     def __init__(self) -> None:
         self.trained: frozenset[str] = frozenset()
@@ -54,7 +54,7 @@ class TrainedCases(pl.Callback):
 
 
 class Continuation(pl.Callback):
-    """Lets a run go on where its checkpoint was taken, not where it was killed."""
+    """Resumes a run at the step of its checkpoint, not at the one where it was killed."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tells the loggers that have a `rewind` the step at which training starts; closes a finished epoch."""

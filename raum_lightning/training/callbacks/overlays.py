@@ -1,4 +1,4 @@
-"""Weights & Biases: the same few cases again and again, with mask layers to switch on and off."""
+"""Pictures of a few fixed cases in W&B after each validation, with masks as layers that can be switched off."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -56,7 +56,7 @@ class LeaveOnSignal(pl.Callback):
     """Takes the signals over from Lightning, which ignores them while it validates, tests or predicts."""
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do so."""
+        """Take the signals over from Lightning."""
         for signum in (STOP, CTRL_C):
             signal.signal(signum, leave)
 

@@ -13,7 +13,7 @@ from raum_lightning.errors import CheckpointError
 class RandomState(pl.Callback):
     """Keeps the state of Python's, NumPy's and torch's global generators, so that dropout resumes where it was.
 
-    The state is rank 0's, for all ranks: they are seeded alike and draw equally often. It is taken up again right
+    The state is rank 0's, for all ranks: they are seeded alike and draw equally often. It is restored right
     before the first batch, after all that a starting run draws.
     """
 
@@ -21,7 +21,7 @@ class RandomState(pl.Callback):
         self.loaded: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values and tensors, so that `torch.load(weights_only=True)` reads them."""
+        """Return plain values and tensors, so that `torch.load(weights_only=True)` reads them."""
         name, key, *rest = np.random.get_state()  # noqa: NPY002 - the global generator is what libraries draw from
         return {
             "python": random.getstate(),
@@ -31,13 +31,13 @@ class RandomState(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Waits for the first batch."""
+        """Keep the state until the first batch."""
         self.loaded = state_dict
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Sets the generators to what was loaded, once."""
+        """Set the generators to what was loaded, once."""
         if not (loaded := self.loaded):
             return
         try:

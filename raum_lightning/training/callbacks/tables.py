@@ -39,7 +39,7 @@ class CaseTable(pl.Callback):
         self.path = path
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prints and writes on rank 0."""
+        """Print and write on rank 0."""
         scores = scores_of(pl_module)
         if trainer.is_global_zero and scores:
             rows = ({"case": case, **row} for case, row in scores.items())
@@ -55,7 +55,7 @@ class CaseTable(pl.Callback):
                 console.print(BASELINE, style="dim")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The same for `validate`; within `fit` the curves say it."""
+        """Do the same for `validate`; within `fit` the curves show it."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self.on_test_end(trainer, pl_module)
 

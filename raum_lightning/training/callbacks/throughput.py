@@ -40,22 +40,22 @@ class Throughput(pl.Callback):
         self.logged = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The first batch, for which workers start, is left out."""
+        """Leave out the first batch, for which workers start."""
         self.ended, self.logged = None, trainer.global_step
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops the clock."""
+        """Stop the clock."""
         self.paused = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lets it go on."""
+        """Start the clock again."""
         if self.ended is not None:
             self.ended += time.perf_counter() - self.paused
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Takes the time, and logs when the loggers are listening."""
+        """Take the time, and log in the steps that are logged."""
         loader: Any = trainer.train_dataloader
         now = time.perf_counter()
         if self.ended is not None:
