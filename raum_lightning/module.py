@@ -26,8 +26,7 @@ from raum_lightning.runs.checkpoints import MODEL_CARD
 from raum_lightning.training.callbacks.average import CURRENT, AveragedWeights
 from raum_lightning.training.callbacks.search import PostprocessSearch
 from raum_lightning.training.checkpoint_io import EXPORT, VerifiedCheckpointIO
-from raum_lightning.training.data_fit import check_ignored, check_inputs, check_outputs, outputs_of
-from raum_lightning.training.first_patch import check_loss, output_channels
+from raum_lightning.training.data_fit import check_fit, check_outputs, outputs_of
 from raum_lightning.training.freezing import Frozen
 from raum_lightning.training.model_card import describe
 from raum_lightning.training.optimizers import Recipe
@@ -191,17 +190,7 @@ class SegmentationModule(WholeVolumeModule):
         Raises `ConfigError`. Where not `fitting` the number of classes is left to `setup`, which knows the cases.
         """
         self._follow(data.dataset)
-        channels = check_inputs(self.network, data)
-        if self.network._compiled_call_impl is not None:
-            return  # compiled after it was checked
-        training = {"data.roi_size": data.roi_size} if fitting else {}
-        outputs = output_channels(self.network, channels, {"module.roi_size": self.windows["roi_size"]}, training)
-        if isinstance(outputs, str):
-            rank_zero_info(f"{type(self.network).__name__} cannot be checked before the first step ({outputs})")
-        elif fitting:
-            check_outputs(outputs, self.mode, data.dataset)
-            check_ignored(self.loss, data.dataset)
-            check_loss(self.loss, outputs, self.as_targets)
+        check_fit(self, data, fitting=fitting)
 
     def start_from(self, data: Any) -> None:
         """Load the weights of `init_from`, once, for the modalities and classes of `data` (a `BratsDataModule`)."""

@@ -96,8 +96,7 @@ class RaumCLI(LightningCLI):
     results: RunFolder
     """Where this verb writes its numbers."""
     predictions: Path
-    start: Path | None
-    """The checkpoint to resume from."""
+    start: Path | None  # the checkpoint to resume from
 
     def __init__(self, args: list[str]) -> None:
         self.given = read_command_line(args[1:])

@@ -3,11 +3,34 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from raum_lightning.datasets import IGNORED, DataSet
 from raum_lightning.errors import ConfigError
 from raum_lightning.losses import DiceCELoss
+from raum_lightning.training.first_patch import check_loss, output_channels
+from raum_lightning.training.whole_volumes import WholeVolumeModule
+
+
+def check_fit(module: WholeVolumeModule, data: Any, *, fitting: bool) -> None:
+    """Check by one made-up patch, without values, that network and loss fit the data (a `BratsDataModule`).
+
+    Raises:
+        ConfigError: They do not. Where not `fitting` neither outputs nor loss are looked at.
+    """
+    network = module.network
+    channels = check_inputs(network, data)
+    if network._compiled_call_impl is not None:
+        return  # compiled after it was checked
+    training = {"data.roi_size": data.roi_size} if fitting else {}
+    outputs = output_channels(network, channels, {"module.roi_size": module.windows["roi_size"]}, training)
+    if isinstance(outputs, str):
+        rank_zero_info(f"{type(network).__name__} cannot be checked before the first step ({outputs})")
+    elif fitting:
+        check_outputs(outputs, module.mode, data.dataset)
+        check_ignored(module.loss, data.dataset)
+        check_loss(module.loss, outputs, module.as_targets)
 
 
 def outputs_of(dataset: DataSet, mode: str) -> tuple[str, ...]:
