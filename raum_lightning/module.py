@@ -59,8 +59,9 @@ class SegmentationModule(WholeVolumeModule):
         rules: By which it is computed: brats2020 (to 2022), brats2023, brats2024 or brats2026 (2025 on); by default the
             data set's `scoring`, and brats2020 where it has none.
         postprocess: How predicted masks are cleaned: a YAML file of `raum postprocess fit`; search, which fits it on
-            the validation cases when training ends; or none. Kept in the model card, which `test`, `predict` and
-            `raum segment` follow where nothing is given; `test` prints the scores of raw and cleaned masks.
+            the validation cases when training ends (without thresholds, for which it would hold the probabilities of
+            all cases in memory); or none. Kept in the model card, which `test`, `predict` and `raum segment` follow
+            where nothing is given; `test` prints the scores of raw and cleaned masks.
         monitor: The score of validation by which the best checkpoint is chosen: a metric and a part, such as dice_mean
             or hd95_et, or loss.
         lr: Learning rate of AdamW after the warm-up.

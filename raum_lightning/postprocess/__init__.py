@@ -6,7 +6,7 @@ first:
 
 1. `holes`: background, or a larger region's voxels, that a region encloses become part of it;
 2. `min_mm3`: components of a region smaller than this are dropped;
-3. `min_share`: so are those smaller than this share of the region;
+3. `min_share`: so are those smaller than this share of the region; neither drops the largest of a region in `keep_one`;
 4. `largest`: only so many components are kept, the largest;
 5. `min_enhancing_mm3`: an innermost region that is smaller than this as a whole becomes `enhancing_to`;
 6. `core_needs_edema`: components of the outermost region that hold no voxel of its own class are dropped.
@@ -40,11 +40,14 @@ Mask = NDArray[np.bool_]
 Numbered = tuple[Box, NDArray[np.int32], NDArray[np.float64]]
 
 _TWENTY_SIX = np.ones((3, 3, 3), bool)
+# the fields that list regions
+_LISTS = ("holes", "keep_one")
 COMMENTS = {
     "threshold": "the probability from which a region is believed, instead of 0.5",
     "holes": "regions whose holes are filled",
     "min_mm3": "components of a region smaller than this are dropped, mm3",
     "min_share": "components smaller than this share of the region are dropped",
+    "keep_one": "regions whose largest component is kept, however small",
     "largest": "only so many components are kept, the largest",
     "min_enhancing_mm3": "an enhancing tumour smaller than this as a whole is not believed, mm3; 0 keeps all",
     "enhancing_to": "what it becomes then: core (NCR), or edema",
@@ -61,6 +64,7 @@ class Postprocess:
         holes: Regions whose holes are filled.
         min_mm3: For each region, the least volume of a component in mm³.
         min_share: For each region, the least share of a component in the region, in [0, 1].
+        keep_one: Regions whose largest component is not dropped for its size.
         largest: For each region, how many components are kept.
         min_enhancing_mm3: The least volume of the innermost region as a whole, in mm³.
         enhancing_to: `core`, the next larger region, or `edema`, the outermost.
@@ -74,6 +78,7 @@ class Postprocess:
     holes: tuple[str, ...] = ()
     min_mm3: Mapping[str, float] = field(default_factory=dict)
     min_share: Mapping[str, float] = field(default_factory=dict)
+    keep_one: tuple[str, ...] = ()
     largest: Mapping[str, int] = field(default_factory=dict)
     min_enhancing_mm3: float = 0
     enhancing_to: str = "core"
@@ -102,9 +107,7 @@ class Postprocess:
         tidy: dict[str, Any] = {
             key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
         }
-        if "holes" in tidy:
-            tidy["holes"] = tuple(tidy["holes"] or ())
-        return cls(**tidy)
+        return cls(**tidy | {key: tuple(tidy[key] or ()) for key in _LISTS if key in tidy})
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -119,7 +122,7 @@ class Postprocess:
 
     def check(self, regions: Collection[str]) -> None:
         """Raise `ConfigError` for regions that are none of these."""
-        named = {*self.threshold, *self.holes, *self.min_mm3, *self.min_share, *self.largest}
+        named = {*self.threshold, *self.holes, *self.min_mm3, *self.min_share, *self.keep_one, *self.largest}
         if unknown := named - set(regions):
             raise ConfigError(f"postprocess names {unknown.pop()!r}, which is none of the regions {', '.join(regions)}")
 
@@ -128,7 +131,7 @@ class Postprocess:
         """The steps that do something, in plain values, from which `of` makes the same."""
         nothing = asdict(Postprocess())
         found = {key: value for key, value in asdict(self).items() if value != nothing[key]}
-        return found | ({"holes": list(self.holes)} if self.holes else {})
+        return found | {key: list(found[key]) for key in _LISTS if key in found}
 
     def to_yaml(self, heading: str = "") -> str:
         """Return the text of a file, each step with a comment."""
@@ -186,10 +189,9 @@ def _once(
             fillable = (labels == BACKGROUND) | in_classes(labels, regions[nested[0]])
             labels[holes & fillable] = _own(name, regions)
     for name in nested:
-        lowest = steps.min_mm3.get(name, 0), steps.min_share.get(name, 0), steps.largest.get(name)
-        if any(lowest):
+        if name in steps.min_mm3 or name in steps.min_share or name in steps.largest:
             box, numbers, sizes = components(in_classes(labels, regions[name]))
-            labels[box][~_kept(sizes, voxel, *lowest)[numbers]] = _outside(name, regions)
+            labels[box][~_kept(sizes, voxel, steps, name)[numbers]] = _outside(name, regions)
     inner, outer = nested[-1], nested[0]
     enhancing = in_classes(labels, regions[inner])
     if 0 < np.count_nonzero(enhancing) * voxel < steps.min_enhancing_mm3:
@@ -202,14 +204,18 @@ def _once(
     return labels
 
 
-def _kept(sizes: NDArray[np.float64], voxel: float, min_mm3: float, min_share: float, largest: int | None) -> Mask:
-    """Return which components are kept, by number; 0 is."""
-    keep: Mask = sizes * voxel >= min_mm3
+def _kept(sizes: NDArray[np.float64], voxel: float, steps: Postprocess, name: str) -> Mask:
+    """Return which components of a region are kept, by number; 0 is."""
+    keep: Mask = sizes * voxel >= steps.min_mm3.get(name, 0)
+    if name in steps.keep_one:
+        keep[sizes.argmax()] = True
     # the share of what is left: a component that is kept is never dropped for what goes after it
-    keep &= sizes >= min_share * sizes[keep].sum()
-    if largest is not None:
+    keep &= sizes >= steps.min_share.get(name, 0) * sizes[keep].sum()
+    if name in steps.keep_one:
+        keep[sizes.argmax()] = True
+    if name in steps.largest:
         order = np.argsort(-np.where(keep, sizes, 0), kind="stable")
-        keep[order[largest:]] = False
+        keep[order[steps.largest[name] :]] = False
     keep[0] = True
     return keep
 

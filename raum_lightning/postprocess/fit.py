@@ -27,7 +27,7 @@ from raum_lightning.postprocess import Postprocess
 from raum_lightning.postprocess.files import Files, Rows, kept
 from raum_lightning.postprocess.variants import Values
 
-SIZES_MM3 = (5, 10, 20, 50, 100, 150, 250, 500, 1000, 2000, 5000)
+SIZES_MM3 = (5, 10, 20, 50, 100, 150, 250, 500, 1000, 2000, 5000, 10000, 20000)
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 COUNTS = (5, 3, 2, 1)
 ENHANCING_MM3 = (20, 50, 100, 200, 300, 500, 1000)
@@ -141,9 +141,12 @@ def candidates(regions: Regions, *, thresholds: bool = False) -> Iterator[tuple[
     order = sorted(regions, key=lambda name: -len(regions[name]))
     for region in order[:-1]:
         yield f"holes {region}", [{"holes": (region,)}]
-    for key, values in (("min_mm3", SIZES_MM3), ("min_share", SHARES), ("largest", COUNTS)):
+    for key, values in (("min_mm3", SIZES_MM3), ("min_share", SHARES)):
         for region in order:
-            yield f"{key} {region}", [{key: {region: value}} for value in values]
+            dropped = [{key: {region: value}} for value in values]
+            yield f"{key} {region}", dropped + [variant | {"keep_one": (region,)} for variant in dropped]
+    for region in order:
+        yield f"largest {region}", [{"largest": {region: value}} for value in COUNTS]
     targets = ("core", "edema") if len(order) > 1 else ("core",)
     yield (
         f"min_enhancing_mm3 {order[-1]}",
@@ -158,7 +161,10 @@ def _merged(taken: Postprocess, variant: dict[str, Any]) -> dict[str, Any]:
     merged = {}
     for key, value in variant.items():
         old = getattr(taken, key)
-        merged[key] = (*old, *value) if isinstance(value, tuple) else old | value if isinstance(value, dict) else value
+        if isinstance(value, tuple):
+            merged[key] = tuple(dict.fromkeys((*old, *value)))
+        else:
+            merged[key] = old | value if isinstance(value, dict) else value
     return merged
 
 

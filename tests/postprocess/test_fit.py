@@ -83,6 +83,22 @@ def test_a_step_that_harms_one_case_is_not_taken(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.slow
+def test_a_size_that_would_empty_a_region_keeps_its_largest_component(tmp_path: Path) -> None:
+    for number in range(4):
+        labels = np.zeros((24, 24, 24), np.uint8)
+        labels[4:20, 4:20, 4:20] = ED
+        labels[6:18, 6:18, 6:18] = NCR
+        # a true tumour of 3 voxels, where any size harms; or one of 27 and two false ones of 8
+        labels[(slice(7, 10),) * 3 if number < 2 else (slice(7, 10), 7, 7)] = ET
+        false = labels.copy()
+        for start in (12, 15) if number < 2 else ():
+            false[start : start + 2, 12:14, start : start + 2] = ET
+        place(tmp_path, number, false, labels)
+    assert fit(tmp_path, "--rules", "brats2020") == 0
+    assert Postprocess.read(tmp_path / "post.yaml") == Postprocess(min_mm3={"ET": 10}, keep_one=("ET",))
+
+
+@pytest.mark.slow
 def test_an_enhancing_tumour_of_some_voxels(tmp_path: Path) -> None:
     for number in range(4):
         labels = tiny_volumes(number)[1]

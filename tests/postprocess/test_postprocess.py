@@ -66,6 +66,18 @@ def test_share_and_number_of_components() -> None:
     assert sizes(clean(labels, Postprocess(largest={"WT": 1}), ISOTROPIC))["WT"] == 1000
 
 
+def test_the_largest_component_of_a_region_can_be_kept_however_small() -> None:
+    labels = nested()
+    labels[15:17, 5, 5] = ET  # 2 voxels by themselves, beside 8 within the core
+    less = {"min_mm3": {"WT": 5, "ET": 9}}
+    assert sizes(clean(labels, Postprocess(**less), ISOTROPIC)) == {"WT": 1000, "TC": 216, "ET": 0}
+    assert sizes(clean(labels, Postprocess(**less, keep_one=("ET",)), ISOTROPIC)) == sizes(nested())
+    # of WT nothing would be left, and the share is that of what is
+    most = Postprocess(min_mm3={"WT": 2000}, min_share={"WT": 0.9}, keep_one=("WT",))
+    assert sizes(clean(labels, most, ISOTROPIC)) == sizes(nested())
+    assert not clean(labels, Postprocess(min_mm3={"WT": 2000}), ISOTROPIC).any()
+
+
 def test_holes_are_filled_but_cavities_are_none() -> None:
     labels = nested()
     labels[9, 9, 2] = 0  # a hole in the edema
@@ -96,6 +108,7 @@ steps = st.builds(
     holes=st.lists(st.sampled_from(["WT", "TC"]), unique=True, max_size=2).map(tuple),
     min_mm3=numbers,
     min_share=st.dictionaries(st.sampled_from([*REGIONS]), st.floats(0, 1), max_size=3),
+    keep_one=st.lists(st.sampled_from([*REGIONS]), unique=True, max_size=3).map(tuple),
     largest=st.dictionaries(st.sampled_from([*REGIONS]), st.integers(1, 3), max_size=3),
     min_enhancing_mm3=st.integers(0, 30),
     enhancing_to=st.sampled_from(["core", "edema"]),
