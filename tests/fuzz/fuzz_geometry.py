@@ -1,6 +1,6 @@
 """Damage the headers of whole cases: each case is segmented and prepared, or refused in one sentence by itself.
 
-python -m tests.fuzz.fuzz_geometry --count 3000
+python -m tests.fuzz.fuzz_geometry --count 3000           # an hour; --first 1200 continues one that was ended
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -70,23 +70,22 @@ def _change(header: nib.Nifti1Header, way: int, rng: np.random.Generator) -> Non
             header[f"srow_{axis}"] = row
 
 
-def fuzz(count: int, seed: int, root: Path) -> tuple[Counter[str], Counter[str]]:
-    """Damage `count` cases; returns what became of them in segment and in prepare."""
+def fuzz(numbers: Iterable[int], seed: int, root: Path) -> Iterator[tuple[str, str]]:
+    """Damage the cases of these numbers; yield what became of each in segment and in prepare."""
     segmenter = load(fit_handmade(root), trust=["tests.helpers.handmade"])
     sound = write_brats(root / "sound", "good", presets()["brats2020"], ending=".nii")
     source = write_brats(root / "source", "bad", presets()["brats2020"], seed=1, ending=".nii")
-    segmented: Counter[str] = Counter()
-    prepared: Counter[str] = Counter()
-    for number in range(count):
+    for number in numbers:
         rng = np.random.default_rng([seed, number])
         cases, folder = root / "cases", root / "prepared"
         shutil.copytree(sound, cases / "good")
         damage(Path(shutil.copytree(source, cases / "bad")), rng)
-        segmented[_outcome(number, partial(_segment, cases / "bad", segmenter))] += 1
-        prepared[_outcome(number, partial(_prepare, cases, folder))] += 1
+        yield (
+            _outcome(number, partial(_segment, cases / "bad", segmenter)),
+            _outcome(number, partial(_prepare, cases, folder)),
+        )
         shutil.rmtree(cases)
         shutil.rmtree(folder, ignore_errors=True)
-    return segmented, prepared
 
 
 def _segment(folder: Path, segmenter: Segmenter) -> None:
@@ -113,21 +112,29 @@ def _outcome(number: int, attempt: Callable[[], None]) -> str:
 
 
 def main() -> int:
-    """Print the counts; returns 1 where anything but a mask or a refusal came out."""
+    """Print the counts after each hundred cases; returns 1 where anything but a mask or a refusal came out."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--count", type=int, default=3000, help="the number of the last case and one")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first case")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    failed = 0
+    counts: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+    numbers = range(args.first, args.count)
     with tempfile.TemporaryDirectory() as folder:
-        for name, counts in zip(("segment", "prepare"), fuzz(args.count, args.seed, Path(folder)), strict=True):
-            others = [text for text in counts if text not in ("done", "refused")]
-            print(*others, sep="\n", end="\n" if others else "")
-            found = f"{counts['done']} done, {counts['refused']} refused, {len(others)} otherwise"
-            print(f"{name}: {args.count} cases, {found}")
-            failed += len(others)
+        for number, outcomes in zip(numbers, fuzz(numbers, args.seed, Path(folder)), strict=True):
+            for count, outcome in zip(counts, outcomes, strict=True):
+                known = outcome in ("done", "refused")
+                count[outcome if known else "otherwise"] += 1
+                if not known:
+                    print(outcome)
+            if number % 100 == 99 or number + 1 == args.count:
+                said = [
+                    f"{name} {count['done']} done, {count['refused']} refused, {count['otherwise']} otherwise"
+                    for name, count in zip(("segment", "prepare"), counts, strict=True)
+                ]
+                print(f"cases {args.first} to {number}: {'; '.join(said)}", flush=True)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
-    return int(bool(failed))
+    return int(any(count["otherwise"] for count in counts))
 
 
 if __name__ == "__main__":
