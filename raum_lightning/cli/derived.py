@@ -64,6 +64,17 @@ def derive(given: CommandLine) -> Derived:
     return derived
 
 
+def add_derived(tree: Tree) -> None:
+    """Add to a tree what `derive` adds to the words."""
+    network, loggers = _network(tree), _loggers(tree)
+    given = _descend(tree, "module").get("network")
+    if network and not (isinstance(given, dict) and given.get("init_args", {}) is None):
+        class_path, arguments = _spec(given)
+        tree["module"]["network"] = {CLASS: class_path, "init_args": arguments | network}
+    if loggers is not None:
+        tree["trainer"]["logger"] = loggers if isinstance(tree["trainer"]["logger"], list) else loggers[0]
+
+
 def take_trained(network: Any, names: Iterable[str], start: Path, verb: str) -> Any:
     """Return the network, class_path and init_args, as it takes what is trained in the file `start`.
 
@@ -159,7 +170,7 @@ def _spec(value: Any) -> tuple[str | None, Tree]:
 
 def _parameters(class_path: str | None, kind: type) -> Mapping[str, inspect.Parameter]:
     found = _resolve(class_path, kind) if class_path else None
-    return inspect.signature(found).parameters if isinstance(found, type) else {}
+    return inspect.signature(found).parameters if isinstance(found, type) and issubclass(found, kind) else {}
 
 
 def _resolve(class_path: str, kind: type) -> Any:

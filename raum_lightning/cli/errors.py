@@ -129,6 +129,15 @@ def _built(frames: TracebackType | None) -> str | None:
     return None
 
 
+def made(frames: TracebackType | None) -> list[str]:
+    """Return the names of the classes that were being constructed."""
+    return [
+        type(frame.f_locals["self"]).__name__
+        for frame, _ in walk_tb(frames)
+        if frame.f_code.co_name in ("__init__", "__post_init__") and "self" in frame.f_locals
+    ]
+
+
 def first_line(text: str) -> str:
     """Return the first line of a message without its full stop, cut where it is long."""
     line = text.strip().partition("\n")[0].rstrip(".")

@@ -6,104 +6,182 @@ that the key could have had. Here the tree is compared with the keys of the pars
 
 import inspect
 import re
-from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from lightning.pytorch import Callback
-from lightning.pytorch.loggers import Logger
-from torch import nn
 
 from raum_lightning.cli.command_line import SPEC, CommandLine
 from raum_lightning.cli.config_inheritance import CLASS, Tree
-from raum_lightning.cli.derived import LOGGER, RUN_FOLDER
-from raum_lightning.cli.errors import first_line
+from raum_lightning.cli.derived import add_derived
+from raum_lightning.cli.errors import first_line, made
 from raum_lightning.cli.known_keys import KeyCheck, dotted, hint, lines
+from raum_lightning.cli.type_words import Accepts, article, classes_of, in_words, item_of, nearest, shown
+from raum_lightning.errors import ConfigError, UserError
 from raum_lightning.yaml_files import Key
 
-# at these keys a class may be given by its name alone
-BASES: dict[str, type] = {
-    "trainer.logger": Logger,
-    "trainer.callbacks": Callback,
-    "module.network": nn.Module,
-    "module.loss": nn.Module,
-}
-_TYPE = re.compile(r"Expected (?:an? )?(<class .+|typing\.Literal\[.+)")
+ARGUMENTS = "init_args"
 SEARCHED = "a file of your own is found beside the YAML file or in the current folder"
 
 
-def explain_configuration(parser: ArgumentParser, given: CommandLine, said: str) -> str:
-    """Return what is wrong with files and options, one line each; what the parser `said` where nothing is found."""
+def explain_configuration(parser: ArgumentParser, given: CommandLine, error: BaseException) -> str:
+    """Return what is wrong with files and options, one line each; what `error` says where nothing is found."""
     tree, places = given.together()
-    known = _nested(parser.get_defaults().as_dict())
-    check = _Check(places, known)
-    found = [*check.keys(tree, known, ())] or [*check.classes(tree, ())]
-    return lines(found or [check.refused(tree, said) or check.value(said)])
+    add_derived(tree)
+    check = _Check(parser, places)
+    return lines([*check.keys(tree, check.nested, ())] or [check.refused(tree, error)])
 
 
 class _Check(KeyCheck):
-    """Compares classes with their arguments too."""
+    """Compares values and classes with what their keys take."""
+
+    def __init__(self, parser: ArgumentParser, places: Mapping[Key, str]) -> None:
+        self.hints = _hints(parser)
+        self.defaults = parser.get_defaults().as_dict()
+        self.nested = _nested(self.defaults)
+        super().__init__(places, self.nested)
 
     def arguments(self, value: Any, path: Key) -> Iterator[str]:
-        """Yield a sentence for each class within `value` that is not there, and each argument that its class lacks."""
-        for spec, where in _specs(value, path):
-            kind, problem = _find(spec[CLASS], where)
-            if problem:
-                yield self.at((*where, CLASS), f"{dotted(where)}: {problem}")
-            if kind is None:
-                continue
-            arguments = _class_parser(kind).get_defaults().as_dict()
-            given = spec.get("init_args", {})
-            if not isinstance(given, Mapping):
-                yield self.at((*where, "init_args"), f"{dotted((*where, 'init_args'))} has no keys; leave it out")
-                continue
-            for name in given:
-                if name not in arguments:
-                    yield self.unknown((*where, "init_args", name), [*arguments], f"argument of {kind.__name__}")
-            for name in spec.keys() - set(SPEC):
-                yield self.unknown((*where, name), ["init_args"], f"key of a class (besides {', '.join(SPEC)})")
+        """Yield a sentence for each mistake in the value of a key."""
+        if path and (annotation := self.hints.get(dotted(path))) is not None:
+            yield from self.value(value, annotation, path)
 
-    def classes(self, value: Any, path: Key) -> Iterator[str]:
-        """Yield a sentence for each class within `value` that does not take its arguments; the innermost of several."""
-        for spec, where in _specs(value, path):
-            inner = [*self.classes(spec.get("init_args"), (*where, "init_args"))]
-            kind, _ = _find(spec[CLASS], where)
-            if inner or kind is None:
-                yield from inner
-                continue
-            arguments = dict(spec.get("init_args") or {})
-            if where[:2] == LOGGER and "save_dir" in inspect.signature(kind).parameters:
-                arguments.setdefault("save_dir", RUN_FOLDER)  # which need not be given
-            try:
-                _class_parser(kind).parse_object(arguments)
-            except ArgumentError as error:
-                key, reason = _reason(str(error))
-                place = (*where, "init_args", *key.split(".")) if key else where
-                needs = reason.replace("the following arguments are required:", "needs")
-                yield self.at(place, f"{dotted(place)}{_given(spec, key)}: {kind.__name__}: {needs}")
+    def value(self, value: Any, annotation: Any, path: Key) -> Iterator[str]:
+        """Yield a sentence for each mistake in a value, the innermost of several."""
+        if self.accepts(value, annotation, path):
+            return
+        item = item_of(annotation)
+        if isinstance(value, list) and item is not None:
+            found = [line for at, below in enumerate(value) for line in self.value(below, item, (*path, at))]
+        else:
+            found = [*self.spec(value, [*classes_of(annotation)], path)]
+        yield from found or [self.unfit(value, annotation, path)]
 
-    def refused(self, tree: Tree, said: str) -> str | None:
+    def accepts(self, value: Any, annotation: Any, path: Key) -> bool:
+        """Return whether a value is of the right kind; what is typed may be a word that looks like a number."""
+        if isinstance(value, Mapping) and value.get(ARGUMENTS, {}) is None:
+            return False  # a key without a value in a file
+        accepts = Accepts.of(annotation)
+        typed = self.places.get(path, "").startswith("--") and not isinstance(value, (list, dict, type(None)))
+        return accepts(value) or (typed and accepts(str(value)))
+
+    def unfit(self, value: Any, annotation: Any, path: Key) -> str:
+        """Return the sentence for a value of another kind."""
+        meant = nearest(annotation, value) if isinstance(value, str) else None
+        if not isinstance(value, (list, dict)) and Accepts.of(annotation)([value]):
+            more = f"; write [{value}]"
+        else:
+            more = f"; did you mean {meant}?" if meant else ""
+        return self.at(path, f"{dotted(path)}={shown(value)} must be {in_words(annotation)}{more}")
+
+    def spec(self, value: Any, kinds: Sequence[tuple[type, int]], path: Key) -> Iterator[str]:
+        """Yield a sentence for what is wrong with a class and its arguments; nothing for a value that names none."""
+        if not kinds:
+            return
+        spec = {CLASS: value} if isinstance(value, str) else value
+        if not isinstance(spec, Mapping):
+            return
+        if CLASS not in spec and not (spec := self.of_default(spec, path)):
+            return
+        if wrong := [name for name in spec if name not in SPEC]:
+            yield from (self.unknown((*path, name), SPEC, f"key of a class ({', '.join(SPEC)})") for name in wrong)
+            return
+        kind, problem = _find(spec[CLASS], [kind for kind, _ in kinds])
+        if problem:
+            at = (*path, CLASS) if isinstance(value, Mapping) else path
+            yield self.at(at, f"{dotted(path)}: {problem}")
+        if kind is not None:
+            passed = max(passed for base, passed in kinds)
+            yield from self.init_args(kind, passed, spec.get(ARGUMENTS, {}), path)
+
+    def of_default(self, spec: Mapping[str, Any], path: Key) -> Tree | None:
+        """Return arguments alone with the class that the key has where none is given."""
+        default: Any = self.defaults
+        for part in path:
+            default = default.get(part) if isinstance(default, Mapping) else None
+        named = isinstance(default, Mapping) and CLASS in default and ARGUMENTS in spec
+        return {CLASS: default[CLASS], **spec} if named else None
+
+    def init_args(self, kind: type, passed: int, given: Any, path: Key) -> Iterator[str]:
+        """Yield a sentence for each argument that a class lacks, needs, or takes no such value for."""
+        where = (*path, ARGUMENTS)
+        if not isinstance(given, Mapping):
+            yield self.at(where, f"{dotted(where)} has no keys; leave it out")
+            return
+        try:
+            parser = _class_parser(kind, passed)
+        except Exception as error:  # jsonargparse cannot read the signature of some built-in classes
+            yield self.at(path, f"{dotted(path)}: {kind.__name__} cannot be used here ({first_line(str(error))})")
+            return
+        hints = _hints(parser)
+        unknown = [name for name in given if name not in hints]
+        for name in unknown:
+            yield self.unknown((*where, name), [*hints], f"argument of {kind.__name__}")
+        for name in given.keys() - set(unknown):
+            if hints[name] is not None:
+                yield from self.value(given[name], hints[name], (*where, name))
+        needs = [name for name in _required(parser) if name not in given]
+        if needs and not unknown:
+            them = "it" if len(needs) == 1 else "them"
+            said = f"{kind.__name__} needs {', '.join(needs)}; give {them} below {ARGUMENTS}"
+            yield self.at(path, f"{dotted(path)}: {said}")
+
+    def refused(self, tree: Tree, error: BaseException) -> str:
         """Return what a class said when it was made, such as that a package is missing, with its place."""
+        said = str(error)
+        if isinstance(error, UserError) and not isinstance(error, ConfigError):
+            return said
         problem = re.search(r"Problem with given class_path '([^']+)':\s*\n\s*(.+)", said)
-        if problem is None:
-            return None
-        name = problem[1].rpartition(".")[2]
-        places = [where for spec, where in _specs(tree, ()) if spec[CLASS].rpartition(".")[2] == name]
-        at = places[0] if places else ()
-        return self.at(at, ": ".join(filter(None, [dotted(at), name, first_line(problem[2])])))
+        paths = [problem[1]] if problem else re.findall(r"class_path='([^']+)'", said.partition("Given value: ")[2])
+        names = {path.rpartition(".")[2] for path in paths} or {*made(error.__traceback__)}
+        told = _told(said)  # of a union, what the type that nearly fits has to say
+        reason = said if isinstance(error, UserError) else first_line(problem[2] if problem else told or said)
+        specs = [(spec, path) for spec, path in _specs(tree, ()) if spec[CLASS].rpartition(".")[2] in names]
+        key = re.match(r'Parser key "(.+?)":\s*', said)
+        if specs and not reason.startswith((dotted(specs[0][1]), "module.", "data.")) and not _names_file(reason):
+            spec, path = specs[0]
+            place = self.named(reason, spec, path) if len(specs) == 1 else path
+            return self.at(place, f"{dotted(place)}: {spec[CLASS].rpartition('.')[2]}: {reason}")
+        return self.at(tuple(key[1].split(".")), f"{key[1]}: {first_line(said[key.end() :])}") if key else reason
 
-    def value(self, said: str) -> str:
-        """Return what the parser said of one value, with its place."""
-        key, reason = _reason(said)
-        return self.at(tuple(key.split(".")), f"{key}: {reason}") if key else reason
+    def named(self, reason: str, spec: Tree, path: Key) -> Key:
+        """Return the place of the argument that a reason names, or that of its class."""
+        given = dict(spec.get(ARGUMENTS) or {})
+        typed = [key for key in given if self.places.get((*path, ARGUMENTS, key), "").startswith("--")]
+        key = next((key for key in [*typed, *given] if re.search(rf"\b{re.escape(key)}\b", reason)), None)
+        return (*path, ARGUMENTS, key) if key else path
 
 
-def _given(spec: Mapping[str, Any], key: str) -> str:
-    arguments = spec.get("init_args") or {}
-    return f"={arguments[key]!r}" if key in arguments else ""
+def _told(said: str) -> str | None:
+    """Return the first thing that a type of a union says besides that it is another one."""
+    lines = [line.strip().removeprefix("- ") for line in said.partition("Errors:\n")[2].splitlines()]
+    others = (
+        "Expected ",
+        "Not a valid subclass",
+        "Subclass types expect",
+        "a class path",
+        "a dict with",
+        "Given value",
+    )
+    return next((line for line in lines if line and not line.startswith(others)), None)
+
+
+def _names_file(reason: str) -> bool:
+    """Return whether a sentence begins with the file that it is about."""
+    return reason.startswith(("/", ".")) or reason.partition(": ")[0].endswith((".csv", ".yaml", ".json"))
+
+
+def _hints(parser: ArgumentParser) -> dict[str, Any]:
+    """Return the annotation of each key of a parser; None where it has none."""
+    # argparse has no other list of them
+    actions = {action.dest: getattr(action, "_typehint", None) or action.type for action in parser._actions}
+    return {key: annotation for key, annotation in actions.items() if key != "help" and not key.endswith(".help")}
+
+
+def _required(parser: ArgumentParser) -> list[str]:
+    return [action.dest for action in parser._actions if action.required]
 
 
 def _nested(defaults: Mapping[str, Any]) -> Tree:
@@ -115,47 +193,50 @@ def _nested(defaults: Mapping[str, Any]) -> Tree:
 
 
 def _specs(value: Any, path: Key) -> Iterator[tuple[Tree, Key]]:
-    """Yield the classes within a value, outermost first, but not those within their arguments; and where they stand."""
+    """Yield the classes within a value, innermost first, and where they stand."""
     if isinstance(value, Mapping):
-        if CLASS in value:
-            yield dict(value), path
-            return
         for key, below in value.items():
-            yield from _specs(below, (*path, key))
-    elif isinstance(value, str) and _base(path):
-        yield {CLASS: value}, path
+            if key != CLASS:
+                yield from _specs(below, (*path, key))
+        if isinstance(value.get(CLASS), str):
+            yield dict(value), path
     elif isinstance(value, list):
         for number, below in enumerate(value):
             yield from _specs(below, (*path, number))
+    elif isinstance(value, str):
+        yield {CLASS: value}, path
 
 
-def _find(name: str, path: Key) -> tuple[Callable[..., Any] | None, str | None]:
-    """Return the class of a name, or why there is none; neither where only the parser can tell."""
+def _find(name: Any, bases: Sequence[type]) -> tuple[type | None, str | None]:
+    """Return the class of a name, or why there is none; neither where the key takes words too, or a function."""
+    wanted = " or ".join(base.__name__ for base in bases if not {*base.__mro__[1:]} & {*bases})
+    if not isinstance(name, str):
+        return None, f"{CLASS}={shown(name)} must be the path of {article(wanted)}"
+    if "." not in name:
+        return _find_by_name(name, bases)
     module, _, last = name.rpartition(".")
-    if not module:
-        return _find_by_name(name, _base(path))
     try:
-        return resolve_name(name), None
+        found = resolve_name(name)
     except Exception as error:
         try:
             there = [key for key, value in vars(import_module(module)).items() if inspect.isclass(value)]
         except Exception:
             return None, f"{name} cannot be imported ({first_line(str(error))}); {SEARCHED}"
         return None, f"{module} has no class {last}{hint(last, there)}"
+    if isinstance(found, type) and issubclass(found, tuple(bases)):
+        return found, None
+    # a function or a method may make one
+    return None, f"{name} is no {wanted}; give a class that inherits from it" if isinstance(found, type) else None
 
 
-def _find_by_name(name: str, base: type | None) -> tuple[type | None, str | None]:
-    kinds = list(_subclasses(base)) if base else []
+def _find_by_name(name: str, bases: Sequence[type]) -> tuple[type | None, str | None]:
+    kinds = {kind for base in bases for kind in (base, *_subclasses(base)) if not kind.__name__.startswith("_")}
     found = sorted({f"{kind.__module__}.{name}": kind for kind in kinds if kind.__name__ == name}.items())
     if len(found) > 1:
         return None, f"several classes are named {name}: give one of {', '.join(path for path, _ in found)}"
-    if found or base is None:
-        return (found[0][1] if found else None), None
-    return None, f"there is no class {name}{hint(name, [kind.__name__ for kind in kinds])}"
-
-
-def _base(path: Key) -> type | None:
-    return BASES.get(".".join(part for part in path if isinstance(part, str)))
+    if found:
+        return found[0][1], None
+    return None, f"there is no class {name}{hint(name, sorted({kind.__name__ for kind in kinds}))}"
 
 
 def _subclasses(base: type) -> Iterator[type]:
@@ -165,41 +246,7 @@ def _subclasses(base: type) -> Iterator[type]:
         yield from _subclasses(kind)
 
 
-def _class_parser(kind: Callable[..., Any]) -> ArgumentParser:
+def _class_parser(kind: Callable[..., Any], passed: int) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, fail_untyped=False)
+    parser.add_class_arguments(kind, fail_untyped=False, skip={passed} if passed else None)
     return parser
-
-
-def _reason(said: str) -> tuple[str, str]:
-    """Return the key that a message of jsonargparse is about, empty if it names none, and the reason in one line."""
-    key, rest = "", said
-    if said.startswith('Parser key "'):
-        key, _, rest = said.removeprefix('Parser key "').partition('"')
-    if wrong := re.fullmatch(r"\s*Expected an? (.+)\. Got value: (.*)\s*", rest.lstrip(":")):
-        return key, f"{wrong[2]} is no {_plain(wrong[1])}"
-    # of a union, what the type that nearly fits has to say
-    told = [item for item in _items(rest) if not item.startswith(("Expected ", "Not a valid subclass of"))]
-    if told:
-        return key, _plain(first_line(": ".join(dict.fromkeys(told))))
-    lines = [line.strip(" -") for line in rest.lstrip(":").splitlines() if line.strip(" -:")]
-    types = [found[1] for line in lines if (found := _TYPE.match(line))]
-    values = [line.removeprefix("Given value: ") for line in lines if line.startswith("Given value: ")]
-    if types and values:  # each type of a union, and the value that is none of them
-        return key, f"{values[-1]} is none of {', '.join(dict.fromkeys(map(_plain, types)))}"
-    return key, _plain(first_line(": ".join(lines))).replace("Problem with given class_path", "class_path")
-
-
-def _items(said: str) -> list[str]:
-    """Return what each type of a union has to say, one line each, of a message of jsonargparse."""
-    told = said.partition("Errors:\n")[2].partition("Given value")[0]
-    start = re.match(r" *- ", told)
-    parts = re.split(rf"^{re.escape(start[0])}", told, flags=re.MULTILINE) if start else []
-    lines = [[line.strip(" -") for line in part.splitlines() if line.strip(" -")] for part in parts]
-    return [": ".join(part) for part in lines if part]
-
-
-def _plain(text: str) -> str:
-    """Return a message of jsonargparse with `int` for `<class 'int'>`."""
-    text = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", text)
-    return text.replace("<class '", "").replace("'>", "").replace("NoneType", "null")

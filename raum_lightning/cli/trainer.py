@@ -49,6 +49,7 @@ from raum_lightning.training.callbacks.tables import CaseTable
 from raum_lightning.training.callbacks.throughput import Throughput
 from raum_lightning.training.callbacks.wandb_run import WandbRun
 from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
+from raum_lightning.training.option_checks import check_seed, check_trainer
 from raum_lightning.training.provenance import note_start, provenance
 from raum_lightning.training.schedule import check_length
 
@@ -151,7 +152,9 @@ class RaumCLI(LightningCLI):
         try:
             self.config = parser.parse_args([verb, f"--config={text}", *derived.words])
         except ArgumentError as error:
-            raise ConfigError(explain_configuration(self._parser(verb), self.given, str(error))) from error
+            raise ConfigError(explain_configuration(self._parser(verb), self.given, error)) from error
+        check_trainer(self.config[verb].trainer)
+        check_seed(self.config[verb].seed_everything)
 
     def before_instantiate_classes(self) -> None:
         """Decide the run's folder and checkpoint, and tell them to trainer and loggers."""
@@ -186,9 +189,8 @@ class RaumCLI(LightningCLI):
             with refusals("configuration", {}):
                 self.config_init = self.parser.instantiate(self.config, instantiators=INSTANTIATORS)
         except ConfigError as error:
-            if error.__cause__ is None:  # a sentence of our own
-                raise
-            explained = explain_configuration(self._parser(self.subcommand), self.given, str(error.__cause__))
+            said = error.__cause__ or error  # what a library says, or a sentence of our own
+            explained = explain_configuration(self._parser(self.subcommand), self.given, said)
             raise ConfigError(explained) from error
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "module")

@@ -1,7 +1,8 @@
-"""Checks of the module's values, each by the key that gave it."""
+"""Checks of the values of module and trainer, each by the key that gave it."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,82 @@ from raum_lightning.inference.sliding_window import FLIP_AXES
 from raum_lightning.labels import Regions
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.metrics import METRICS
+
+# arguments of Lightning's Trainer that it takes below these without a word, and fails on later or never notices
+LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "num_nodes": 1,
+    "fast_dev_run": 0,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "max_epochs": -1,
+    "max_steps": -1,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_sanity_val_steps": -1,
+    "reload_dataloaders_every_n_epochs": 0,
+}
+# those that are a share of the batches as float, and a number of them as int
+SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
+TIME = re.compile(r"\d+:\d\d?:\d\d?:\d\d?")
+UNITS = ("weeks", "days", "hours", "minutes", "seconds")
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Check the numbers and times among the arguments of a Trainer; raise `ConfigError` naming the key."""
+    for key, least in LEAST.items():
+        value = trainer.get(key)
+        if value is not None and not (math.isfinite(value) and value >= least):
+            raise ConfigError(f"trainer.{key}={value} must be a number of at least {least}")
+    for key in SHARES:
+        _check_share(key, trainer.get(key))
+    interval = trainer.get("val_check_interval")
+    if isinstance(interval, (int, float)):
+        _check_share("val_check_interval", interval)
+        if interval == 0:
+            raise ConfigError(
+                "trainer.val_check_interval=0 never validates; give a number of batches or a share of an epoch, or "
+                "switch validation off with trainer.limit_val_batches=0"
+            )
+    for key, value in (("val_check_interval", interval), ("max_time", trainer.get("max_time"))):
+        if isinstance(value, (str, Mapping)):
+            _check_time(key, value)
+    for unit in ("epochs", "steps"):
+        low, high = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}")
+        if low is not None and high is not None and 0 <= high < low:
+            raise ConfigError(
+                f"trainer.min_{unit}={low} is above trainer.max_{unit}={high}; raise one or lower the other"
+            )
+
+
+def check_seed(seed: int | bool | None) -> None:
+    """Check that numpy takes the seed; raise `ConfigError`."""
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ConfigError(f"seed_everything={seed} must be a whole number from 0 to {2**32 - 1}")
+
+
+def _check_share(key: str, value: int | float | None) -> None:
+    if value is None or value is False or value is True:
+        return
+    # a whole number that was typed arrives as float, such as -1.0
+    if not (math.isfinite(value) and value >= 0 and (value <= 1 or value == int(value))):
+        raise ConfigError(f"trainer.{key}={value} must be a number of batches, or a share of them between 0 and 1")
+
+
+def _check_time(key: str, value: str | Mapping[str, Any]) -> None:
+    """Check a time as Lightning takes it: days:hours:minutes:seconds, or these as keys."""
+    if isinstance(value, str):
+        fits, total = TIME.fullmatch(value.strip()) is not None, sum(map(int, re.findall(r"\d+", value)))
+    else:
+        numbers = [number for unit, number in value.items() if unit in UNITS and math.isfinite(number) and number >= 0]
+        fits, total = len(numbers) == len(value) > 0, sum(numbers)
+    if not fits or not total:
+        shown = value if isinstance(value, str) else dict(value)
+        raise ConfigError(
+            f"trainer.{key}={shown} must be a time above 0 as days:hours:minutes:seconds, such as 00:12:00:00, or keys "
+            f"of {', '.join(UNITS)}"
+        )
 
 
 def at_least(lowest: int, **numbers: float) -> None:
