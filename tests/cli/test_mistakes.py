@@ -185,7 +185,8 @@ def test_numbers_that_are_right_pass() -> None:
     check_trainer({"val_check_interval": 1.0, "limit_val_batches": 0, "limit_train_batches": 7.0, "max_time": None})
     check_trainer({"val_check_interval": 250, "max_time": {"hours": 12}, "max_epochs": -1, "min_epochs": 3})
     check_trainer({"max_time": "00:12:00:00", "val_check_interval": "00:00:30:00", "fast_dev_run": True})
-    check_seed(None), check_seed(0), check_seed(2**32 - 1)
+    for seed in (None, 0, 2**32 - 1):
+        check_seed(seed)
     with pytest.raises(ConfigError, match="seed_everything=-1 must be a whole number from 0 to 4294967295"):
         check_seed(-1)
 
