@@ -82,7 +82,7 @@ def _write_page(evaluation: "Evaluation", args: argparse.Namespace) -> None:
     with progress_bar("drawing cases") as progress:
         content = page(evaluation, args.references, progress=progress)
     write_text(args.html, content)
-    print(f"{args.html}: {len(content) / 1e6:.1f} MB")
+    print(f"{args.html}: {len(content) / 1e6:.2g} MB")
 
 
 def _print(evaluation: "Evaluation") -> None:

@@ -31,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar("drawing cases") as progress:
         content = (study_page if of_study else page)(args.run, beside=out.parent, progress=progress)
     write_text(out, content)
-    print(f"{out}: {len(content) / 1e6:.1f} MB")
+    print(f"{out}: {len(content) / 1e6:.2g} MB")
     return 0

@@ -10,12 +10,15 @@ WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34
 # more are not seen on a screen: means of neighbours stand for them
 MOST_POINTS = 300
+# of lines, in the style sheet
+STYLES = 7
 
 
 def chart(title: str, curves: Mapping[str, Points], *, top: float | None = None) -> str:
     """Curves of points (step, value) under a heading with their legend, as HTML; `top` is where the ordinate ends.
 
-    Lines have the classes `line c0`, `line c1`, ... in their order. A mouse over a line shows its last value.
+    Lines have the classes `line c0` to `line c6` in their order, which differ in colour and dashes. A mouse over a line
+    shows its last value.
     """
     steps, values = zip(*(point for curve in curves.values() for point in curve), strict=True)
     end, high = max(steps) or 1.0, top or max(0.0, *values) or 1.0
@@ -33,7 +36,8 @@ def chart(title: str, curves: Mapping[str, Points], *, top: float | None = None)
     parts += [f'<text class="x" x="{across(x)}" y="{HEIGHT - BOTTOM + 16}">{x:,.0f}</text>' for x in ticks(0, end)]
     parts += [f'<text class="unit" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}">step</text>']
     legend = []
-    for number, (name, curve) in enumerate(curves.items()):
+    for place, (name, curve) in enumerate(curves.items()):
+        number = place % STYLES
         # the last point once more: a curve of one point is drawn as a dot
         line = " ".join(f"{across(x)},{down(y)}" for x, y in [*thin(curve), curve[-1]])
         said = f"{escape(name)}: {curve[-1][1]:.4g} at step {curve[-1][0]:,.0f}"

@@ -30,7 +30,7 @@ def calibration_section(folds: Sequence[Mapping[str, Any]], cases: str) -> str:
     }
     said = (
         f"{total:,} voxels of brains, from {cases}. The error is the expected calibration error, the mean gap between "
-        "confidence and share of right voxels; after is each fold by the temperature of the others."
+        "confidence and share of right voxels; each fold has the temperature that was fitted to the others."
     )
     chart = reliability_chart("Reliability", curves)
     return f'<div class="square">{chart}</div><p><small>{escape(said)}</small></p>'

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,8 @@ from raum_lightning.report.links import anchor, linked
 from raum_lightning.report.slices import case_pictures
 from raum_lightning.report.style import PAGE, STYLE
 from raum_lightning.runs.study_folder import StudyFolder
+
+NO_TEST = "<p>This run holds out no cases for a test (data.test_fraction).</p>"
 
 
 def page(folder: Path, *, beside: Path | None = None, progress: Callable[[int, int], None] | None = None) -> str:
@@ -40,6 +43,10 @@ def page(folder: Path, *, beside: Path | None = None, progress: Callable[[int, i
     return PAGE.format(
         title=escape(name), style=STYLE, head=_head(run), body=body, command="raum report", scripts="'none'"
     )
+
+
+def _has_no_test(run: Run) -> bool:
+    return run.split.get("test") == []
 
 
 def _details(summary: str, text: str) -> str:
@@ -79,10 +86,18 @@ def _made_of(run: Run) -> str:
     start = run.starts[-1]
     machine, versions = start.get("hardware") or {}, start.get("versions") or {}
     devices = ", ".join(machine.get("gpus") or []) or f"{machine.get('cpu', '')}, {machine.get('cores', '?')} cores"
-    dates = " and ".join(dict.fromkeys(str(entry.get("started", "")) for entry in (run.starts[0], start)))
+    dates = " and ".join(dict.fromkeys(_minute(str(entry.get("started", ""))) for entry in (run.starts[0], start)))
     named = [f"started {dates}", devices, ", ".join(f"{name} {number}" for name, number in versions.items())]
     named += [f"commit {start['commit']}"] if start.get("commit") else []
     return f"<p>{' &middot; '.join(map(escape, named))}</p>"
+
+
+def _minute(time: str) -> str:
+    """Return an ISO time to the minute, in UTC; what is none as it is."""
+    try:
+        return datetime.fromisoformat(time).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return time
 
 
 def _regions(run: Run) -> list[str]:
@@ -109,7 +124,11 @@ def _curves(run: Run) -> str:
 
 def _table(run: Run, pictures: str, beside: Path) -> str:
     if not run.scores:
-        return _missing("The test cases were not scored yet; this scores them:", run.command("test"))
+        return (
+            NO_TEST
+            if _has_no_test(run)
+            else _missing("The test cases were not scored yet; this scores them:", run.command("test"))
+        )
     names = list(next(iter(run.scores.values())))
     groups = [(metric, list(part)) for metric, part in groupby(names, key=lambda name: name.rpartition("_")[0])]
     metrics = "".join(f'<th colspan="{len(part)}">{escape(metric)}</th>' for metric, part in groups)
@@ -145,7 +164,11 @@ def _row(head: str, scores: Mapping[str, float]) -> str:
 def _pictures(run: Run, progress: Callable[[int, int], None] | None) -> str:
     ids = [case for case, scores in run.scores.items() if SORTED_BY in scores]
     if not ids:
-        return _missing("No case has a Dice yet; this scores the test cases:", run.command("test"))
+        return (
+            NO_TEST
+            if _has_no_test(run)
+            else _missing("No case has a Dice yet; this scores the test cases:", run.command("test"))
+        )
     chosen = list(dict.fromkeys([ids[0], ids[len(ids) // 2], ids[-1]]))
     absent = [case for case in chosen if not run.prediction(case).exists()]
     names = dict(zip(chosen, ("Best", "Median", "Worst") if len(chosen) == 3 else ("Best", "Worst"), strict=False))

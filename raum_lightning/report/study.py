@@ -106,9 +106,16 @@ def _summary(content: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 
 
 def _steps(content: Mapping[str, Any]) -> str:
-    steps = ", ".join(f"{key} {value}" for key, value in content.get("postprocess", {}).items()) or "nothing"
+    steps = "; ".join(f"{key} {_plain(value)}" for key, value in content.get("postprocess", {}).items()) or "nothing"
     said = f"Post-processing (post.yaml): {steps}, chosen on the same predictions, each step by leaving one case out."
     return f"<p><small>{escape(said)}</small></p>"
+
+
+def _plain(value: Any) -> str:
+    """Return a list or a mapping as words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _folds(content: Mapping[str, Any]) -> str:

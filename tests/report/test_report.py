@@ -13,8 +13,9 @@ import yaml
 from raum_lightning.cli import main
 from raum_lightning.datasets import presets
 from raum_lightning.errors import RunError
-from raum_lightning.figures.curves import MOST_POINTS, chart, thin, ticks
+from raum_lightning.figures.curves import MOST_POINTS, STYLES, chart, thin, ticks
 from raum_lightning.report import page
+from raum_lightning.report.style import STYLE
 from tests.helpers.cases import write_brats
 
 CASES = [f"BraTS20_Training_{number:03d}" for number in range(1, 6)]
@@ -144,6 +145,15 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(copy: Path) -> 
     (copy / "metrics.csv").unlink()
     text = page(copy)
     assert "not scored yet" in text and "no metrics.csv" in text and not Reader(text).rows
+    splits = json.loads((copy / "splits.json").read_text())
+    (copy / "splits.json").write_text(json.dumps(splits | {"test": []}))
+    text = page(copy)
+    assert text.count("holds out no cases for a test") == 2 and "not scored yet" not in text
+
+
+def test_lines_differ_in_more_than_colour() -> None:
+    looks = re.findall(r"\.c(\d) \{ --c: var\(--c\1\);?(.*?) \}", STYLE)
+    assert len(looks) == STYLES == len({look for _, look in looks})
 
 
 @pytest.mark.slow
@@ -154,7 +164,7 @@ def test_the_page_says_when_on_what_and_with_which_versions(copy: Path) -> None:
     later = start | {"started": "2026-11-26T10:00:00+00:00", "hardware": machine}
     (copy / "provenance.json").write_text(json.dumps([start, later]))
     shown = page(copy)
-    said = "started 2026-11-25T10:00:00+00:00 and 2026-11-26T10:00:00+00:00 &middot; a &lt;b&gt;CPU, 2 cores &middot; "
+    said = "started 2026-11-25 10:00 UTC and 2026-11-26 10:00 UTC &middot; a &lt;b&gt;CPU, 2 cores &middot; "
     assert f"<p>{said}torch 2.13 &middot; commit abc-dirty</p>" in shown
     (copy / "provenance.json").write_text("[{}, 3]")
     assert "started" in page(copy)
