@@ -63,14 +63,8 @@ def plan(words: list[str], place: Path) -> tuple[float, float]:
 def fit(words: list[str], place: Path, name: str, steps: int) -> tuple[float, float]:
     """Return what a training takes: MiB at the peak of its process, and the median of seconds a step."""
     ends = ["--trainer.max_steps", str(steps), "--trainer.log_every_n_steps", "1", "--run.id", name]
-    ends += [
-        "--data.patches_per_epoch",
-        str(2 * steps),
-        "--data.test_fraction",
-        "0",
-        "--trainer.check_val_every_n_epoch",
-        "1",
-    ]
+    ends += ["--data.patches_per_epoch", str(2 * steps), "--data.test_fraction", "0", "--module.warmup_steps", "2"]
+    ends += ["--trainer.check_val_every_n_epoch", "1"]
     logger = ["--trainer.logger.class_path", "raum_lightning.loggers.CSVLogger", "--run.root", str(place / "runs")]
     peak, _ = run([*RAUM, "fit", *words, *ends, *logger], place)
     (table,) = (place / "runs").glob(f"*/{name}/metrics.csv")

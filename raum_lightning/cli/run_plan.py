@@ -160,6 +160,8 @@ def apply_plan(plan: Plan, config: Any, run: RunFolder, verb: str) -> None:
         name, init = logger.class_path.rsplit(".", 1)[-1], logger.get("init_args", {})
         if str(init.get("save_dir")) == RUN_FOLDER:
             init.save_dir = str(config.out or (run.of(verb) if name == "CSVLogger" else run).path)
+            # MLflow 3 refuses files, which are what its logger writes into a folder, unless this says that they are meant
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         _name(name, init, run)
 
 

@@ -92,7 +92,7 @@ def test_tables_hold_raw_and_cleaned_scores_with_intervals(text: str) -> None:
     assert f"<tr><th>dice</th><td>WT</td>{cells.format('700')}" in cleaned
     assert "<td>0.5</td><td>inf</td><td>3</td>" in raw  # mm have one digit
     assert "reference_volume" not in raw
-    assert "min_mm3 {&#x27;ET&#x27;: 400}" in cleaned
+    assert "Post-processing (post.yaml): min_mm3 ET 400, chosen" in cleaned
     assert "<td>2</td><td>0.612</td>" in cleaned and "<td>1,200</td><td></td>" in cleaned
 
 
