@@ -160,8 +160,6 @@ def apply_plan(plan: Plan, config: Any, run: RunFolder, verb: str) -> None:
         name, init = logger.class_path.rsplit(".", 1)[-1], logger.get("init_args", {})
         if str(init.get("save_dir")) == RUN_FOLDER:
             init.save_dir = str(config.out or (run.of(verb) if name == "CSVLogger" else run).path)
-            # MLflow 3 refuses files, which are what its logger writes into a folder, unless this says that they are meant
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         _name(name, init, run)
 
 
@@ -174,7 +172,10 @@ def _with_metrics(loggers: list[Any]) -> list[Any]:
 
 
 def _name(name: str, init: Any, run: RunFolder) -> None:
-    """Give W&B's logger the run's name."""
+    """Give W&B's logger the run's name, and let MLflow's write into a folder."""
+    if name == "MLFlowLogger":
+        # MLflow 3 refuses to, unless it is told that files are meant
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     if name == "WandbLogger":
         experiment, number = run.path.parent.name, run.path.name
         init.group = init.group or experiment
