@@ -62,7 +62,7 @@ def log(folder: Path, proxy: str, *, hash_ids: bool = False, **more: str) -> str
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), proxy)
     environment = kept | proxies | {"HOME": str(folder)} | more
     run = [sys.executable, "-c", LOG, str(folder), "1" * hash_ids, "--data.splits=/data/patient-0815/splits.json"]
-    return subprocess.run(run, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(run, env=environment, capture_output=True, text=True, check=True, timeout=280).stdout
 
 
 @pytest.mark.slow
