@@ -64,7 +64,7 @@ class BratsDataModule(SelectedCases):
             degrees and intensity, as in the paper), default, strong (as nnU-Net); true for default, false for none.
         augment_on: Where patches are augmented, by the same parameters: workers (processes of the loader) or device
             (the batch, on the GPU).
-        modality_dropout: Chance of each modality, such as {flair: 0.2}, to be 0 everywhere in a patch, as it is outside
+        modality_dropout: Probability of each modality, such as {flair: 0.2}, to be 0 in a whole patch, as it is outside
             the brain; never all of them. The network then learns to segment without it.
         without: Modalities that are 0 everywhere in the volumes of validate, test and predict, such as [flair]: how
             well does the network do without them?

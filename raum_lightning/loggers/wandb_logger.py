@@ -56,7 +56,7 @@ class WandbLogger(loggers.WandbLogger):
         save_dir: Folder in which `wandb/` is created.
         id: Names the run for good: the same id continues it.
         hash_ids: Send a hash in place of each case's id, and neither what the terminal shows nor the command line. It
-            hides an id from who cannot guess it: numbers of a hospital can be tried one by one.
+            hides an id only from who cannot guess it: numbers of a hospital can be tried one by one.
         offline: Keep the run on disk until `wandb sync`; where not given, only when no key is configured. WANDB_MODE in
             the environment (online, offline, shared or disabled) comes first.
         entity: User or team on the server that owns the project; your default one where not given.

@@ -57,8 +57,8 @@ class UNETR(Described):
         norm: The decoder's: instance (without weights, as MONAI's), instance_affine (with weights), batch, or group
             (8 groups).
         qkv_bias: Whether queries, keys and values have a bias.
-        dropout: Chance with which tokens, hidden units and attention weights are dropped in training.
-        checkpointing: What is computed again for the gradient instead of being kept: none, the decoder and its skips,
+        dropout: Probability of dropping tokens, hidden units and attention weights in training.
+        checkpointing: What is recomputed for the gradient instead of being kept: none, the decoder and its skips,
             or all, the transformer's blocks too. The gradient is the same.
         taps: The former name of `out_indices`; will be removed.
 

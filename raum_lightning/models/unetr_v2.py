@@ -66,15 +66,15 @@ class UNETRV2(Described):
         position: learned, an embedding for each patch of `img_size`; rope, rotary along three axes; or both.
         layer_scale: Start of a learnt factor for what each block adds; none where not given.
         qk_norm: Whether queries and keys are normalised.
-        drop_path: Chance in [0, 1) with which the last block adds nothing to a case in training; rises from 0 at the
+        drop_path: Probability in [0, 1) of skipping the last block for a case in training; rises from 0 at the
             first.
         deep_supervision: In training, return a tuple of logits at 1/1, 1/2 and 1/4 of the resolution.
         feature_size: Channels of the decoder at full resolution; each level below has twice as many.
         norm: Of decoder and stem: instance (without weights), instance_affine (with weights), batch, or group (8
             groups).
         qkv_bias: Whether queries, keys and values have a bias.
-        dropout: Chance with which tokens, hidden units and attention weights are dropped in training.
-        checkpointing: What is computed again for the gradient instead of being kept: none, the decoder with its skips
+        dropout: Probability of dropping tokens, hidden units and attention weights in training.
+        checkpointing: What is recomputed for the gradient instead of being kept: none, the decoder with its skips
             and the stem, or all, the transformer's blocks too. The gradient is the same.
 
     Raises:
@@ -114,7 +114,7 @@ class UNETRV2(Described):
         if skips != "tokens" and stem == "linear":
             raise ConfigError(f"skips={skips!r} needs stem='conv'; stem='linear' has no feature maps")
         if not 0 <= drop_path < 1:
-            raise ConfigError(f"drop_path={drop_path} is a chance in [0, 1)")
+            raise ConfigError(f"drop_path={drop_path} must be a probability in [0, 1)")
         levels = count_levels(patch_size, out_indices)
         self.in_channels = in_channels
         self.out_channels = out_channels

@@ -84,7 +84,7 @@ class ViT(nn.Module):
         mlp_dim: Hidden width of each block's MLP.
         out_indices: Blocks whose outputs are returned, counted from 1, rising and ending with `depth`.
         qkv_bias: Whether queries, keys and values have a bias.
-        dropout: Chance with which tokens, hidden units and attention weights are dropped in training.
+        dropout: Probability of dropping tokens, hidden units and attention weights in training.
         checkpoint_blocks: Compute each block again for the gradient instead of keeping what it computed.
 
     Raises:

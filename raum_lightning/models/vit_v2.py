@@ -125,18 +125,18 @@ class LayerScale(nn.Module):
 
 
 class DropPath(nn.Module):
-    """In training, replaces all numbers of a case by 0 with a chance, and divides those of the others by 1 - chance."""
+    """In training, replaces all numbers of a case by 0 with a probability p, and divides the others by 1 - p."""
 
-    def __init__(self, chance: float) -> None:
+    def __init__(self, probability: float) -> None:
         super().__init__()
-        self.chance = chance
+        self.probability = probability
 
     def forward(self, tokens: Tensor) -> Tensor:
         """B N E to the same."""
-        if not self.training or self.chance == 0:
+        if not self.training or self.probability == 0:
             return tokens
-        kept = tokens.new_empty(len(tokens), *[1] * (tokens.ndim - 1)).bernoulli_(1 - self.chance)
-        return tokens * (kept / (1 - self.chance))
+        kept = tokens.new_empty(len(tokens), *[1] * (tokens.ndim - 1)).bernoulli_(1 - self.probability)
+        return tokens * (kept / (1 - self.probability))
 
 
 class Block(nn.Module):
@@ -180,7 +180,7 @@ class ViTV2(nn.Module):
         mlp_dim: Hidden width of the MLP.
         layer_scale: Start of LayerScale's factors; none where not given.
         qk_norm: Whether queries and keys are normalised.
-        drop_path: Chance of DropPath at the last block; it rises from 0 at the first.
+        drop_path: Probability of DropPath at the last block; it rises from 0 at the first.
 
     The others are those of `vit.ViT`.
 

@@ -232,8 +232,8 @@ def test_drop_path_keeps_the_expectation() -> None:
     assert dropped.mean().item() == pytest.approx(1, abs=0.01)
     assert torch.equal(drop.eval()(tokens), tokens)
     blocks: Any = modern(drop_path=0.3).vit.blocks
-    chances = [block.drop_path.chance for block in blocks]
-    assert chances == pytest.approx([0, 0.1, 0.2, 0.3])
+    probabilities = [block.drop_path.probability for block in blocks]
+    assert probabilities == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
 def test_skips_of_the_stem_start_near_nothing() -> None:
@@ -311,7 +311,7 @@ def test_it_is_one_graph() -> None:
     ("changes", "message"),
     [
         ({"skips": "stem"}, "skips='stem' needs stem='conv'; stem='linear' has no feature maps"),
-        ({"drop_path": 1.0}, r"drop_path=1\.0 is a chance in \[0, 1\)"),
+        ({"drop_path": 1.0}, r"drop_path=1\.0 must be a probability in \[0, 1\)"),
         ({"position": "rope", "num_heads": 8}, "position='rope' turns pairs .* is 3; it must be even and at least 6"),
         ({"norm": "group", "stem": "conv", "stem_size": 4}, "stem_size=4 is not divisible by the 8 groups"),
         ({"norm": "batch", "checkpointing": "all"}, "checkpointing='all' cannot be combined with norm='batch'"),

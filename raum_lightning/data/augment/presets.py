@@ -68,7 +68,7 @@ def build_transform(
     """Return data.augmentation and data.modality_dropout as one transform, or None where nothing is to be done.
 
     Raises:
-        ConfigError: For an unknown name, and for a modality or a chance that cannot be dropped.
+        ConfigError: For an unknown name, and for a modality or a probability that cannot be used.
     """
     if isinstance(augmentation, str) and augmentation not in PRESETS:
         raise ConfigError(f"data.augmentation={augmentation} must be one of {', '.join(PRESETS)}, or transforms")
@@ -77,8 +77,10 @@ def build_transform(
     parts = list(PRESETS[augmentation]().transforms if isinstance(augmentation, str) else augmentation)
     if dropout:
         check_names("modality_dropout", list(dropout), modalities)
-        for name, chance in dropout.items():
-            if not 0 <= chance < 1:
-                raise ConfigError(f"data.modality_dropout gives {name} the chance {chance}; it must be in [0, 1)")
+        for name, probability in dropout.items():
+            if not 0 <= probability < 1:
+                raise ConfigError(
+                    f"data.modality_dropout gives {name} the probability {probability}; it must be in [0, 1)"
+                )
         parts.append(RandomModalityDropout(probabilities=[dropout.get(name, 0.0) for name in modalities]))
     return tio.Compose(parts) if parts else None

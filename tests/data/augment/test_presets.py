@@ -118,8 +118,8 @@ def test_augmentation_by_name_is_what_the_name_stands_for() -> None:
     [
         ({"augmentation": "heavy"}, r"data\.augmentation=heavy must be one of light, default, strong"),
         ({"modality_dropout": {"pd": 0.2}}, r"data\.modality_dropout=\['pd'\] must be some of flair, t1ce, t2"),
-        ({"modality_dropout": {"flair": 1.0}}, r"data\.modality_dropout gives flair the chance 1\.0"),
-        ({"modality_dropout": {"flair": float("nan")}}, "gives flair the chance nan"),
+        ({"modality_dropout": {"flair": 1.0}}, r"data\.modality_dropout gives flair the probability 1\.0"),
+        ({"modality_dropout": {"flair": float("nan")}}, "gives flair the probability nan"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
