@@ -162,7 +162,7 @@ def test_another_losss_mode_means_nothing() -> None:
     module = SegmentationModule(tiny_unetr(), ModeOfItsOwn())
     assert module.mode == "labels"
     labels = torch.zeros(1, 2, 2, 2, dtype=torch.uint8)
-    assert module._loss_of(torch.zeros(1, 4, 2, 2, 2), labels).item() == pytest.approx(np.log(4))
+    assert module.loss_of(torch.zeros(1, 4, 2, 2, 2), labels).item() == pytest.approx(np.log(4))
 
 
 @pytest.mark.parametrize(
