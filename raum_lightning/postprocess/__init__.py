@@ -154,6 +154,19 @@ def components(mask: Mask) -> Numbered:
     return box, numbers, sizes
 
 
+def _holes(mask: Mask) -> Mask:
+    """Return what a mask X Y Z encloses, by faces.
+
+    As `scipy.ndimage.binary_fill_holes` finds it, which grows the outside one voxel at a time and takes seconds.
+    """
+    holes = np.zeros_like(mask)
+    box = bounding_box(mask)
+    numbers, _ = ndimage.label(np.pad(~mask[box], 1, constant_values=True))
+    inner = numbers[1:-1, 1:-1, 1:-1]
+    holes[box] = (inner > 0) & (inner != numbers[0, 0, 0])
+    return holes
+
+
 def clean(
     labels: Labels,
     steps: Postprocess,
@@ -184,7 +197,7 @@ def _once(
     for name in nested:
         if name in steps.holes:
             mask = in_classes(labels, regions[name])
-            holes = ndimage.binary_fill_holes(mask) & ~mask
+            holes = _holes(mask)
             # a cavity that no region holds is no hole
             fillable = (labels == BACKGROUND) | in_classes(labels, regions[nested[0]])
             labels[holes & fillable] = _own(name, regions)

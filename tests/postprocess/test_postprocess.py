@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from raum_lightning.errors import ConfigError
 from raum_lightning.labels import ED, ET, NCR, RC, REGIONS, in_classes
-from raum_lightning.postprocess import Labels, Postprocess, clean
+from raum_lightning.postprocess import Labels, Postprocess, _holes, clean
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 SHAPE = (20, 16, 12)
@@ -159,3 +160,11 @@ def test_a_users_mistake_gets_one_sentence(text: str, said: str, tmp_path: Path)
     with pytest.raises(ConfigError) as failure:
         clean(nested(), Postprocess.read(tmp_path / "post.yaml"), ISOTROPIC)
     assert said in str(failure.value)
+
+
+@pytest.mark.parametrize(("shape", "share"), [((9, 8, 7), 0.6), ((1, 5, 5), 0.5), ((12, 9, 10), 0.85), ((4, 4, 4), 0)])
+def test_holes_are_those_that_scipy_fills(shape: tuple[int, int, int], share: float) -> None:
+    random = np.random.default_rng(3)
+    for _ in range(20):
+        mask = random.random(shape) < share
+        assert np.array_equal(_holes(mask), ndimage.binary_fill_holes(mask) & ~mask)
