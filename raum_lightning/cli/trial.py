@@ -64,7 +64,7 @@ class TrialCLI(RaumCLI):
                 with self.trainer.precision_plugin.forward_context():
                     output = module.network(image)
                     several = output if isinstance(output, tuple) else (output,)
-                    loss = deep_supervision(module._loss_of, several, label)
+                    loss = deep_supervision(module.loss_of, several, label)
                 loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
