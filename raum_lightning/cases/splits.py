@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from raum_lightning.atomic import write_json
 from raum_lightning.cases.case import Case
@@ -84,12 +85,12 @@ def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
         content = json.loads(path.read_text())
         if isinstance(content, list):
             content = content[fold]
-        split = Split(*(sorted(map(str, content.get(key, []))) for key in ("train", "val", "test")))
+        split = Split(*(sorted(map(str, _ids(key, content.get(key, [])))) for key in ("train", "val", "test")))
     except FileNotFoundError:
         raise SplitError(f"{path}: no such file; data.splits is a JSON file with train, val and test") from None
     except IndexError:
         raise SplitError(f"{path}: has no fold {fold}") from None
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise SplitError(f"{path}: is not a split ({error}); expected train, val and test with lists of ids") from None
     patients = {case.id: case.patient for case in cases}
     if unknown := sorted({*split.train, *split.val, *split.test} - set(patients)):
@@ -100,3 +101,10 @@ def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
         if (both := sorted(ours & theirs)) and len(both) < min(len(ours), len(theirs)):
             raise SplitError(f"{path}: {', '.join(both[:5])} in both {one} and {other}; leave them out of one")
     return split
+
+
+def _ids(part: str, given: Any) -> list[Any]:
+    """Return the ids of a part; raise `TypeError` where they are no list of words or numbers."""
+    if not isinstance(given, list) or not all(isinstance(one, (str, int)) for one in given):
+        raise TypeError(f"{part} is no list of ids")
+    return given

@@ -57,7 +57,7 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
     if args.results:
         try:
             said["evaluation"] = evaluation_of(json.loads(args.results.read_text()), str(args.results))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ExportError(f"{args.results}: cannot be read as JSON ({error})") from None
     if args.out.suffix == SAFETENSORS:
         check_output(beside_of(args.out), WRITER)

@@ -114,6 +114,7 @@ def _apply(args: argparse.Namespace) -> int:
     from raum_lightning.postprocess import Postprocess, clean
     from raum_lightning.postprocess.probabilities import by_thresholds
     from raum_lightning.progress import progress_bar
+    from raum_lightning.runs.outputs import check_writable
 
     steps = Postprocess.read(args.postprocess)
     if steps.threshold and not args.probabilities:
@@ -127,6 +128,10 @@ def _apply(args: argparse.Namespace) -> int:
     targets = {case: args.out / f"{stem(mask.path)}.nii.gz" for case, mask in masks.items()}
     if there := [path for path in targets.values() if path.exists()]:
         raise ConfigError(f"{there[0]}: exists and is not replaced; give another folder as --out")
+    for mask in masks.values():
+        steps.check(mask.dataset.regions)
+    for path in targets.values():
+        check_writable(path)
     problems: dict[str, Any] = {}
     with progress_bar("cleaning") as progress:
         for done, (case, mask) in enumerate(masks.items(), 1):

@@ -95,8 +95,11 @@ class Postprocess:
                     raise ConfigError(f"postprocess.{key}.{region}={value!r} is not from {lowest} to {highest}")
         if self.enhancing_to not in ("core", "edema"):
             raise ConfigError(f"postprocess.enhancing_to={self.enhancing_to!r} is neither core nor edema")
-        if not self.min_enhancing_mm3 >= 0:
-            raise ConfigError(f"postprocess.min_enhancing_mm3={self.min_enhancing_mm3!r} must be at least 0")
+        size = self.min_enhancing_mm3
+        if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 <= size < np.inf:
+            raise ConfigError(f"postprocess.min_enhancing_mm3={size!r} must be a number of at least 0")
+        if not isinstance(self.core_needs_edema, bool):
+            raise ConfigError(f"postprocess.core_needs_edema={self.core_needs_edema!r} is neither true nor false")
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str = "postprocess") -> Self:
@@ -107,7 +110,12 @@ class Postprocess:
         tidy: dict[str, Any] = {
             key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
         }
-        return cls(**tidy | {key: tuple(tidy[key] or ()) for key in _LISTS if key in tidy})
+        for key in [key for key in _LISTS if key in tidy]:
+            names = tidy[key] or ()
+            if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+                raise ConfigError(f"{source}: {key}={names!r} is no list of regions, as in [WT]")
+            tidy[key] = tuple(names)
+        return cls(**tidy)
 
     @classmethod
     def read(cls, path: Path) -> Self:

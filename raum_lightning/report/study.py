@@ -42,7 +42,7 @@ class Results:
             content: Mapping[str, Any] = json.loads(path.read_text())
             if {"cases", "cleaned", "fold_of", "folds", "metrics", "worst", "summary"} <= content.keys():
                 return content
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             pass
         raise RunError(f"{path}: is damaged; `raum cross-validate --rescore {self.folder.path}` writes it again")
 

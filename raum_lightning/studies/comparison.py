@@ -57,7 +57,7 @@ class Results:
             return cls(str(content.get("name", own)), str(content["rules"]["name"]), scores)
         except FileNotFoundError:
             raise EvaluationError(f"{file}: no such file; give the JSON of raum evaluate or cross-validate") from None
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             lacks = "has no cleaned masks" if cleaned else "is not a result"
             raise EvaluationError(f"{file}: {lacks}; give the JSON of raum evaluate or cross-validate") from None
 

@@ -131,9 +131,10 @@ def test_a_file_decides(tmp_path: Path) -> None:
         read_split(path, cases(["a"]))
     with pytest.raises(SplitError, match="fold -1 does not exist: folds count from 0"):
         read_split(path, cases(["a", "b"]), fold=-1)
-    path.write_text("[")
-    with pytest.raises(SplitError, match="is not a split"):
-        read_split(path, MANY)
+    for text in ("[", "[" * 100_000, '{"train": "ab"}', '{"val": {"a": 1}}', '{"test": [[1]]}', "5", '{"train": null}'):
+        path.write_text(text)
+        with pytest.raises(SplitError, match="is not a split"):
+            read_split(path, MANY)
 
 
 @pytest.mark.parametrize("visit", ["BraTS-GLI-00001-000", "BraTS-GLI-00001-001"])

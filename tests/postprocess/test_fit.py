@@ -53,7 +53,7 @@ def test_specks_are_found_and_removed(tmp_path: Path, rules: str, capsys: pytest
     assert Postprocess.read(tmp_path / "post.yaml") == Postprocess(min_mm3={"WT": 10})
 
 
-def test_cleaned_masks_are_written_and_nothing_is_replaced(tmp_path: Path) -> None:
+def test_cleaned_masks_are_written_and_nothing_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(4):
         place(tmp_path, number, with_specks(tiny_volumes(number)[1]), tiny_volumes(number)[1])
     (tmp_path / "post.yaml").write_text("min_mm3: {WT: 9}\n")
@@ -69,6 +69,11 @@ def test_cleaned_masks_are_written_and_nothing_is_replaced(tmp_path: Path) -> No
     scores = evaluate(tmp_path / "c", tmp_path / "references", metrics=["lesion_dice", "hd95"])
     assert scores.summary["lesion_dice_mean"].mean == 1 and scores.summary["hd95_mean"].mean == 0
     assert main(["postprocess", "apply", *map(str, words)]) == 2
+    # a region that is not there, and a folder that is a file, are found before the first case
+    for text, out, said in (("holes: [XY]", "d", "names 'XY'"), ("holes: [WT]", "post.yaml", "post.yaml is no folder")):
+        (tmp_path / "post.yaml").write_text(text)
+        assert main(["postprocess", "apply", *map(str, words[:-1]), str(tmp_path / out)]) == 2
+        assert said in capsys.readouterr().err and not (tmp_path / "d").exists()
 
 
 @pytest.mark.slow
