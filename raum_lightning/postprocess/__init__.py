@@ -150,7 +150,14 @@ class Postprocess:
         return "\n".join(lines or ["{}"]) + "\n"
 
     def __str__(self) -> str:
-        return ", ".join(f"{key} {value}" for key, value in self.plain.items()) or "nothing"
+        return ", ".join(f"{key} {_said(value)}" for key, value in self.plain.items()) or "nothing"
+
+
+def _said(value: Any) -> str:
+    """Return the value of a step as a reader wants it: `WT 20000, TC 250` in parentheses, not Python's dictionary."""
+    if isinstance(value, dict):
+        return f"({', '.join(f'{name} {one}' for name, one in value.items())})"
+    return f"({', '.join(value)})" if isinstance(value, list) else str(value)
 
 
 def components(mask: Mask) -> Numbered:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from raum_lightning.postprocess import Postprocess
+
 Content = Mapping[str, Any]
 
 
@@ -32,7 +34,7 @@ def _held_out(count: int) -> str:
 
 
 def _cleaning(content: Content) -> str:
-    steps = ", ".join(f"{key} {value}" for key, value in content["postprocess"].items()) or "nothing"
+    steps = Postprocess.of(content["postprocess"])
     return (
         f"Post-processing: {steps} (`post.yaml`). It was chosen on the same predictions, each step by leaving one case "
         "out."

@@ -52,7 +52,7 @@ def test_the_text_says_what_a_user_must_know() -> None:
         "| labels | 0 background, 1 NCR, 2 ED, 4 ET |",
         "| window | 32 x 32 x 32 voxels, overlap 0.25 |",
         "| test-time augmentation | 4 mirrored copies |",
-        "| post-processing | min_mm3 {'ET': 400} |",
+        "| post-processing | min_mm3 (ET 400) |",
         "- fingerprint of the training cases: `123`",
         "CC-BY-4.0. The terms of brats2020 hold",
         "## Scores\n\nNone are known.",
