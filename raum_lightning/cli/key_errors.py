@@ -119,8 +119,8 @@ class _Check(KeyCheck):
         unknown = [name for name in given if name not in hints]
         for name in unknown:
             yield self.unknown((*where, name), [*hints], f"argument of {kind.__name__}")
-        for name in given.keys() - set(unknown):
-            if hints[name] is not None:
+        for name in given:
+            if hints.get(name) is not None:
                 yield from self.value(given[name], hints[name], (*where, name))
         needs = [name for name in _required(parser) if name not in given]
         if needs and not unknown:

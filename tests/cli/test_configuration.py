@@ -261,7 +261,7 @@ def test_files_that_cannot_be_used(text: str, said: str, tmp_path: Path) -> None
         ("", ["--trainer.logger", "CSVLogger"],
          ["trainer.logger: several classes are named CSVLogger: give one of "
           "lightning.pytorch.loggers.csv_logs.CSVLogger, "
-          "raum_lightning.loggers.CSVLogger"]),
+          "raum_lightning.loggers.csv_file.CSVLogger"]),
         ("", ["--trainer.max_epochs", "many"], ["trainer.max_epochs='many' must be a whole number or null"]),
         ("", ["--trainer.logger", "raum_lightning.loggers.WandbLogger", "--trainer.logger.log_model", "all"],
          ["trainer.logger.init_args.log_model='all' must be best or null"]),

@@ -83,7 +83,7 @@ def test_a_network_beside_the_yaml_is_trained_and_segments_where_its_file_is_tru
 def test_code_that_cannot_be_used_is_named(experiment: Path, brats: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["fit", "-c", str(experiment), "--data.root", str(brats)]
     for given, said in (
-        (["--module_class", "torch.nn.ReLU"], "module_class: torch.nn.ReLU is no raum_lightning.SegmentationModule"),
+        (["--module_class", "torch.nn.ReLU"], "torch.nn.ReLU is not a subclass of raum_lightning.SegmentationModule"),
         (["--module_class", "no_such.Own"], "no_such.Own cannot be imported (No module named 'no_such'); a file of"),
         (["--module.network", "no_such.Net"], "no_such.Net cannot be imported (No module named 'no_such'); a file of"),
     ):

@@ -96,9 +96,12 @@ def test_what_cannot_be_written_is_said_before_the_first_case(
     assert capsys.readouterr().err == (
         f"error: {foreign}: was not written by raum, which would replace it; give another folder\n"
     )
-    for extra in (["--figure", "a.png"], ["--probabilities", "p.nii.gz"]):
-        assert segment(checkpoint, "--cases", cases, "--out", tmp_path, *extra) == 2
-        assert f"{extra[0]} is for one case" in capsys.readouterr().err
+    for option, file, said in (
+        ("--figure", "a.png", "--figure is for one case; give it with --case"),
+        ("--probabilities", "p.nii.gz", "--probabilities names a file, which holds one case; with --cases give a"),
+    ):
+        assert segment(checkpoint, "--cases", cases, "--out", tmp_path, option, file) == 2
+        assert said in capsys.readouterr().err
     assert segment(checkpoint, "--cases", cases, "--case", cases, "--out", tmp_path) == 2
     assert "or a folder of cases as --cases" in capsys.readouterr().err
     assert segmented == []

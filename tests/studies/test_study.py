@@ -81,7 +81,7 @@ def test_a_fold_that_has_seen_a_case_does_not_predict_it(study: Study) -> None:
     checkpoint(study, 0, [C, D])
     check_unseen(study, 0)
     checkpoint(study, 1, [A, B, D])
-    with pytest.raises(RunError, match=rf"has seen {D}, which fold 1 is to predict; move the run away"):
+    with pytest.raises(RunError, match=rf"was trained on {D}, which fold 1 has to predict; move"):
         check_unseen(study, 1)
 
 
