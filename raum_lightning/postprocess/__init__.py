@@ -172,7 +172,7 @@ def components(mask: Mask) -> Numbered:
 def _holes(mask: Mask) -> Mask:
     """Return what a mask X Y Z encloses, by faces.
 
-    As `scipy.ndimage.binary_fill_holes` finds it, which grows the outside one voxel at a time and takes seconds.
+    As `scipy.ndimage.binary_fill_holes` finds it, which grows the outside by a voxel at a time and is slower.
     """
     holes = np.zeros_like(mask)
     box = bounding_box(mask)
