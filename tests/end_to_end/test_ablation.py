@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ def ablation() -> Any:
     assert spec and spec.loader
     module = module_from_spec(spec)
     sys.modules["ablation"] = module
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # of `variants`, beside it
     spec.loader.exec_module(module)
+    sys.path.remove(str(ROOT / "benchmarks"))
     return module
 
 
@@ -31,11 +34,11 @@ def test_it_trains_scores_and_continues(
     monkeypatch.chdir(tmp_path)
     trained: list[tuple[str, int]] = []
 
-    def here(name: str, seed: int, options: Any) -> Any:
-        trained.append((name, seed))
-        return ablation.train(name, seed, options)
+    def here(tasks: Sequence[tuple[str, int]], options: Any) -> Iterator[Any]:
+        trained.extend(tasks)
+        return (ablation.train(name, seed, options) for name, seed in tasks)
 
-    monkeypatch.setattr(ablation, "apart", here)
+    monkeypatch.setattr(ablation, "results", here)
     root = str(write_brats_cases(tmp_path / "cases", 6))
     words = ["--root", root, "--out", "out", "--prepared", "prepared", *SMALL]
     variants = ["v1", "v2 with recipe", ablation.STOCK]
