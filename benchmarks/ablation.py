@@ -132,14 +132,20 @@ def train(name: str, seed: int, options: Options) -> dict[str, Any]:
     memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     memory = memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     trainer.test(module, datamodule=data, verbose=False)
-    scores = {
-        f"{metric}_{part}": statistics.fmean(row[f"{metric}_{part}"] for row in module.case_scores.values())
-        for metric in METRICS
-        for part in PARTS
-    }
+    scores = means(module, METRICS)
+    if options.without:
+        data.without = tuple(options.without)
+        trainer.test(module, datamodule=data, verbose=False)
+        scores |= {f"absent_{key}": value for key, value in means(module, ("dice",)).items()}
     parameters = sum(parameter.numel() for parameter in module.network.parameters()) / 1e6
     cost = {"seconds": clock.took, "steps": clock.done, "gib": memory / 2**30, "parameters": parameters}
     return {"variant": name, "seed": seed, "device": str(module.device), **cost, **scores}
+
+
+def means(module: SegmentationModule, metrics: Sequence[str]) -> dict[str, float]:
+    """Return the mean over test cases of each metric and part."""
+    names = [f"{metric}_{part}" for metric in metrics for part in PARTS]
+    return {name: statistics.fmean(case[name] for case in module.case_scores.values()) for name in names}
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -163,6 +169,8 @@ def markdown(table: Sequence[dict[str, Any]], options: Options, device: str) -> 
     cases = " and ".join(f"{len(getattr(options.split, part))} {part}" for part in ("train", "test"))
     heading = ["variant", "seeds", *(f"Dice {part.upper()}" for part in PARTS[:3]), "Dice mean", "HD95 mean, mm"]
     heading += ["lesion-wise Dice", "parameters, M", "steps", "s a step", "peak GiB"]
+    absent = [f"absent_dice_{part}" for part in PARTS] if options.without else []
+    heading += [f"Dice {key[12:].upper()} without {', '.join(options.without)}" for key in absent]
     lines = [
         f"{length} each, {options.size}^3, batch {options.batch}, {cases} cases, {device}; mean ± sd over seeds",
         "",
@@ -172,6 +180,7 @@ def markdown(table: Sequence[dict[str, Any]], options: Options, device: str) -> 
         cells = [row["variant"], str(row["seeds"]), *(_spread(row, f"dice_{part}", 3) for part in PARTS)]
         cells += [_spread(row, "hd95_mean", 1), _spread(row, "lesion_dice_mean", 3), f"{row['parameters']:.1f}"]
         cells += [f"{row['steps']:.0f}", f"{row['seconds'] / row['steps']:.2f}", f"{row['gib']:.1f}"]
+        cells += [_spread(row, key, 3) for key in absent]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -194,6 +203,7 @@ def parse(words: Sequence[str] | None = None) -> Options:
     length.add_argument("--steps", type=int)
     add("--processor", action="store_true", help="count the time of one core instead of that which passes")
     add("--parallel", type=int, default=1, help="trainings at once, with --processor")
+    add("--without", nargs="+", default=[], choices=MODALITIES, help="also test with these modalities absent")
     add("--test", type=int, default=2, help="number of test patients")
     for name, value in {"size": 64, "batch": 2, "embed": 96, "depth": 4, "heads": 4, "workers": 0}.items():
         add(f"--{name}", type=int, default=value)

@@ -58,6 +58,7 @@ OURS: dict[str, tuple[Keys, Keys, Keys]] = {
     "v2 small, no deep_supervision": (SMALL | {"deep_supervision": False}, {}, {}),
     "v2 small, drop_path 0.2": (SMALL | {"drop_path": 0.2}, {}, {}),
     "v2 small with recipe": (SMALL, RECIPE, {}),
+    "v2 small, modality_dropout": (SMALL, {}, {"modality_dropout": {"flair": 0.2}}),
 }
 BASELINES: dict[str, Callable[[Options], nn.Module]] = {
     "monai_unetr": lambda o: nets.UNETR(
