@@ -1,4 +1,4 @@
-"""`raum plan`: what a training will need, measured by a few steps on made-up patches before any case is prepared."""
+"""`raum plan`: what a training will need, measured by a few made-up steps before any case is prepared."""
 
 import argparse
 from pathlib import Path
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("-c", "--config", type=Path, action="append", required=True, metavar="YAML", help="an experiment; or several")
-    add("--data.root", dest="root", type=Path, metavar="DIR", help="cases, which are counted and not read")
+    add("--data.root", dest="root", type=Path, metavar="DIR", help="cases: counted, and one read for its size")
     add("--memory", type=float, metavar="GIB", help="what there is (default: the GPU's, or this machine's)")
     add("--out", type=Path, metavar="YAML", help="write the keys here that make it fit")
 
@@ -86,6 +86,7 @@ def _print(found: dict[str, Any], room: float, keys: dict[str, Any]) -> None:
 def _print_rest(found: dict[str, Any]) -> None:
     hours = found["steps"] * found["seconds"] / 3600
     print(f"schedule: {found['steps']} steps, {hours:.1f} h without validation and waiting for data")
+    print(f"validation: {found['seconds_of_case']:.3g} s a case")
     print(f"checkpoints: three files of {found['checkpoint'] / 1e6:.0f} MB at most")
     per_case = BOX * (2 * found["channels"] + 1) / 1e6
     total = f", {per_case * found['cases'] / 1e3:.1f} GB for {found['cases']}" if found["cases"] else ""
@@ -118,7 +119,7 @@ def measure_apart(words: list[str]) -> dict[str, Any]:
 
 
 def measure(words: list[str]) -> dict[str, Any]:
-    """Take a few training steps as `lightning fit` with these words would and return what they took."""
+    """Take a few steps and validate, as `lightning fit` with these words would; return what they took."""
     from tempfile import TemporaryDirectory
 
     from raum_lightning.cli.log_filters import quieten

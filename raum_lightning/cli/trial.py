@@ -1,21 +1,26 @@
-"""A few training steps of a configuration on made-up patches."""
+"""A few training steps of a configuration on made-up patches, and two validation cases between them."""
 
 import inspect
 import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cli.trainer import RaumCLI
+from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import ConfigError
+from raum_lightning.geometry import bounding_box, brain_mask
 from raum_lightning.losses import deep_supervision
-from raum_lightning.models.cpu import accelerate
 
 WARMUP, STEPS = 1, 3
+# voxels of a brain's box in BraTS, about
+BOX = (140, 175, 140)
 
 
 class TrialCLI(RaumCLI):
@@ -25,8 +30,11 @@ class TrialCLI(RaumCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         device = self.trainer.strategy.root_device
-        seconds, peak = self._steps(device)
         data, network = self.datamodule, self.model.network
+        cases = find_cases(data.root, data.declared) if data.root.is_dir() else []
+        volume = _volume(data, cases[0] if cases else None)
+        seconds, seconds_of_case = self._steps(device, volume)
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_of_process()
         weights = sum(parameter.numel() for parameter in self.model.parameters()) * 4
         cuda = device.type == "cuda"
         total = torch.cuda.get_device_properties(device).total_memory if cuda else _machine_memory()
@@ -40,38 +48,64 @@ class TrialCLI(RaumCLI):
             "memory": total,
             "peak": peak,
             "seconds": seconds,
+            "seconds_of_case": seconds_of_case,
             "steps": self._length(),
             # weights, and AdamW's two means; with EMA the mean beside them
             "checkpoint": weights * (4 if self.model.average else 3),
             "channels": len(data.modalities),
-            "cases": len(find_cases(data.root, data.declared)) if data.root.is_dir() else 0,
+            "cases": len(cases),
         }
 
-    def _steps(self, device: torch.device) -> tuple[float, float]:
-        """Return seconds of an optimiser step and the peak of memory in bytes, of the GPU or of the process."""
-        module, data = self.model.to(device).train(), self.datamodule
-        accelerate(module.network, enabled=device.type == "cpu" and not module.compiles)
+    def _steps(self, device: torch.device, volume: dict[str, Any]) -> tuple[float, float]:
+        """Return seconds of an optimiser step and of a validation case.
+
+        The order is that of a fit: steps, validation, steps; of two cases, as one is scored beside the next.
+        """
+        module, trainer = self.model.to(device), self.trainer
+        module.trainer = trainer
+        module.setup("fit")
+        # with EMA a fit holds the mean of the weights beside them
+        held = [parameter.detach().clone() for parameter in module.parameters()] if module.average else []
+        step = self._step(device)
+        _timed(step, WARMUP, device)
+        seconds = _timed(step, STEPS, device)
+        volume = {key: value.to(device) if torch.is_tensor(value) else value for key, value in volume.items()}
+        module.eval()
+
+        def validate() -> None:
+            with torch.no_grad(), trainer.precision_plugin.val_step_context():
+                module.validation_step(volume | {"image": volume["image"].float()}, 0)
+
+        _timed(validate, 1, device)
+        seconds_of_case = _timed(validate, 1, device)
+        module.scoring.results(module.val_metrics)
+        module.train()
+        _timed(step, 1, device)
+        del held
+        return seconds, seconds_of_case
+
+    def _step(self, device: torch.device) -> Callable[[], None]:
+        """Return an optimiser step on made-up patches as Lightning takes it."""
+        module, data, trainer = self.model.train(), self.datamodule, self.trainer
         optimizer, _ = module.recipe.build(module, lambda: math.inf)
         shape = (data.batch_size, len(data.modalities), *data.roi_size)
         image = torch.randn(shape, device=device)
         label = torch.randint(data.dataset.num_classes, (shape[0], *shape[2:]), dtype=torch.uint8, device=device)
-        accumulated = self.trainer.accumulate_grad_batches
-        cuda = device.type == "cuda"
-        for step in range(WARMUP + STEPS):
-            if step == WARMUP:
-                start = time.perf_counter()
-            for _ in range(accumulated):
-                with self.trainer.precision_plugin.forward_context():
+
+        def step() -> None:
+            for part in range(trainer.accumulate_grad_batches):
+                with trainer.precision_plugin.forward_context():
                     output = module.network(image)
                     several = output if isinstance(output, tuple) else (output,)
                     loss = deep_supervision(module.loss_of, several, label)
+                if part == 0:  # gradients of the step before are held during the forward pass
+                    optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
+            if trainer.gradient_clip_val:
+                torch.nn.utils.clip_grad_norm_(module.parameters(), trainer.gradient_clip_val)
             optimizer.step()
-            optimizer.zero_grad()
-            if cuda:
-                torch.cuda.synchronize(device)
-        seconds = (time.perf_counter() - start) / STEPS
-        return seconds, torch.cuda.max_memory_allocated(device) if cuda else _peak_of_process()
+
+        return step
 
     def _length(self) -> int:
         """Return the optimiser steps of the run."""
@@ -81,6 +115,30 @@ class TrialCLI(RaumCLI):
         batches: int = math.ceil(data.patches_per_epoch / trainer.world_size / data.batch_size)
         steps: int = math.ceil(batches / trainer.accumulate_grad_batches)
         return steps * int(trainer.max_epochs or 0)
+
+
+def _timed(work: Callable[[], None], times: int, device: torch.device) -> float:
+    """Return seconds of one call."""
+    start = time.perf_counter()
+    for _ in range(times):
+        work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / times
+
+
+def _volume(data: BratsDataModule, case: Case | None) -> dict[str, Any]:
+    """Return a made-up validation batch whose brain, an ellipsoid, has the box of the case's, or that of BraTS."""
+    size = BOX
+    if case is not None:
+        x, y, z = bounding_box(brain_mask(case.read(data.modalities[:1])[0]))
+        size = (x.stop - x.start, y.stop - y.start, z.stop - z.start)
+    axes = (torch.linspace(-1, 1, length).square() for length in size)
+    x2, y2, z2 = torch.meshgrid(*axes, indexing="ij")
+    radius = x2 + y2 + z2
+    image = torch.randn(1, len(data.modalities), *size).half() * (radius <= 1)
+    label = (radius < 0.1).to(torch.uint8)[None]
+    return {"image": image, "label": label, "case": ["made-up"], "spacing": torch.ones(1, 3)}
 
 
 def _peak_of_process() -> int:

@@ -60,6 +60,7 @@ def test_the_first_way_that_fits_is_written(
             "accumulated": 2,
             "memory": 0,
             "seconds": 1.8,
+            "seconds_of_case": 12.3,
             "steps": 2000,
             "channels": 3,
             "cases": 100,
@@ -72,6 +73,7 @@ def test_the_first_way_that_fits_is_written(
     assert main(words) == (1 if keys is None else 0)
     said = capsys.readouterr().out
     assert "schedule: 2000 steps, 1.0 h" in said and "2.4 GB for 100" in said
+    assert "validation: 12.3 s a case" in said
     if keys is None:
         assert "nothing that was tried fits into 1.0 GiB" in said and not Path("fits.yaml").exists()
     else:
