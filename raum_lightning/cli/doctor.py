@@ -33,7 +33,7 @@ def _findings(root: Path) -> Iterator[tuple[str, str, bool]]:
     from raum_lightning.training.provenance import PACKAGE, commit, hardware, versions
 
     known, machine, revision = versions(), hardware(), commit()
-    yield "raum", f"{known.pop('raum_lightning')} in {PACKAGE}{f', commit {revision}' if revision else ''}", True
+    yield "package", f"{known.pop('raum_lightning')} in {PACKAGE}{f', commit {revision}' if revision else ''}", True
     yield "versions", ", ".join(f"{name} {version}" for name, version in known.items()), True
     for program in ("raum", "lightning"):
         yield program, *program_of(program)

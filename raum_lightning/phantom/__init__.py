@@ -18,7 +18,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from raum_lightning.atomic import not_written
 from raum_lightning.datasets import DataSet, load
@@ -26,6 +25,7 @@ from raum_lightning.errors import ConfigError
 from raum_lightning.phantom.anatomy import Brain, Field, Sampling, build_brain, cover, union
 from raum_lightning.phantom.layout import case_id, classes_of, contrast, files_of, listed, with_skull, write_index
 from raum_lightning.phantom.lesions import Lesions, Noise, grow_cysts, grow_lesions
+from raum_lightning.progress import progress_bar
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 VERSION = 1  # of the generator: raise it whenever the same seed gives other voxels
@@ -207,9 +207,12 @@ def write_phantoms(
         return True
 
     # threads do: nearly all the time goes into NumPy and zlib, which release the interpreter's lock
-    with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8)) as pool:
-        done = track(pool.map(write, range(cases)), "phantoms", cases, transient=True, disable=not progress)
-        written = sum(done)
+    written = 0
+    with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8)) as pool, progress_bar("writing cases") as update:
+        for done, new in enumerate(pool.map(write, range(cases)), 1):
+            written += new
+            if progress:
+                update(done, cases)
     write_index(root, known, names)
     return written
 

@@ -16,7 +16,7 @@ from raum_lightning.report.calibration import calibration_section, fold_calibrat
 from raum_lightning.report.files import SORTED_BY, Run
 from raum_lightning.report.links import anchor, linked
 from raum_lightning.report.slices import case_pictures
-from raum_lightning.report.style import PAGE, STYLE
+from raum_lightning.report.style import PAGE, STYLE, bar
 from raum_lightning.runs.study_folder import StudyFolder
 
 NO_TEST = "<p>This run holds out no cases for a test (data.test_fraction).</p>"
@@ -154,11 +154,8 @@ def _table(run: Run, pictures: str, beside: Path) -> str:
 
 def _row(head: str, scores: Mapping[str, float]) -> str:
     """Return a row under a head in HTML."""
-    cells = []
-    for name, value in scores.items():
-        bar = f' class="bar" style="--v:{max(0.0, min(1.0, value)):.3f}"' if name.startswith("dice_") else ""
-        cells.append(f"<td{bar}>{value:.3f}</td>")
-    return f"<tr><th>{head}</th>{''.join(cells)}</tr>"
+    cells = "".join(f"<td{bar(name, value)}>{value:.3f}</td>" for name, value in scores.items())
+    return f"<tr><th>{head}</th>{cells}</tr>"
 
 
 def _pictures(run: Run, progress: Callable[[int, int], None] | None) -> str:

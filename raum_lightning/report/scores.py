@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -14,19 +14,22 @@ from raum_lightning.figures import Scan, dots, draw
 from raum_lightning.metrics import explain
 from raum_lightning.metrics.evaluation import WRITER, Evaluation
 from raum_lightning.metrics.folders import MaskFile, read_pair
-from raum_lightning.report.style import PAGE, STYLE
+from raum_lightning.report.style import PAGE, STYLE, bar
 
 PICTURES = 10
 SHOWN = ("flair", "t1ce")
 STATISTICS = {"mean": "mean", "std": "std", "median": "median", "low": "95 % from", "high": "to", "cases": "cases"}
 # a click on a heading sorts by its column, another click the other way round; what has no score comes last
 SORT = """<script>
-for (const head of document.querySelectorAll("table.sortable thead th")) head.onclick = () => {
-  const table = head.closest("table"), body = table.tBodies[0], column = head.cellIndex;
-  const down = head.dataset.down = head.dataset.down === "1" ? "0" : "1";
-  const key = row => { const text = row.cells[column].textContent; return text === "" ? NaN : +text; };
-  const rank = (a, b) => column === 0 ? a.cells[0].textContent.localeCompare(b.cells[0].textContent)
-    : isNaN(key(a)) ? 1 : isNaN(key(b)) ? -1 : (key(a) - key(b)) * (down === "1" ? 1 : -1);
+for (const button of document.querySelectorAll("table.sortable thead button")) button.onclick = () => {
+  const head = button.parentElement, table = head.closest("table"), body = table.tBodies[0], column = head.cellIndex;
+  const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+  for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
+  const text = row => row.cells[column].textContent;
+  const key = row => text(row) === "" ? NaN : text(row) === "inf" ? Infinity : +text(row);
+  const rank = (a, b) => column === 0 ? sign * text(a).localeCompare(text(b))
+    : isNaN(key(a)) ? 1 : isNaN(key(b)) ? -1 : key(a) === key(b) ? 0 : sign * (key(a) - key(b));
   body.append(...[...body.rows].sort(rank));
 };
 </script>"""
@@ -44,7 +47,7 @@ def page(evaluation: Evaluation, references: Path, *, progress: Callable[[int, i
         ("Rules", _rules(evaluation)),
     ]
     body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
-    head = f"<p>{len(evaluation.scores)} cases from {escape(str(references))}; {escape(str(evaluation.rules))}</p>"
+    head = f"<p>{len(evaluation.scores)} cases from {escape(str(references))}</p>"
     frame = {"style": STYLE, "command": WRITER, "scripts": "'unsafe-inline'"}
     return PAGE.format(title="Scores", head=head, body=body + SORT, **frame)
 
@@ -56,23 +59,24 @@ def _statistics(evaluation: Evaluation) -> str:
         rows.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
     present = ", ".join(f"{part.upper()} {count}" for part, count in evaluation.present.items())
     note = f"Intervals are bootstraps over cases. References that have the region at all: {present}."
-    heads = "".join(f"<th>{title}</th>" for title in STATISTICS.values())
-    return f"{_table('<th>score</th>' + heads, rows)}<p><small>{note}</small></p>"
+    return f"{_table(['score', *STATISTICS.values()], rows)}<p><small>{note}</small></p>"
 
 
 def _cases(evaluation: Evaluation) -> str:
     rows = []
     for case, scores in evaluation.scores.items():
-        cells = "".join(f"<td>{_number(value)}</td>" for value in scores.values())
+        cells = "".join(f"<td{bar(name, value)}>{_number(value)}</td>" for name, value in scores.items())
         rows.append(f"<tr><th>{escape(case)}</th>{cells}</tr>")
-    heads = "".join(f"<th>{escape(name)}</th>" for name in evaluation.summary)
     problems = "".join(
         f'<p class="missing">{escape(case)}: {escape(problem)}</p>' for case, problem in evaluation.problems.items()
     )
-    return _table(f"<th>case</th>{heads}", rows) + problems
+    hint = "<p><small>A heading sorts by its column.</small></p>"
+    return hint + _table(["case", *evaluation.summary], rows) + problems
 
 
-def _table(heads: str, rows: list[str]) -> str:
+def _table(titles: Sequence[str], rows: list[str]) -> str:
+    """Return a table whose headings are buttons that sort it; their words break where names are joined."""
+    heads = "".join(f"<th><button>{escape(title).replace('_', '_<wbr>')}</button></th>" for title in titles)
     table = f'<table class="sortable"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return f'<div class="wide">{table}</div>'
 

@@ -1,5 +1,7 @@
 """The frame of the page and its style sheet, light and dark."""
 
+import math
+
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -55,6 +57,12 @@ th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(-
 th { font-weight: 500; } tr > :first-child { text-align: left; }
 thead th { color: var(--soft); } thead tr:first-child th { text-align: center; border-bottom: 0; }
 tfoot { font-weight: 600; }
+.sortable thead tr th { text-align: right; vertical-align: bottom; white-space: normal; }
+.sortable tr > th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
+.sortable button { font: inherit; color: inherit; background: none; border: 0; padding: 0; text-align: inherit;
+  cursor: pointer; }
+.sortable button:hover { color: var(--ink); text-decoration: underline; }
+th[aria-sort] button::after { content: " \\25b2"; } th[aria-sort="descending"] button::after { content: " \\25bc"; }
 .bar { background: linear-gradient(to right, var(--bar) calc(var(--v) * 100%), transparent 0); }
 img { width: 100%; height: auto; border-radius: .5rem; display: block; }
 pre { background: var(--raised); border-radius: .5rem; padding: .9rem 1rem; overflow-x: auto; font-size: .8rem;
@@ -67,3 +75,9 @@ circle.line { fill: var(--c); fill-opacity: .35; stroke-dasharray: none; }
 a { color: var(--c0); text-decoration: none; } a:hover { text-decoration: underline; }
 .missing { color: var(--warn); margin-bottom: .3rem; }
 """
+
+
+def bar(name: str, value: float) -> str:
+    """Return the attributes of a cell behind whose score a bar is drawn: a Dice; of others none."""
+    shown = name.startswith("dice_") and not math.isnan(value)
+    return f' class="bar" style="--v:{max(0.0, min(1.0, value)):.3f}"' if shown else ""

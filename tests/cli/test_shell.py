@@ -73,6 +73,6 @@ def test_doctor_has_a_line_for_everything_and_fails_where_one_is_wrong(
     assert main(["doctor", "--root", str(tmp_path / "runs")]) == 1
     lines = capsys.readouterr().out.splitlines()
     names = [line.removeprefix("! ").split()[0] for line in lines]
-    assert names == ["raum", "versions", "raum", "lightning", "CPU", "GPU", "bf16", "W&B", "disk"]
+    assert names == ["package", "versions", "raum", "lightning", "CPU", "GPU", "bf16", "W&B", "disk"]
     assert [line.split()[1] for line in lines if line.startswith("! ")] == ["raum", "lightning"]
     assert "is not on the path" in lines[3]
