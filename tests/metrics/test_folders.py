@@ -129,6 +129,7 @@ def test_a_page_sorts_and_shows_the_worst(predictions: Path, brats: Path, tmp_pa
     text = (tmp_path / "page.html").read_text()
     assert text.count('<img alt="Slices of ') == 2 and text.count('class="sortable"') == 2 and "sort(rank)" in text
     assert "http" not in text.split("<body>")[1].replace("http-equiv", "")
+    assert "<button>dice_<wbr>mean</button>" in text and '<td class="bar" style="--v:' in text
     order = [text.index(f"<h3>{case}: mean dice") for case in BRATS[1::-1]]
     assert order == sorted(order)
     masks = tmp_path / "r"
