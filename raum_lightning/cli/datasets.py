@@ -20,10 +20,11 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "modalities", "labels", "regions", "source", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table("name", "modalities", "labels", "regions", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name, dataset in presets().items():
         labels = ", ".join(f"{value} {label}" for value, label in dataset.labels.items())
-        said = "as dataset.json says" if dataset.index else ""
-        table.add_row(name, " ".join(dataset.images) or said, labels or said, " ".join(dataset.regions), dataset.source)
+        said = "in dataset.json" if dataset.index else ""
+        table.add_row(name, " ".join(dataset.images) or said, labels or said, " ".join(dataset.regions))
     Console().print(table)
+    print("\nraum datasets NAME prints the description of one, with its source")
     return 0

@@ -162,6 +162,7 @@ def test_raum_datasets_lists_them_and_prints_one(capsys: pytest.CaptureFixture[s
     assert main(["datasets"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in names())
+    assert "1 NCR, 2 ED, 3 ET, 4 RC" in listed and "http" not in listed  # nothing is wrapped or cut
     assert main(["datasets", "brats-ped"]) == 0
     (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
     assert load(tmp_path / "mine.yaml") == load("brats-ped")
