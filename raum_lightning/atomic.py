@@ -74,8 +74,28 @@ def append_text(path: Path, text: str) -> None:
 
 def not_written(path: Path, failure: OSError) -> OutputError:
     """Return the sentence for a file that could not be written, with why and in which folder."""
+    if mixed := mixed_up(failure):
+        return OutputError(mixed)
     kept = "; the one before it is intact" if path.is_file() else ""
     return OutputError(f"{path}: could not be written ({failure.strerror}; folder {path.parent.resolve()}){kept}")
+
+
+def mixed_up(failure: OSError) -> str | None:
+    """Return a sentence where a file stands in the place of a folder, or a folder in that of a file; None otherwise."""
+    if failure.filename is None or not isinstance(failure, (FileExistsError, NotADirectoryError, IsADirectoryError)):
+        return None
+    path = Path(os.fsdecode(failure.filename2 or failure.filename))
+    if isinstance(failure, IsADirectoryError):
+        return f"{path}: is a folder where a file is expected; give the name of a file"
+    file = next((one for one in (path, *path.parents) if one.is_file()), None)
+    if file is None:
+        return None
+    return f"{file}: is a file where a folder is expected; give another folder, or move the file away"
+
+
+def no_folder(path: Path) -> str:
+    """Return what is wrong with a path that is not that of a folder."""
+    return f"{path}: {'is a file where a folder is expected' if path.is_file() else 'no such folder'}"
 
 
 def partial_path(path: Path) -> Path:

@@ -112,6 +112,8 @@ def measure_cases(
         cache: Folder in which what was measured is kept, so that files that did not change are not read again.
         progress: Is told (done, of) for the cases that are read.
     """
+    if cache:  # before the work, where it cannot be made
+        cache.mkdir(parents=True, exist_ok=True)
     known = _read_cache(cache) if cache else {}
     keys = [_key(case) for case in cases]
     new = {key: case for key, case in zip(keys, cases, strict=True) if key not in known}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from raum_lightning.atomic import no_folder
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.index import indexed_cases
 from raum_lightning.cases.matching import Listing, case_of, files_below
@@ -32,7 +33,7 @@ def find_cases(
     root = Path(root).expanduser()
     declared = dataset if isinstance(dataset, DataSet) else None if dataset == "auto" else load(dataset)
     if not root.is_dir():
-        raise CaseError(f"{root}: no such folder; expected one that holds cases")
+        raise CaseError(f"{no_folder(root)}; give one that holds cases")
     said = ""
     try:
         indexed = indexed_cases(root, declared) if declared is None or declared.index else None

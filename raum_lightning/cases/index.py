@@ -1,6 +1,5 @@
 """dataset.json: modalities, labels and cases as the Medical Segmentation Decathlon and nnU-Net write them."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from raum_lightning.cases.matching import Listing, case_of
 from raum_lightning.cases.nifti import ENDINGS, stem
 from raum_lightning.datasets import DataSet, load, parse
 from raum_lightning.errors import CaseError, ConfigError
+from raum_lightning.json_files import read_json
 
 FILE = "dataset.json"
 # how the modalities of gliomas are spelt, and what the names of their classes contain, without spaces and hyphens; of
@@ -30,14 +30,12 @@ def indexed_cases(root: Path, declared: DataSet | None = None) -> list[Case] | N
     path = root / FILE
     if declared is None and not path.is_file():
         return None
+    if not path.is_file():
+        raise CaseError(f"{path}: no such file; data set {declared and declared.name} needs it")
+    content = read_json(path, CaseError)
     try:
-        content = json.loads(path.read_text())
         listed = "training" in content if declared is None else bool(declared.labels)
         return _listed(root, content, declared) if listed else _nnunet(root, content)
-    except FileNotFoundError:
-        raise CaseError(f"{path}: no such file; data set {declared and declared.name} needs it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CaseError(f"{path}: is not valid JSON ({error})") from None
     except CaseError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -1,7 +1,6 @@
 """Which cases train, validate and test: deterministic folds by patient, or a given file."""
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from raum_lightning.atomic import write_json
 from raum_lightning.cases.case import Case
 from raum_lightning.errors import SplitError
+from raum_lightning.json_files import parse_json
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
     if fold < 0:
         raise SplitError(f"fold {fold} does not exist: folds count from 0")
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
         if isinstance(content, list):
             content = content[fold]
         split = Split(*(sorted(map(str, _ids(key, content.get(key, [])))) for key in ("train", "val", "test")))
@@ -90,7 +90,7 @@ def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
         raise SplitError(f"{path}: no such file; data.splits is a JSON file with train, val and test") from None
     except IndexError:
         raise SplitError(f"{path}: has no fold {fold}") from None
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise SplitError(f"{path}: is not a split ({error}); expected train, val and test with lists of ids") from None
     patients = {case.id: case.patient for case in cases}
     if unknown := sorted({*split.train, *split.val, *split.test} - set(patients)):

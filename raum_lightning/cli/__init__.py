@@ -4,10 +4,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
+from signal import SIGTERM
 from types import ModuleType
 
 from raum_lightning import __version__
+from raum_lightning.signals import Terminated, stopping
 
 TRAINER_VERBS = {
     "fit": "train a network on cases, as a YAML file says",
@@ -43,7 +46,7 @@ TOOL_VERBS = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0, 1 for a finding, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run one verb and return the exit code: 0, 1 for a finding, 2 for a mistake, 130 for Ctrl-C, 143 for SIGTERM."""
     words = list(sys.argv[1:] if args is None else args)
     verb = words[0] if words else "--help"
     if verb in ("-h", "--help"):
@@ -74,9 +77,14 @@ def _help() -> str:
 def _guarded(verb: str, words: list[str]) -> int:
     """Run a verb; say in one sentence what a user can mend, and leave every defect its traceback."""
     try:
-        code = _run(verb, words)
+        # the trainer's verbs save and resume, and take signals themselves
+        with nullcontext() if verb in TRAINER_VERBS else stopping():
+            code = _run(verb, words)
         sys.stdout.flush()
         return code
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return 128 + SIGTERM
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:

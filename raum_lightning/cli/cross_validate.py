@@ -1,9 +1,7 @@
 """`raum cross-validate`: from one configuration to out-of-fold predictions, their scores and their post-processing."""
 
 import argparse
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +55,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train what is not trained, predict what is not predicted, score, and return 0."""
+    from raum_lightning.runs.folder import RunFolder
+    from raum_lightning.runs.lock import locked
+
+    _check(args)
+    study = _again(args) if args.rescore else _begin(args)
+    if args.slurm:
+        return _submit(study, args.slurm)
+    with locked(RunFolder(study.folder.path), "--id"):
+        return _finish(study, args)
+
+
+def _finish(study: "Study", args: argparse.Namespace) -> int:
     from raum_lightning.progress import progress_bar
     from raum_lightning.studies.prediction import predict_folds
     from raum_lightning.studies.results import write_results
@@ -64,16 +74,11 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.studies.training import accept_folds, train_folds
     from raum_lightning.studies.wandb_summary import log_summary
 
-    _check(args)
-    study = _again(args) if args.rescore else _begin(args)
-    if args.slurm:
-        return _submit(study, args.slurm)
     if not args.rescore:
         if args.trained:
             accept_folds(study)
         else:
-            with _ended_by_signals():
-                train_folds(study, parallel=args.parallel)
+            train_folds(study, parallel=args.parallel)
         with progress_bar("predicting cases") as progress:
             chosen: dict[str, Any] = {"device": args.device, "probabilities": args.probabilities}
             predict_folds(study, progress=progress, **chosen)
@@ -171,8 +176,6 @@ def _begin(args: argparse.Namespace) -> "Study":
 
 def _again(args: argparse.Namespace) -> "Study":
     """Return the study of a folder."""
-    import json
-
     from raum_lightning.cli.own_code import find_beside
     from raum_lightning.errors import RunError
     from raum_lightning.runs.study_folder import StudyFolder
@@ -182,11 +185,11 @@ def _again(args: argparse.Namespace) -> "Study":
     if not folder.study.exists():
         raise RunError(f"{args.rescore}: is not the folder of a cross-validation (no {folder.study.name})")
     config: dict[str, Any] = read_yaml(folder.config)[0]
-    said = json.loads(folder.study.read_text())
+    said = folder.begun
     config["data"]["splits"] = str(folder.splits)
     code = [Path(path) for path in said["code"]]
     find_beside(code)
-    study = _study(folder, config, _data(config), len(json.loads(folder.splits.read_text())), said["command"], code)
+    study = _study(folder, config, _data(config), folder.count_folds(), said["command"], code)
     study.check_data()
     return study
 
@@ -221,20 +224,16 @@ def _data(config: Mapping[str, Any]) -> "BratsDataModule":
 
 def _count_folds(asked: int | None, config: Mapping[str, Any], data: "BratsDataModule") -> int:
     """Return how many folds there are; raise `SplitError` for a number that cannot be."""
-    import json
-
     from raum_lightning.cases.splits import check_folds
     from raum_lightning.errors import SplitError
+    from raum_lightning.json_files import read_json
 
     path = data.splits or (data.root / data.dataset.splits if data.dataset.splits else None)
     if path is None or not path.is_file():
         folds = asked if asked is not None else int(config["data"]["folds"])
         check_folds(folds, 0, data.test_fraction)
         return folds
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise SplitError(f"{path}: is not valid JSON ({error})") from None
+    content = read_json(path, SplitError)
     if not isinstance(content, list) or len(content) < 2:
         raise SplitError(f"{path}: holds one split; a cross-validation takes a list with one for each fold")
     if asked not in (None, len(content)):
@@ -261,17 +260,3 @@ def _study(
         splits.append(data.split)
         cases |= data.cases
     return Study(folder, config, splits, cases, data.modalities, command, [str(path.resolve()) for path in code])
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM raise within the block, so that the folds that train save and end before this process."""
-
-    def leave(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

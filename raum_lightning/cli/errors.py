@@ -16,6 +16,7 @@ from traceback import extract_tb, walk_tb
 from types import TracebackType
 from typing import Any
 
+from raum_lightning.atomic import mixed_up
 from raum_lightning.errors import CheckpointError, ConfigError, UserError
 
 PACKAGE = Path(__file__).parents[1]
@@ -32,6 +33,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return said
     if isinstance(error, OSError):
+        if mixed := mixed_up(error):
+            return mixed
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"a file could not be written ({error.strerror})"
         return f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else None

@@ -1,11 +1,11 @@
 """Options of the verbs that open a network from a file."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raum_lightning.errors import ExportError
+from raum_lightning.json_files import read_json
 
 if TYPE_CHECKING:
     from raum_lightning.inference.card import ModelCard
@@ -55,10 +55,7 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
 
     said: dict[str, Any] = {"license": args.license} if args.license is not None else {}
     if args.results:
-        try:
-            said["evaluation"] = evaluation_of(json.loads(args.results.read_text()), str(args.results))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise ExportError(f"{args.results}: cannot be read as JSON ({error})") from None
+        said["evaluation"] = evaluation_of(read_json(args.results, ExportError), str(args.results))
     if args.out.suffix == SAFETENSORS:
         check_output(beside_of(args.out), WRITER)
     return said

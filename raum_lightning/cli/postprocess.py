@@ -1,12 +1,15 @@
 """`raum postprocess`: find how masks are best cleaned, and clean them."""
 
 import argparse
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raum_lightning.metrics.rules import Rules
+    from raum_lightning.postprocess import Postprocess
     from raum_lightning.postprocess.fit import Fitted
 
 COMMAND = "raum postprocess"
@@ -107,6 +110,7 @@ def _print(fitted: "Fitted", rules: "Rules") -> None:
 
 
 def _apply(args: argparse.Namespace) -> int:
+    from raum_lightning.cases.case import read_remark
     from raum_lightning.cases.nifti import stem, write_like
     from raum_lightning.errors import ConfigError, EvaluationError, UserError
     from raum_lightning.geometry import voxel_size
@@ -126,7 +130,12 @@ def _apply(args: argparse.Namespace) -> int:
     if unclear := [mask.path for mask in masks.values() if mask.found is None]:
         raise EvaluationError(f"{unclear[0]}: nothing says whose label values it holds; give --dataset")
     targets = {case: args.out / f"{stem(mask.path)}.nii.gz" for case, mask in masks.items()}
-    if there := [path for path in targets.values() if path.exists()]:
+    remarks = {case: f"{mask.dataset.name} {_key(steps, mask.path)}" for case, mask in masks.items()}
+    # of an earlier call that was ended
+    done_before = [
+        case for case, path in targets.items() if path.exists() and read_remark(path) == tuple(remarks[case].split())
+    ]
+    if there := [path for case, path in targets.items() if path.exists() and case not in done_before]:
         raise ConfigError(f"{there[0]}: exists and is not replaced; give another folder as --out")
     for mask in masks.values():
         steps.check(mask.dataset.regions)
@@ -135,16 +144,26 @@ def _apply(args: argparse.Namespace) -> int:
     problems: dict[str, Any] = {}
     with progress_bar("cleaning") as progress:
         for done, (case, mask) in enumerate(masks.items(), 1):
+            if case in done_before:
+                continue
             try:
                 labels, volume = read_mask(mask, "predictions")
                 dataset = mask.dataset
                 raw = by_thresholds(labels.numpy(), steps, dataset, args.probabilities, case)
                 cleaned = clean(raw, steps, voxel_size(volume.affine), dataset.regions)
-                write_like(targets[case], dataset.decode(cleaned), mask.path, f"raum {dataset.name}")
+                write_like(targets[case], dataset.decode(cleaned), mask.path, f"raum {remarks[case]}")
             except UserError as error:
                 problems[case] = error
             progress(done, len(masks))
-    print(f"{args.out}: {len(masks) - len(problems)} masks cleaned: {steps}")
+    kept = f", {len(done_before)} were there already" if done_before else ""
+    print(f"{args.out}: {len(masks) - len(problems) - len(done_before)} masks cleaned{kept}: {steps}")
     for case, problem in problems.items():
         print(f"{case} was not cleaned: {problem}")
     return int(bool(problems))
+
+
+def _key(steps: "Postprocess", mask: Path) -> str:
+    """Return what changes with the steps or the mask that they clean."""
+    state = mask.stat()
+    said = json.dumps([steps.plain, state.st_size, state.st_mtime_ns])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -1,7 +1,6 @@
 """`raum wandb-workspace`: the dashboard of a cross-validation, laid out in W&B."""
 
 import argparse
-import json
 from pathlib import Path
 
 from raum_lightning.errors import RunError
@@ -22,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     folder = StudyFolder(args.study)
     if not folder.study.exists():
         raise RunError(f"{args.study}: is not the folder of a cross-validation (no {folder.study.name})")
-    folds = len(json.loads(folder.splits.read_text()))
+    folds = folder.count_folds()
     workspace = lay_out(read_yaml(folder.config)[0], folder, folds, entity=args.entity)
     print(f"dashboard: {send(workspace)}")
     return 0

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite, prod
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, Self, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from raum_lightning.cases.header import VOXEL_MM
 from raum_lightning.datasets import DataSet, load, parse
 from raum_lightning.errors import CheckpointError, ConfigError
+from raum_lightning.json_files import is_like, parse_json
+from raum_lightning.postprocess import Postprocess
 from raum_lightning.runs.checkpoints import MODEL_CARD
 
 MODES = ("labels", "regions")
@@ -31,6 +33,10 @@ RULES = {
 MOST_VOXELS, MOST_AT_ONCE = 2**26, 2**28
 # of modalities, classes and data sets, in characters
 LONGEST_NAME = 64
+# names of one kind, values of a card, and characters of it as JSON
+MOST_NAMES, MOST_VALUES, LONGEST_CARD = 256, 10_000, 2**20
+# characters of a value in a message
+LONGEST_SHOWN = 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +97,8 @@ class ModelCard:
             "modalities": _are_names(self.modalities),
             "dataset": _are_names([self.dataset]),
             "classes": _are_names(self.classes) and len(self.classes) > 1,
-            "label_values": len(self.label_values) == len(self.classes) and all(map(_is_label, self.label_values)),
-            "regions": all(names and set(names) <= set(self.classes) for names in self.regions.values()),
+            "label_values": len(self.label_values) == len(self.classes) and _are_labels(self.label_values),
+            "regions": _are_names([*self.regions], 0) and all(map(self._are_classes, self.regions.values())),
             "orientation": len(self.orientation) == 3 and _axes(self.orientation) == {"LR", "AP", "IS"},
             "spacing": len(self.spacing) == 3 and all(VOXEL_MM[0] <= size <= VOXEL_MM[1] for size in self.spacing),
             "mode": self.mode in MODES,
@@ -106,7 +112,9 @@ class ModelCard:
             "evaluation": _is_evaluation(self.evaluation),
         }
         if wrong := [name for name, holds in rules.items() if not holds]:
-            raise ConfigError(f"{wrong[0]}={getattr(self, wrong[0])!r} {RULES.get(wrong[0], 'is not valid')}")
+            raise ConfigError(
+                f"{wrong[0]}={_short(repr(getattr(self, wrong[0])))} {RULES.get(wrong[0], 'is not valid')}"
+            )
 
     def __repr__(self) -> str:
         regions = ", ".join(self.regions)
@@ -133,9 +141,14 @@ class ModelCard:
         try:
             hints = get_type_hints(cls)
             given = {name: _frozen(value) for name, value in values.items() if name in hints}
-            if wrong := [name for name, value in given.items() if not _is(value, hints[name])]:
-                raise TypeError(f"{wrong[0]} is {str(given[wrong[0]])[:80]}, a value of the wrong type")
-            return cls(**given)
+            if wrong := [name for name, value in given.items() if not is_like(value, hints[name])]:
+                raise TypeError(f"{wrong[0]} is {_short(str(given[wrong[0]]))}, a value of the wrong type")
+            if sum(map(_count, given.values())) > MOST_VALUES:
+                raise ValueError(f"it has more than {MOST_VALUES:,} values")
+            card = cls(**given)
+            Postprocess.of(card.postprocess or {}).check(card.regions)
+            card.labelling(None)
+            return card
         except (AttributeError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the model card cannot be used ({error})") from error
 
@@ -143,9 +156,12 @@ class ModelCard:
     def from_json(cls, text: str) -> Self:
         """Return the card that `to_json` wrote; raise `CheckpointError` for other text."""
         try:
-            return cls.from_plain(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as error:
+            if len(text) > LONGEST_CARD:
+                raise ValueError(f"it has more than {LONGEST_CARD:,} characters")
+            plain = parse_json(text)
+        except ValueError as error:
             raise CheckpointError(f"the model card is not valid JSON ({error})") from error
+        return cls.from_plain(plain)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the card as lists, dicts, numbers and words."""
@@ -155,6 +171,9 @@ class ModelCard:
     def to_json(self) -> str:
         """Return the card as JSON."""
         return json.dumps(asdict(self))
+
+    def _are_classes(self, names: Sequence[str]) -> bool:
+        return bool(names) and set(names) <= set(self.classes)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -236,26 +255,19 @@ def _frozen(value: Any) -> Any:
     return {key: _frozen(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def _is(value: Any, hint: Any) -> bool:
-    """Return whether a value of JSON, lists frozen, is of the type of a field."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value is None or isinstance(value, (str, int, float, tuple, dict))
-    if origin is tuple:
-        wanted = parts[:1] * len(value) if isinstance(value, tuple) and parts[1:] == (...,) else parts
-        return isinstance(value, tuple) and len(value) == len(wanted) and all(map(_is, value, wanted))
-    if origin is Mapping:
-        return isinstance(value, dict) and all(_is(key, parts[0]) and _is(value[key], parts[1]) for key in value)
-    if parts:  # a union
-        return any(_is(value, part) for part in parts)
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    return isinstance(value, hint)
+def _count(value: Any) -> int:
+    """Return how many values are nested in one."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+    return 1 + sum(map(_count, inner))
 
 
-def _are_names(values: Sequence[str]) -> bool:
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
+
+
+def _are_names(values: Sequence[str], fewest: int = 1) -> bool:
     printable = all(value.isprintable() and 0 < len(value) <= LONGEST_NAME for value in values)
-    return printable and 0 < len(set(values)) == len(values)
+    return printable and fewest <= len(set(values)) == len(values) <= MOST_NAMES
 
 
 def _is_license(value: str) -> bool:
@@ -263,7 +275,8 @@ def _is_license(value: str) -> bool:
 
 
 def _is_evaluation(found: Any) -> bool:
-    if not isinstance(found, Mapping) or not isinstance(rows := found.get("scores", {}), Mapping):
+    rows = found.get("scores", {})
+    if not is_like(rows, Mapping[str, Mapping[str, Any]]):
         return False
     facts = [found.get(key, "") for key in ("rules", "folds", "data", "splits")]
     numbers = [row.get(key) for row in rows.values() for key in ("mean", "low", "high", "cases")]
@@ -272,8 +285,9 @@ def _is_evaluation(found: Any) -> bool:
     )
 
 
-def _is_label(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value < 2**16
+def _are_labels(values: Sequence[int]) -> bool:
+    """Return whether these are values of masks, a different one for each class, 0 for the background."""
+    return len(set(values)) == len(values) and values[0] == 0 and all(0 <= value < 2**16 for value in values)
 
 
 def _axes(codes: str) -> set[str]:

@@ -6,7 +6,6 @@ free. A program of `torch.export` can run any code when it is opened. Safetensor
 `network` in JSON the class that takes them with its arguments.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from raum_lightning.errors import CheckpointError, ExportError
 from raum_lightning.inference.card import ModelCard
+from raum_lightning.json_files import parse_json
 from raum_lightning.runs.checkpoints import MODEL_CARD
 
 ONNX, PROGRAM, SAFETENSORS = ".onnx", ".pt2", ".safetensors"
@@ -96,29 +96,39 @@ def read_safetensors(path: Path, member: int | None = None) -> tuple[dict[str, T
         card = _card(path, metadata)
         names = list(file.keys())
         if NETWORKS not in metadata:
-            return {name: file.get_tensor(name) for name in names}, card, json.loads(metadata.get(NETWORK, "null"))
+            return {name: file.get_tensor(name) for name in names}, card, _specs(path, metadata)
         if member is None:
             raise ExportError(f"{path}: holds an ensemble, which `raum segment` takes; give one network here")
         prefix = f"{member}."
         own = [name for name in names if name.startswith(prefix)]
         weights = {name.removeprefix(prefix): file.get_tensor(name) for name in own}
-        return weights, card, json.loads(metadata[NETWORKS])[member]
+        return weights, card, _specs(path, metadata)[member]
 
 
 def read_card(path: Path) -> tuple[ModelCard, Any]:
     """Return the card of a safetensors file and how its network is made, for an ensemble a list: no weight is read."""
     with _opened(path) as file:
         metadata = file.metadata() or {}
-        return _card(path, metadata), json.loads(metadata.get(NETWORKS) or metadata.get(NETWORK, "null"))
+        return _card(path, metadata), _specs(path, metadata)
 
 
 def count_members(path: Path) -> int:
     """Return how many networks the file of an ensemble holds, 0 for the file of one network."""
     with _opened(path) as file:
-        specs = json.loads((file.metadata() or {}).get(NETWORKS, "[]"))
-        if not isinstance(specs, list):
-            raise ExportError(f"{path}: does not say how its networks are made, as `raum ensemble` writes it")
-        return len(specs)
+        metadata = file.metadata() or {}
+        return len(_specs(path, metadata)) if NETWORKS in metadata else 0
+
+
+def _specs(path: Path, metadata: Mapping[str, str]) -> Any:
+    """Return how the network of a file is made, None where it does not say; for an ensemble a list of one or more."""
+    key = NETWORKS if NETWORKS in metadata else NETWORK
+    try:
+        specs = parse_json(metadata.get(key, "null"))
+    except ValueError as error:
+        raise ExportError(f"{path}: its {key} is not valid JSON ({error})") from error
+    if key == NETWORKS and not (isinstance(specs, list) and specs):
+        raise ExportError(f"{path}: does not say how its networks are made, as `raum ensemble` writes it")
+    return specs
 
 
 @contextmanager
@@ -129,7 +139,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, OSError, json.JSONDecodeError, RecursionError) as error:
+    except (SafetensorError, OSError) as error:
         raise ExportError(f"{path}: safetensors cannot read it ({error})") from error
 
 

@@ -126,9 +126,19 @@ def filled(network: nn.Module | None, spec: Any, weights: Mapping[str, Tensor], 
         check(spec, trust)
         check_shapes(spec, weights, trust)
         network = build(spec, trust)
+    own = network.state_dict()
+    if other := [name for name, one in weights.items() if name in own and _kind(one) != _kind(own[name])]:
+        found, wanted = weights[other[0]].dtype, own[other[0]].dtype
+        raise CheckpointError(f"its weights are not those of the network: {other[0]} is of {found}, not {wanted}")
     try:
         network.load_state_dict(dict(weights))
     except RuntimeError as error:  # of a network that the user gave
         problem = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"its weights are not those of the network: {problem}") from error
+    if broken := [name for name, one in network.named_parameters() if not one.isfinite().all()]:
+        raise CheckpointError(f"its weight {broken[0]} holds NaN or infinite values ({len(broken)} tensors do)")
     return network
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()

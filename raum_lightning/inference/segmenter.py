@@ -146,6 +146,12 @@ class Segmenter:
                 roi_size=card.roi_size,
                 batch_size=card.sw_batch_size,
             )
+        # one sum sees NaN without another array of this size
+        if not values.sum(dtype=torch.float32).isfinite():
+            raise CheckpointError(
+                f"the network returned NaN or infinite values with precision {self.dtype}; give --precision 32-true, "
+                "and where it does the same, other weights"
+            )
         return values.cpu()
 
     def _whole_batches(self, network: nn.Module) -> Network:

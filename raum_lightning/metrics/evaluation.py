@@ -22,6 +22,7 @@ from raum_lightning.metrics.measures import METRICS, explain, select
 from raum_lightning.metrics.rules import DEFAULT, Rules, find_rules
 from raum_lightning.metrics.segmentation import score, select_classes
 from raum_lightning.metrics.statistics import Summary, summarise
+from raum_lightning.signals import leave_to_parent
 
 # cases that are scored sooner than processes have started
 FEW = 8
@@ -251,7 +252,12 @@ def processes(count: int) -> ProcessPoolExecutor:
     """Return so many processes of one thread each."""
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload([__name__])
-    return ProcessPoolExecutor(count, context, torch.set_num_threads, (1,))
+    return ProcessPoolExecutor(count, context, _start)
+
+
+def _start() -> None:
+    torch.set_num_threads(1)
+    leave_to_parent()
 
 
 def _shared(pool: ProcessPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raum_lightning.atomic import no_folder
 from raum_lightning.cases.case import Case, other_case, read_remark
 from raum_lightning.cases.discovery import files_below, find_cases, is_image, recognise
 from raum_lightning.cases.nifti import Volume, read_nifti, stem
@@ -167,7 +168,7 @@ def _case_of(name: str, declared: DataSet | None) -> str:
 
 def _files(root: Path) -> list[Path]:
     if not root.is_dir():
-        raise EvaluationError(f"{root}: no such folder")
+        raise EvaluationError(no_folder(root))
     return [path for path in sorted(files_below(root)) if stem(path)]
 
 

@@ -1,11 +1,11 @@
 """The calibration of a cross-validation, or of one of its folds, as a reliability diagram and a sentence."""
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from raum_lightning.figures.reliability import reliability_chart
+from raum_lightning.json_files import parse_json
 from raum_lightning.runs.study_folder import StudyFolder
 
 BINS = ("before_bins", "after_bins")
@@ -14,7 +14,7 @@ BINS = ("before_bins", "after_bins")
 def fold_calibration(study: StudyFolder, fold: int) -> Mapping[str, Any] | None:
     """Return what the results of a cross-validation say of a fold; None where they say nothing."""
     try:
-        found: Mapping[str, Any] = json.loads(study.results.read_text())["calibration"]["folds"][fold]
+        found: Mapping[str, Any] = parse_json(study.results.read_bytes())["calibration"]["folds"][fold]
         return found if all(found[key] for key in BINS) else None
     except (OSError, ValueError, LookupError, TypeError):
         return None

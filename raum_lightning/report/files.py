@@ -1,9 +1,9 @@
 """What the folder of a run holds; see `raum_lightning.runs.folder` for what lies where."""
 
 import csv
-import json
 import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ import yaml
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.errors import CaseError, EvaluationError, RunError
+from raum_lightning.json_files import is_like, parse_json, read_json
 from raum_lightning.metrics.folders import find_masks
 from raum_lightning.runs.folder import RunFolder
 
@@ -56,10 +57,9 @@ class Run:
     def split(self) -> dict[str, list[str]]:
         """Ids of the cases that train, validate and test; nothing where it was not written."""
         path = self.files.splits
-        try:
-            content: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
-        except ValueError as error:
-            raise RunError(f"{path}: is not valid JSON ({error})") from None
+        content: dict[str, list[str]] = read_json(path, RunError) if path.exists() else {}
+        if not is_like(content, Mapping[str, tuple[str, ...]]):
+            raise RunError(f"{path}: is not a split; expected train, val and test with lists of ids")
         return content
 
     @cached_property
@@ -67,7 +67,7 @@ class Run:
         """Date, commit, versions and hardware of each start; nothing where they were not written or cannot be read."""
         path = self.files.provenance
         try:
-            content = json.loads(path.read_text()) if path.exists() else []
+            content = parse_json(path.read_bytes()) if path.exists() else []
         except ValueError:
             return []
         return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []

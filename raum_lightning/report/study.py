@@ -1,6 +1,5 @@
 """The page of a cross-validation: its tables, calibration, every case with links, and the worst to scroll through."""
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.errors import CaseError, RunError
+from raum_lightning.json_files import is_like, read_json
 from raum_lightning.report.calibration import BINS, calibration_section
 from raum_lightning.report.files import masks_of
 from raum_lightning.report.links import anchor, linked
@@ -24,6 +24,26 @@ from raum_lightning.yaml_files import read_yaml
 PICTURES = 4
 COLUMNS = ("score", "region", "mean", "sd", "median", "95 % from", "to", "cases")
 KEYS = ("mean", "std", "median", "low", "high", "cases")
+# what results.json holds, and may hold
+_SCORES = Mapping[str, Mapping[str, float | str | None]]
+REQUIRED = {
+    "cases": _SCORES,
+    "summary": _SCORES,
+    "cleaned": {"cases": _SCORES, "summary": _SCORES},
+    "metrics": Mapping[str, str],
+    "fold_of": Mapping[str, int],
+    "folds": [{"cases": int, "raw": _SCORES, "cleaned": _SCORES}],
+    "worst": [str],
+}
+OPTIONAL = {
+    "name": str,
+    "parts": [str],
+    "rules": Mapping[str, Any],
+    "postprocess": Mapping[str, Any],
+    "provenance": Mapping[str, Any],
+    "calibration": Mapping[str, Any] | None,
+}
+_BIN = {"voxels": float, "before": float, "after": float, **{key: [tuple[float, float, float]] for key in BINS}}
 
 
 @dataclass(frozen=True)
@@ -39,12 +59,10 @@ class Results:
         if not path.exists():
             raise RunError(f"{path}: is not there yet; `raum cross-validate` with the same options makes it")
         try:
-            content: Mapping[str, Any] = json.loads(path.read_text())
-            if {"cases", "cleaned", "fold_of", "folds", "metrics", "worst", "summary"} <= content.keys():
-                return content
-        except (ValueError, AttributeError, RecursionError):
-            pass
-        raise RunError(f"{path}: is damaged; `raum cross-validate --rescore {self.folder.path}` writes it again")
+            content: Mapping[str, Any] = read_json(path, RunError, REQUIRED, OPTIONAL)
+        except RunError as error:
+            raise RunError(f"{error}; `raum cross-validate --rescore {self.folder.path}` writes it again") from None
+        return content
 
     @cached_property
     def cases(self) -> dict[str, Case]:
@@ -131,8 +149,13 @@ def _folds(content: Mapping[str, Any]) -> str:
 
 
 def _calibration(results: Results) -> str:
-    folds = (results.content.get("calibration") or {}).get("folds")
-    if not folds or not all(fold.get(key) for fold in folds for key in BINS):
+    found = results.content.get("calibration") or {}
+    folds = found.get("folds")
+    if (
+        not folds
+        or not is_like(found, {"folds": [_BIN], "temperature": float})
+        or not all(fold[key] for fold in folds for key in BINS)
+    ):
         command = shlex.join(["raum", "cross-validate", "--rescore", str(results.folder.path)])
         return (
             f'<p class="missing">The results have no reliability diagram; this adds it:</p><pre>{escape(command)}</pre>'

@@ -11,8 +11,8 @@ from raum_lightning.runs.folder import RunFolder
 
 
 @contextmanager
-def locked(run: RunFolder) -> Iterator[None]:
-    """Hold the run's lock, which says host, process and SLURM job, within the block.
+def locked(run: RunFolder, option: str = "--run.id") -> Iterator[None]:
+    """Hold the run's lock, which says host, process and SLURM job, within the block; `option` gives another folder.
 
     That of a process which no longer runs on this host is taken over, and so is that of the same SLURM job, which was
     requeued. Raises `RunError` for any other, and `OutputError` where the folder cannot be written.
@@ -25,7 +25,7 @@ def locked(run: RunFolder) -> Iterator[None]:
                 file.write(mine)
             break
         except FileExistsError:
-            _remove_stale(run)
+            _remove_stale(run, option)
         except OSError as failure:
             with suppress(OSError):  # which would hide the failure before it
                 run.lock.unlink(missing_ok=True)
@@ -46,7 +46,7 @@ def holder(run: RunFolder) -> int | None:
     return int(process) if alive else None
 
 
-def _remove_stale(run: RunFolder) -> None:
+def _remove_stale(run: RunFolder, option: str) -> None:
     try:
         host, process, job = run.lock.read_text().split()
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def _remove_stale(run: RunFolder) -> None:
     dead = here and (int(process) == os.getpid() or not is_alive(int(process)))
     if not dead and (job == "-" or job != os.environ.get("SLURM_JOB_ID")):
         raise RunError(
-            f"{run.path}: process {process} on {host} is training in this folder; wait for it or give another --run.id "
+            f"{run.path}: process {process} on {host} is training in this folder; wait for it or give another {option} "
             f"(if that process no longer runs, remove {run.lock})"
         )
     run.lock.unlink(missing_ok=True)

@@ -1,9 +1,13 @@
 """Where a cross-validation lies on disk, `<root>/<experiment>/cv-<id>/`, and what its files are called."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from raum_lightning.errors import RunError
+from raum_lightning.json_files import read_json
 from raum_lightning.runs.folder import RunFolder
 
 
@@ -48,6 +52,22 @@ class StudyFolder:
     def study(self) -> Path:
         """What decides the results besides the configuration."""
         return self.path / "study.json"
+
+    @property
+    def begun(self) -> dict[str, Any]:
+        """The content of study.json; raises `RunError` where it is damaged."""
+        words, hashes = tuple[str, ...], Mapping[str, str]
+        found: dict[str, Any] = read_json(
+            self.study, RunError, {"command": words, "code": words, "splits": str, "cases": hashes}
+        )
+        return found
+
+    def count_folds(self) -> int:
+        """Return how many folds splits.json has; raise `RunError` where it is damaged."""
+        content = read_json(self.splits, RunError)
+        if not isinstance(content, list) or len(content) < 2:
+            raise RunError(f"{self.splits}: is damaged; a list with one split for each fold is expected")
+        return len(content)
 
     @property
     def training(self) -> Path:

@@ -6,7 +6,6 @@ but not tested. The ranking is that of BraTS (arXiv:1811.02629): methods are ran
 case, and the ranks averaged within a case and then over cases.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from raum_lightning.errors import EvaluationError
+from raum_lightning.json_files import parse_json
 from raum_lightning.metrics import find_rules
 from raum_lightning.metrics.evaluation import plain
 from raum_lightning.metrics.measures import METRICS
@@ -48,7 +48,7 @@ class Results:
         """
         file = path / "results.json" if path.is_dir() else path
         try:
-            content = json.loads(file.read_text())
+            content = parse_json(file.read_bytes())
             chosen = content["cleaned"] if cleaned else content
             scores = {
                 case: {name: _number(value) for name, value in row.items()} for case, row in chosen["cases"].items()
@@ -57,7 +57,7 @@ class Results:
             return cls(str(content.get("name", own)), str(content["rules"]["name"]), scores)
         except FileNotFoundError:
             raise EvaluationError(f"{file}: no such file; give the JSON of raum evaluate or cross-validate") from None
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             lacks = "has no cleaned masks" if cleaned else "is not a result"
             raise EvaluationError(f"{file}: {lacks}; give the JSON of raum evaluate or cross-validate") from None
 

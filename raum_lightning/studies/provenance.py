@@ -1,13 +1,14 @@
 """Where results come from: code, libraries, machine, data, and what each fold cost."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from raum_lightning.errors import RunError
 from raum_lightning.inference.loading import open_network
+from raum_lightning.json_files import read_json
 from raum_lightning.runs.checkpoints import structure
 from raum_lightning.studies.prediction import trusted
 from raum_lightning.studies.study import Study
@@ -35,7 +36,7 @@ def provenance(study: Study) -> dict[str, Any]:
 def _started(study: Study) -> Mapping[str, Any]:
     """Return what the first fold has noted of its last start; nothing where it has noted none."""
     path = study.folder.run(0).provenance
-    starts: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    starts: list[dict[str, Any]] = read_json(path, RunError) if path.exists() else []
     return starts[-1] if starts else {}
 
 

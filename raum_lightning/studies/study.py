@@ -63,7 +63,7 @@ class Study:
 
     def check_data(self) -> None:
         """Raise `RunError` where the cases or their folds are no longer those that the study began with."""
-        said = json.loads(self.folder.study.read_text())
+        said = self.folder.begun
         before, now = said["cases"], self.case_hashes()
         if changed := sorted(case for case in before.keys() | now.keys() if before.get(case) != now.get(case)):
             raise RunError(

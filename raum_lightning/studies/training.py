@@ -1,6 +1,5 @@
 """The folds of a cross-validation, each a `raum fit` in a process of its own, several at a time where asked."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import torch
 
 from raum_lightning.atomic import write_json
 from raum_lightning.errors import RunError
+from raum_lightning.json_files import read_json
 from raum_lightning.runs.lock import holder
 from raum_lightning.studies.study import Study
 
@@ -165,7 +165,7 @@ def seconds_of(study: Study, fold: int) -> float | None:
 
 def _read(study: Study) -> dict[str, Any]:
     path = study.folder.training
-    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    content: dict[str, Any] = read_json(path, RunError, {}) if path.exists() else {}
     return content
 
 

@@ -80,7 +80,7 @@ def test_a_file_with_escapes_in_its_name_is_said_with_them_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", str(tmp_path / "\x1b[2Jnone")]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}/\\x1b[2Jnone: no such folder; expected one that holds cases\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}/\\x1b[2Jnone: no such folder; give one that holds cases\n"
 
 
 def test_a_dataset_json_that_is_nested_without_end(tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def test_what_cannot_be_is_refused_before_the_export(
     (tmp_path / "empty").write_text("{}")
     for more, said in (
         (["--license", "my own"], "license='my own' is no identifier of SPDX"),
-        (["--results", "none.json"], "none.json: cannot be read as JSON"),
-        (["--results", str(tmp_path / "text")], "text: cannot be read as JSON"),
+        (["--results", "none.json"], "none.json: no such file"),
+        (["--results", str(tmp_path / "text")], "text: is not valid JSON"),
         (["--results", str(tmp_path / "empty")], "empty: is not a result"),
     ):
         assert main([*words, *more]) == 2

@@ -68,7 +68,16 @@ def test_cleaned_masks_are_written_and_nothing_is_replaced(tmp_path: Path, capsy
     assert main(["postprocess", "apply", *map(str, words)]) == 0
     scores = evaluate(tmp_path / "c", tmp_path / "references", metrics=["lesion_dice", "hd95"])
     assert scores.summary["lesion_dice_mean"].mean == 1 and scores.summary["hd95_mean"].mean == 0
+    # continued after it was ended: what is there is kept, and nothing of other steps is replaced
+    ended, kept, *_ = sorted((tmp_path / "c").iterdir())
+    ended.unlink()
+    before = kept.stat()
+    assert main(["postprocess", "apply", *map(str, words)]) == 0
+    assert "1 masks cleaned, 3 were there already" in capsys.readouterr().out
+    assert ended.is_file() and kept.stat() == before
+    (tmp_path / "post.yaml").write_text("min_mm3: {WT: 8}\n")
     assert main(["postprocess", "apply", *map(str, words)]) == 2
+    assert "exists and is not replaced" in capsys.readouterr().err
     # a region that is not there, and a folder that is a file, are found before the first case
     for text, out, said in (("holes: [XY]", "d", "names 'XY'"), ("holes: [WT]", "post.yaml", "post.yaml is no folder")):
         (tmp_path / "post.yaml").write_text(text)

@@ -54,5 +54,8 @@ def test_a_dead_process_and_the_same_job_are_taken_over(run: RunFolder, monkeypa
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"file/run/.*could not be written"), locked(RunFolder(tmp_path / "file/run")):
+    with (
+        pytest.raises(OutputError, match=r"file: is a file where a folder is expected"),
+        locked(RunFolder(tmp_path / "file/run")),
+    ):
         pass

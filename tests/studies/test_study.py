@@ -1,6 +1,8 @@
 """What may not change within a cross-validation, each refused before the next fold is trained or predicted."""
 
 import json
+import os
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import torch
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cases.splits import Split
+from raum_lightning.cli import cross_validate, main
 from raum_lightning.datasets import presets
 from raum_lightning.errors import CheckpointError, RunError, SplitError
+from raum_lightning.runs.folder import RunFolder
 from raum_lightning.runs.study_folder import StudyFolder
 from raum_lightning.studies.prediction import check_unseen
 from raum_lightning.studies.study import Study, check_folds_apart
@@ -89,6 +93,29 @@ def test_a_checkpoint_that_does_not_say_what_it_has_seen_is_refused(study: Study
     checkpoint(study, 0, None)
     with pytest.raises(CheckpointError, match="does not say which cases trained it"):
         check_unseen(study, 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"command": 3}', '{"command": [], "code": {}, "splits": "", "cases": {}}']
+)
+def test_a_damaged_study_is_named(study: Study, text: str) -> None:
+    study.folder.study.write_text(text)
+    with pytest.raises(RunError, match=r"study\.json: "):
+        study.begin()
+    study.folder.splits.write_text(text)
+    with pytest.raises(RunError, match=r"splits\.json: "):
+        study.folder.count_folds()
+
+
+def test_only_one_process_continues_it(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cross_validate, "_begin", lambda args: study)
+    lock = RunFolder(study.folder.path).lock
+    lock.write_text(f"{socket.gethostname()} {os.getppid()} -")
+    assert main(["cross-validate"]) == 2
+    assert f"process {os.getppid()} on" in (said := capsys.readouterr().err) and "give another --id" in said
+    assert lock.exists() and not study.folder.training.exists()
 
 
 def test_other_folds_or_settings_are_another_cross_validation(study: Study) -> None:

@@ -1,0 +1,66 @@
+"""What commands and their worker processes do when they are asked to stop."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from threading import Thread, current_thread, main_thread
+from types import FrameType
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM was received: what is open is closed as after Ctrl-C."""
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Within the block Ctrl-C raises `KeyboardInterrupt` and SIGTERM `Terminated`; a second signal ends at once."""
+    taken = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()  # no other may take signals
+
+    def first(signum: int, frame: FrameType | None) -> None:
+        for one in taken:
+            signal.signal(one, _at_once)
+        raise (Terminated if signum == signal.SIGTERM else KeyboardInterrupt)
+
+    before = {signum: signal.signal(signum, first) for signum in taken}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def leave_to_parent() -> None:
+    """Let a worker process ignore the signals of the whole job, and end it with the process that started it.
+
+    SLURM, systemd and a terminal send a signal to all processes of a job at once; a worker that ended by it would take
+    the main process down before that could save. SIGTERM still ends a worker where its parent sends it, as
+    `multiprocessing` does at exit.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # on macOS and Windows nobody could tell who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_with_parent, daemon=True).start()
+    # last, as threads take over what is blocked
+    Thread(target=_end_after_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # not getppid, which may be a server that starts processes for others
+    parent = parent_process()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != (parent.pid if parent else os.getppid()):
+        pass
+    os._exit(0)
+
+
+def _end_after_parent() -> None:
+    if parent := parent_process():
+        parent.join()  # it may have been killed, and nobody else would end this process
+        os._exit(1)
+
+
+def _at_once(signum: int, frame: FrameType | None) -> None:
+    print("stopped at once", file=sys.stderr, flush=True)
+    os._exit(128 + signum)
