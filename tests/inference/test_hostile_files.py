@@ -116,7 +116,7 @@ def test_a_sound_file_opens(sound: Path) -> None:
 
 
 def test_values_are_compared_with_types() -> None:
-    right = [
+    right: list[tuple[Any, Any]] = [
         (1, int),
         (1, float),
         (None, str | None),

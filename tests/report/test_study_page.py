@@ -165,7 +165,8 @@ def test_the_command_writes_it(copy: Path, tmp_path: Path, capsys: pytest.Captur
     content["calibration"].pop("folds")  # of a version before
     (copy / "results.json").write_text(json.dumps(content))
     assert "The results have no reliability diagram; this adds it:" in study_page(copy)
-    shapes = ({"cases": []}, {"summary": {"a": 1}}, {"folds": [{}]}, {"cleaned": None}, {"parts": 3}, {"worst": [1]})
+    shapes: list[dict[str, Any]] = [{"cases": []}, {"summary": {"a": 1}}, {"folds": [{}]}, {"cleaned": None}]
+    shapes += [{"parts": 3}, {"worst": [1]}]
     damaged = [(json.dumps(results() | shape), f"damaged.*{next(iter(shape))} is ") for shape in shapes]
     texts = [("{", "results.json: is not valid JSON"), ("[]", "holds \\[\\] where"), ("{}", "--rescore")]
     for wrong, said in (*texts, ("[" * 9999, "nested too deeply"), *damaged):
