@@ -25,8 +25,9 @@ from raum_lightning.models.unetr import check_checkpointing, count_levels, three
 from raum_lightning.models.vit import grid_of, run
 from raum_lightning.models.vit_v2 import Stem, ViTV2
 
-# as in PrimusV3 (nnU-Net, `documentation/primus.md`)
-PROJECTION_START = 1e-5
+# PrimusV3 (nnU-Net, `documentation/primus.md`) starts at 1e-5, and its runs are a thousand times as long as a short one
+# here, in which skips of that size would come to count only towards the end
+PROJECTION_START = 1.0
 
 
 class Projection(nn.Module):

@@ -1,7 +1,6 @@
 """Loggers that a YAML names by their class: what they write lies in the run's folder, beside metrics.csv."""
 
 import csv
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -51,20 +50,3 @@ def test_a_logger_of_the_users_own(brats: Path, tmp_path: Path, monkeypatch: pyt
     run, scores = fit(brats, tmp_path, "mylogger.Lines")
     lines = [line.split() for line in (run / "lines.txt").read_text().splitlines()]
     assert {step: float(value) for step, name, value in lines if name == "val/dice_mean"} == pytest.approx(scores)
-
-
-@pytest.mark.parametrize(
-    ("package", "logger", "written"),
-    [
-        ("mlflow", "MLFlowLogger", "*/*/metrics/val/dice_mean"),
-        ("tensorboard", "TensorBoardLogger", "lightning_logs/version_0/events.out.tfevents.*"),
-    ],
-)
-def test_loggers_of_lightning(
-    package: str, logger: str, written: str, brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
-    monkeypatch.chdir(tmp_path)
-    run, _ = fit(brats, tmp_path, f"lightning.pytorch.loggers.{logger}")
-    assert list(run.glob(written)) and not (tmp_path / "mlruns").exists()

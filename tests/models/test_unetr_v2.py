@@ -236,13 +236,18 @@ def test_drop_path_keeps_the_expectation() -> None:
     assert probabilities == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
-def test_skips_of_the_stem_start_near_nothing() -> None:
+def test_skips_of_the_stem_are_projections_of_its_resolutions() -> None:
     network: Any = modern(**MODERN).eval()
     image = image_for(network)
     resolutions = network.encode(image)[4:]
     assert [tuple(one.shape[1:]) for one in resolutions] == [(4, 16, 16, 16), (4, 8, 8, 8), (8, 4, 4, 4), (16, 2, 2, 2)]
     plain = network.projections[0].convolution(resolutions[0])
-    torch.testing.assert_close(network.projections[0](resolutions[0]), plain * 1e-5)
+    torch.testing.assert_close(network.projections[0](resolutions[0]), plain)
+    with torch.no_grad():
+        network.projections[0].factor[0] = 0.5
+    halved = network.projections[0](resolutions[0])
+    torch.testing.assert_close(halved[:, 0], plain[:, 0] / 2)
+    torch.testing.assert_close(halved[:, 1:], plain[:, 1:])
 
 
 def test_deep_logits_are_for_training_only() -> None:
