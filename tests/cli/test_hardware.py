@@ -68,6 +68,7 @@ def test_fit_plan_is_raum_plan(
             "accumulated": 1,
             "memory": 2**30,
             "seconds": 1.8,
+            "seconds_of_case": 2.5,
             "steps": 2000,
             "channels": 3,
             "cases": 0,
