@@ -3,33 +3,42 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import parent_process
 from threading import Thread, current_thread, main_thread
 from types import FrameType
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM was received: what is open is closed as after Ctrl-C."""
 
 
-@contextmanager
-def stopping() -> Iterator[None]:
+def stopping() -> AbstractContextManager[None]:
     """Within the block Ctrl-C raises `KeyboardInterrupt` and SIGTERM `Terminated`; a second signal ends at once."""
-    taken = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()  # no other may take signals
 
     def first(signum: int, frame: FrameType | None) -> None:
-        for one in taken:
+        for one in ENDING:
             signal.signal(one, _at_once)
         raise (Terminated if signum == signal.SIGTERM else KeyboardInterrupt)
 
-    before = {signum: signal.signal(signum, first) for signum in taken}
+    return handled_by(first)
+
+
+@contextmanager
+def handled_by(
+    handler: Callable[[int, FrameType | None], None], signals: Sequence[signal.Signals] = ENDING
+) -> Iterator[None]:
+    """Within the block these signals, Ctrl-C and SIGTERM where not given, call `handler`."""
+    taken = signals if current_thread() is main_thread() else ()  # no other may take signals
+    before = {signum: signal.signal(signum, handler) for signum in taken}
     try:
         yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        for signum, former in before.items():
+            signal.signal(signum, former)
 
 
 def leave_to_parent() -> None:

@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
 
@@ -21,6 +20,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
 from raum_lightning.runs.folder import RunFolder
+from raum_lightning.signals import handled_by
 
 # Windows has no such signal
 REQUEUE: signal.Signals | None = getattr(signal, "SIGUSR1", None)
@@ -33,16 +33,9 @@ class Preempted(SystemExit):
     """The run was asked to stop and can be resumed."""
 
 
-@contextmanager
-def leaving_on_signal() -> Iterator[None]:
+def leaving_on_signal() -> AbstractContextManager[None]:
     """Within the block, end the process at once, with 128 and the signal's number, where it is asked to stop."""
-    taken = (STOP, CTRL_C) if current_thread() is main_thread() else ()  # no other may take signals
-    before = {signum: signal.signal(signum, leave) for signum in taken}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    return handled_by(leave)
 
 
 def leave(signum: int, frame: FrameType | None) -> None:
@@ -140,13 +133,8 @@ class LastCheckpoint(Checkpoint):
 
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             end(self.received or STOP)
-        taken = SIGNALS if current_thread() is main_thread() else ()
-        before = {signum: signal.signal(signum, end) for signum in taken}
-        try:
+        with handled_by(end, SIGNALS):
             yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
 
     def _save(self, trainer: pl.Trainer) -> None:
         self.saved_step = trainer.global_step
