@@ -6,6 +6,8 @@ CASES := runs/phantom-cases
 PIP := pip install --disable-pip-version-check
 # of the tests: `make test ARGS=tests/test_losses.py`, `make test ARGS='-k resume'`
 ARGS ?=
+# the compiled modules are kept: each process of the tests would compile them again
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help setup fit test test-fast test-minimum cluster-test fuzz audit lint format bench clean
 

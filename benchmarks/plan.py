@@ -1,4 +1,4 @@
-"""What `raum plan` says of a training against what the training takes: peak of memory and seconds a step.
+"""What `raum plan` says of a training against what it takes: peak of memory, and seconds a step with its data.
 
     python benchmarks/plan.py [--steps 20] [--only NAME]
 
@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 RAUM = [sys.executable, "-m", "raum_lightning"]
-SMALLER = ["--data.batch_size", "2", "--data.roi_size", "[64,64,64]", "--module.roi_size", "[64,64,64]"]
+BATCH = 2
+SMALLER = ["--data.batch_size", str(BATCH), "--data.roi_size", "[64,64,64]", "--module.roi_size", "[64,64,64]"]
 V2 = {"embed_dim": 96, "depth": 4, "num_heads": 4, "mlp_dim": 256, "out_indices": "[1,2,4]", "feature_size": 16}
 CONFIGURATIONS = {
     "phantom": ["-c", "phantom.yaml"],
@@ -53,24 +54,25 @@ def main() -> None:
 
 
 def plan(words: list[str], place: Path) -> tuple[float, float]:
-    """Return what `raum plan` says: MiB at the peak, and seconds a step."""
+    """Return what `raum plan` says: MiB at the peak, and seconds a step with those in which its batch is made."""
     _, said = run([*RAUM, "plan", *words], place)
     found = re.search(r"peak ([\d.]+) of .* GiB, (\S+) s a step", said)
-    assert found, said
-    return float(found[1]) * 1024, float(found[2])
+    data = re.search(r"data: (\S+) patches a second", said)
+    assert found and data, said
+    return float(found[1]) * 1024, float(found[2]) + BATCH / float(data[1])
 
 
 def fit(words: list[str], place: Path, name: str, steps: int) -> tuple[float, float]:
     """Return what a training takes: MiB at the peak of its process, and the median of seconds a step."""
     ends = ["--trainer.max_steps", str(steps), "--trainer.log_every_n_steps", "1", "--run.id", name]
-    ends += ["--data.patches_per_epoch", str(2 * steps), "--data.test_fraction", "0", "--module.warmup_steps", "2"]
+    ends += ["--data.patches_per_epoch", str(BATCH * steps), "--data.test_fraction", "0", "--module.warmup_steps", "2"]
     ends += ["--trainer.check_val_every_n_epoch", "1"]
     logger = ["--trainer.logger.class_path", "raum_lightning.loggers.CSVLogger", "--run.root", str(place / "runs")]
     peak, _ = run([*RAUM, "fit", *words, *ends, *logger], place)
     (table,) = (place / "runs").glob(f"*/{name}/metrics.csv")
     with table.open() as file:
         rates = [float(row["perf/patches_per_s"]) for row in csv.DictReader(file) if row.get("perf/patches_per_s")]
-    return peak, 2 / median(rates)
+    return peak, BATCH / median(rates)
 
 
 def run(command: list[str], place: Path) -> tuple[float, str]:

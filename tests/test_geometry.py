@@ -13,6 +13,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from raum_lightning.cases import header
 from raum_lightning.errors import GeometryError
 from raum_lightning.geometry import (
     MAX_VOXELS,
@@ -175,7 +176,7 @@ def test_a_frame_has_no_more_voxels_than_a_file_may(
     except GeometryError as error:
         assert re.search(r"voxels of .* mm.* become .* of .* mm, as the network takes them; at most", str(error))
     else:
-        assert np.prod(resampler.shape) <= MAX_VOXELS
+        assert np.prod(resampler.shape) <= MAX_VOXELS == header.MAX_VOXELS
 
 
 def test_a_frame_that_would_fill_the_memory_is_refused_with_its_sizes() -> None:

@@ -249,6 +249,7 @@ def test_pseudo_dice_counts_the_batch_as_one() -> None:
     assert value.item() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compiles", "kind"), [(False, cpu.UNETR), (True, UNETR)])
 def test_the_network_is_accelerated_on_a_cpu_unless_it_is_compiled(
     brats: Path, tmp_path: Path, compiles: bool, kind: type

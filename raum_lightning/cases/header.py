@@ -25,7 +25,8 @@ MAGICS = (b"n+1\0", b"n+2\0")
 # in mm: from xyzt_units, where 0 (unknown) is taken for mm as every reader does
 UNITS = {1: ("metres", 1000.0), 2: ("mm", 1.0), 3: ("micrometres", 0.001)}
 VOXEL_MM = (0.1, 10.0)
-# 512 x 512 x 512: of one volume, and of what it becomes when it is resampled to 1 mm
+# 512 x 512 x 512: of one volume, and of what it becomes when it is resampled to 1 mm; the same as in `geometry`, which
+# imports torch
 MAX_VOXELS = 2**27
 # of all volumes in one file
 MAX_BYTES = 2**31

@@ -10,8 +10,6 @@ COMMAND = "raum plan"
 # all other options are those of `lightning fit`, of which `lightning fit --plan` is this verb
 FORWARDS = True
 CHECKPOINTING = "--module.network.init_args.checkpointing"
-# voxels of a brain's box in BraTS, about: 140 x 175 x 140
-BOX = 3_430_000
 GIB = 2**30
 
 
@@ -84,13 +82,20 @@ def _print(found: dict[str, Any], room: float, keys: dict[str, Any]) -> None:
 
 
 def _print_rest(found: dict[str, Any]) -> None:
-    hours = found["steps"] * found["seconds"] / 3600
-    print(f"schedule: {found['steps']} steps, {hours:.1f} h without validation and waiting for data")
+    per_step = found["batch"] * found["accumulated"]
+    seconds, workers = found["seconds"], found["workers"]
+    rate = max(1, workers) / found["seconds_of_patch"]
+    waited = max(seconds, per_step / rate) if workers else seconds + per_step / rate
+    source = f"{workers} workers" if workers else "the main process, between steps (data.num_workers 0)"
+    print(f"data: {rate:.3g} patches a second from {source}; the steps alone would take {per_step / seconds:.3g}")
+    hours = found["steps"] * waited / 3600
+    print(f"schedule: {found['steps']} steps, {hours:.1f} h with waiting for data, without validation")
     print(f"validation: {found['seconds_of_case']:.3g} s a case")
     print(f"checkpoints: three files of {found['checkpoint'] / 1e6:.0f} MB at most")
-    per_case = BOX * (2 * found["channels"] + 1) / 1e6
+    per_case = found["voxels"] * (2 * found["channels"] + 1) / 1e6
     total = f", {per_case * found['cases'] / 1e3:.1f} GB for {found['cases']}" if found["cases"] else ""
-    print(f"prepared cases: about {per_case:.0f} MB each{total} (estimate for BraTS)")
+    of = "estimate from the first case" if found["cases"] else "estimate for BraTS"
+    print(f"prepared cases: about {per_case:.0f} MB each{total} ({of})")
 
 
 def _write(path: Path, keys: dict[str, Any], args: argparse.Namespace) -> None:

@@ -90,6 +90,7 @@ def run_trainer(args: Sequence[str]) -> int:
 class RaumCLI(LightningCLI):
     """LightningCLI whose network and loss stand under `module`, with one folder per run."""
 
+    verb: str
     given: CommandLine
     derived: list[str]
     """The network's arguments that follow from the data or, where not fitting, from the checkpoint."""
@@ -100,7 +101,7 @@ class RaumCLI(LightningCLI):
     start: Path | None  # the checkpoint to resume from
 
     def __init__(self, args: list[str]) -> None:
-        self.given = read_command_line(args[1:])
+        self.verb, self.given = args[0], read_command_line(args[1:])
         find_beside(self.given.files.folders)
         lists_for_tensors()
         self.module_class = find_module_class(self.given)
@@ -112,16 +113,18 @@ class RaumCLI(LightningCLI):
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS,
-            parser_kwargs=exact | dict.fromkeys(self.subcommands(), exact),
+            parser_kwargs=exact | {self.verb: exact},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=args,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return the verbs and the arguments of the trainer's methods that are no options, or options of our own."""
-        return {verb: skipped | {"ckpt_path"} for verb, skipped in LightningCLI.subcommands().items()}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the verb and the arguments of the trainer's method that are no options, or options of our own.
+
+        Lightning makes a parser for each verb that is returned, which takes a tenth of a second.
+        """
+        return {self.verb: super().subcommands()[self.verb] | {"ckpt_path"}}
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our groups before the trainer's, with `module` for the parent's `model`."""

@@ -1,4 +1,4 @@
-"""A few training steps of a configuration on made-up patches, and two validation cases between them."""
+"""A few training steps of a configuration on made-up patches, two validation cases between them, and some patches."""
 
 import inspect
 import math
@@ -6,20 +6,24 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cli.trainer import RaumCLI
 from raum_lightning.data.datamodule import BratsDataModule
+from raum_lightning.data.store import Prepared
 from raum_lightning.errors import ConfigError
 from raum_lightning.geometry import bounding_box, brain_mask
 from raum_lightning.losses import deep_supervision
 
-WARMUP, STEPS = 1, 3
-# voxels of a brain's box in BraTS, about
+WARMUP, STEPS, PATCHES = 1, 3, 8
+# voxels along the axes of a brain's box in BraTS, about
 BOX = (140, 175, 140)
 
 
@@ -33,6 +37,7 @@ class TrialCLI(RaumCLI):
         data, network = self.datamodule, self.model.network
         cases = find_cases(data.root, data.declared) if data.root.is_dir() else []
         volume = _volume(data, cases[0] if cases else None)
+        seconds_of_patch = _seconds_of_patch(data, volume)
         seconds, seconds_of_case = self._steps(device, volume)
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_of_process()
         weights = sum(parameter.numel() for parameter in self.model.parameters()) * 4
@@ -49,10 +54,13 @@ class TrialCLI(RaumCLI):
             "peak": peak,
             "seconds": seconds,
             "seconds_of_case": seconds_of_case,
+            "seconds_of_patch": seconds_of_patch,
+            "workers": min(data.num_workers, os.cpu_count() or 1),
             "steps": self._length(),
             # weights, and AdamW's two means; with EMA the mean beside them
             "checkpoint": weights * (4 if self.model.average else 3),
             "channels": len(data.modalities),
+            "voxels": volume["label"].numel(),
             "cases": len(cases),
         }
 
@@ -139,6 +147,45 @@ def _volume(data: BratsDataModule, case: Case | None) -> dict[str, Any]:
     image = torch.randn(1, len(data.modalities), *size).half() * (radius <= 1)
     label = (radius < 0.1).to(torch.uint8)[None]
     return {"image": image, "label": label, "case": ["made-up"], "spacing": torch.ones(1, 3)}
+
+
+def _seconds_of_patch(data: BratsDataModule, volume: dict[str, Any]) -> float:
+    """Return seconds in which a process of the loader reads and augments a patch of the made-up volume."""
+    with TemporaryDirectory() as folder:
+        case = _prepared(Path(folder), data, volume)
+        patches = iter(range(WARMUP + PATCHES))
+        dataset = data.patches([case])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1 if data.num_workers else threads)  # a worker has one
+
+        def patch() -> None:
+            dataset[0, next(patches)]
+
+        try:
+            _timed(patch, WARMUP, torch.device("cpu"))
+            return _timed(patch, PATCHES, torch.device("cpu"))
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _prepared(folder: Path, data: BratsDataModule, volume: dict[str, Any]) -> Prepared:
+    """Write the made-up volume as a prepared case."""
+    image, label = volume["image"][0].numpy(), volume["label"][0].numpy()
+    tumour = np.flatnonzero(label).astype(np.int32)
+    for name, array in {"image": image, "label": label, "tumour": tumour}.items():
+        np.save(folder / f"{name}.npy", array)
+    affine = tuple(map(tuple, np.diag([-1.0, -1.0, 1.0, 1.0]).tolist()))  # LPS
+    return Prepared(
+        folder,
+        "made-up",
+        dataset=data.dataset.name,
+        modalities=tuple(data.modalities),
+        start=(0, 0, 0),
+        shape=label.shape,
+        affine=affine,
+        tumour={1: len(tumour)},
+        checksums={},
+    )
 
 
 def _peak_of_process() -> int:

@@ -213,20 +213,24 @@ class BratsDataModule(SelectedCases):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return batches of patches."""
         sampler = PatchSampler(self.patches_per_epoch, **self._ranks)
-        dataset = PatchDataset(
-            [self.prepared[name] for name in self.split.train],
-            patches_per_epoch=self.patches_per_epoch,
-            places=self.places,
-            case_weights=self.weights,
-            batch=self.batch_size * sampler.num_replicas if self.balanced else None,
-            transform=self.transform,
-            raw=self.batch_augmentation is not None,
-            seed=self._seed,
-        )
+        dataset = self.patches([self.prepared[name] for name in self.split.train], self.weights)
         loader = PatchLoader(dataset, sampler, batch_size=self.batch_size, **self._loading(self.num_workers))
         if self.trainer is None:  # which would call it
             loader.finish = partial(self.on_after_batch_transfer, dataloader_idx=0)
         return loader
+
+    def patches(self, cases: Sequence[Prepared], weights: Sequence[float] | None = None) -> PatchDataset:
+        """Return the training patches of `cases`, sampled by `weights`, one per case."""
+        return PatchDataset(
+            cases,
+            patches_per_epoch=self.patches_per_epoch,
+            places=self.places,
+            case_weights=weights,
+            batch=self.batch_size * self._ranks["num_replicas"] if self.balanced else None,
+            transform=self.transform,
+            raw=self.batch_augmentation is not None,
+            seed=self._seed,
+        )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Augment raw patches on their device; convert images from float16, as they travel, to the run's precision."""

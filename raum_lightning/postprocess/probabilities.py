@@ -6,7 +6,9 @@ regions ("regions"); `mode`; and `key`, a fingerprint of what made them. Outside
 are those of the network, before the temperature of its model card.
 """
 
+import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,11 +20,15 @@ from numpy.typing import NDArray
 from raum_lightning.atomic import atomic
 from raum_lightning.datasets import DataSet
 from raum_lightning.errors import EvaluationError
-from raum_lightning.geometry import Box
+from raum_lightning.geometry import MAX_VOXELS, Box
 from raum_lightning.labels import NO_THRESHOLDS, Thresholds, from_probabilities
 from raum_lightning.postprocess import Postprocess
 
-ENDING = ".npz"
+ENDING, VALUES = ".npz", "probabilities"
+# what NumPy raises for a file that is damaged or another one
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+# bytes that any other array takes, and the header of an array
+MAX_BYTES, HEADER = 2**16, 2**12
 # of the voxels of a tumour, how many may differ where float16 rounds, and where a mask is another
 SAME = 0.01
 
@@ -71,12 +77,19 @@ class Probabilities:
         """Return what `save` wrote; raise `EvaluationError` for other files."""
         try:
             with path.open("rb") as file, np.load(file) as content:
+                sizes = {entry.filename: entry.file_size for entry in content.zip.infolist()}
+                values = sizes.pop(f"{VALUES}.npy")
+                # looked at before anything is unpacked: some MB may unpack to many GB
+                if any(size > MAX_BYTES for size in sizes.values()):
+                    raise ValueError("an array is too large")
                 start, shape = (tuple(map(int, content[name])) for name in ("start", "shape"))
                 channels = tuple(map(str, content["channels"]))
-                return cls(content["probabilities"], start, shape, channels, str(content["mode"]), str(content["key"]))
+                if values - HEADER > 2 * len(channels) * min(math.prod(shape), MAX_VOXELS):
+                    raise ValueError(f"{values:,} bytes of probabilities in a grid of {shape} voxels")
+                return cls(content[VALUES], start, shape, channels, str(content["mode"]), str(content["key"]))
         except FileNotFoundError:
             raise EvaluationError(f"{path}: no such file; `raum segment --cases --probabilities` writes it") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise EvaluationError(f"{path}: holds no probabilities of `raum segment` ({error})") from None
 
     def labels(self, dataset: DataSet, thresholds: Thresholds = NO_THRESHOLDS) -> NDArray[np.uint8]:

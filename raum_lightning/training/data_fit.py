@@ -24,7 +24,11 @@ def check_fit(module: WholeVolumeModule, data: Any, *, fitting: bool) -> None:
     if network._compiled_call_impl is not None:
         return  # compiled after it was checked
     training = {"data.roi_size": data.roi_size} if fitting else {}
-    outputs = output_channels(network, channels, {"module.roi_size": module.windows["roi_size"]}, training)
+    windows = {"module.roi_size": module.windows["roi_size"]}
+    # the command line checks before it prepares cases, and `setup` again
+    if (question := (network, channels, windows, training)) != module.checked[0]:
+        module.checked = question, output_channels(*question)
+    outputs = module.checked[1]
     if isinstance(outputs, str):
         rank_zero_info(f"{type(network).__name__} cannot be checked before the first step ({outputs})")
     elif fitting:

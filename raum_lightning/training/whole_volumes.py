@@ -46,6 +46,7 @@ class WholeVolumeModule(pl.LightningModule):
         self.scoring = CaseScoring()
         self.case_scores: dict[str, dict[str, float]] = {}
         self.val_scores: dict[str, float] = {}
+        self.checked: tuple[Any, int | str] = (None, "")  # what `check_fit` asked last, and the answer
 
     def on_validation_epoch_start(self) -> None:
         """Let every rank hold the whole network until its volumes are read."""

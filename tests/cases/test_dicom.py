@@ -146,6 +146,7 @@ def test_a_series_in_two_folders_is_said(tmp_path: Path) -> None:
         find_series(tmp_path / "s")
 
 
+@pytest.mark.slow
 def test_a_mask_goes_out_as_a_dicom_segmentation(
     examination: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ def test_it_takes_steps_and_leaves_nothing(
     assert main(["plan", "-c", DEBUG]) == 0
     said = capsys.readouterr().out
     assert "UNETR, batch " in said and " s a step\n" in said and "schedule: 4 steps, 0.0 h" in said
+    assert " patches a second from the main process, between steps" in said
     # 0.47 M weights of 4 bytes, three times
     assert "checkpoints: three files of 6 MB at most" in said
     # 140 x 175 x 140 voxels of three modalities in 2 bytes and a mask in 1
@@ -61,6 +62,9 @@ def test_the_first_way_that_fits_is_written(
             "memory": 0,
             "seconds": 1.8,
             "seconds_of_case": 12.3,
+            "seconds_of_patch": 0.25,
+            "workers": 2,
+            "voxels": 3_430_000,
             "steps": 2000,
             "channels": 3,
             "cases": 100,
@@ -74,6 +78,8 @@ def test_the_first_way_that_fits_is_written(
     said = capsys.readouterr().out
     assert "schedule: 2000 steps, 1.0 h" in said and "2.4 GB for 100" in said
     assert "validation: 12.3 s a case" in said
+    # batches of 2, two of which make a step of 1.8 s
+    assert "data: 8 patches a second from 2 workers; the steps alone would take 2.22" in said
     if keys is None:
         assert "nothing that was tried fits into 1.0 GiB" in said and not Path("fits.yaml").exists()
     else:

@@ -17,7 +17,7 @@ SAID = (
     r"run      runs/debug/\w+",
     r"network  UNETR, 0\.47 M parameters, 32-true",
     r"cases    4 train, 1 val, 1 test, from cases",
-    r"batch    4 patches a step \(4 per rank, 1 rank, 1 accumulated\)",
+    r"batch    2 patches a step \(2 per rank, 1 rank, 1 accumulated\)",
     r"lr       0\.0015, not scaled by the batch",
     r"lines    each validation: step, loss, Dice, best so far, patches/s, time left",
     VALIDATED.format(step=2),

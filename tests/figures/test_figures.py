@@ -79,6 +79,7 @@ def test_any_orientation_is_turned_as_nibabel_turns_it(axes: tuple[int, ...], si
         assert upright.position(plane, at) == pytest.approx(world[plane.axis])
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.tuples(*[st.floats(-20, 20)] * 3))
 def test_an_oblique_volume_is_taken_for_its_nearest_neighbour(angles: tuple[float, float, float]) -> None:

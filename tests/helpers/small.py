@@ -38,7 +38,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "monai.networks.nets.DynUNet": {"filters": [4] * 6},
     "monai.networks.nets.MedNeXt": {"init_filters": 4, "blocks_down": [1] * 4, "blocks_up": [1] * 4},
 }
-# five halvings of 32 leave one voxel, which instance norm refuses in training
+# five halvings of 32 leave one voxel, which instance norm refuses in training: 64 along one axis
 LARGER = {"monai.networks.nets.SwinUNETR", "monai.networks.nets.DynUNet"}
 
 
@@ -49,7 +49,7 @@ def shrink(experiment: Path, folder: Path) -> list[str]:
     """
     network = read_files([experiment]).tree["module"]["network"]["class_path"]
     sizes: dict[str, Any] = {"network": {"init_args": NETWORKS.get(network, {})}}
-    size = {"roi_size": [64 if network in LARGER else 32] * 3}
+    size = {"roi_size": [64 if network in LARGER else 32, 32, 32]}
     if network.startswith("monai."):
         sizes |= size  # which have no img_size
     file = folder / "small" / experiment.name

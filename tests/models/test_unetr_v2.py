@@ -132,6 +132,7 @@ def test_checkpointing_changes_memory_and_no_number(changes: dict[str, Any]) -> 
         torch.testing.assert_close(results[checkpointing], results["none"], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "millions"),
     [

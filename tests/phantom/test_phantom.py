@@ -36,6 +36,7 @@ def assert_equal(one: Phantom, other: Phantom) -> None:
         np.testing.assert_array_equal(one.images[name], other.images[name])
 
 
+@pytest.mark.slow
 def test_a_case_depends_on_seed_and_index_alone(phantoms: list[Phantom]) -> None:
     assert_equal(phantom_case(seed=3, index=7, shape=SHAPE), phantoms[7])
     for other in (phantom_case(seed=4, index=7, shape=SHAPE), phantoms[8]):

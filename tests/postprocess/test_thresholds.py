@@ -1,5 +1,7 @@
 """Thresholds of the regions' probabilities: what holds for all of them, their files, and from a network to a mask."""
 
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -88,6 +90,30 @@ def test_probabilities_of_other_classes_and_other_files_are_refused(tmp_path: Pa
         Probabilities.read(tmp_path / "a.npz")
     with pytest.raises(EvaluationError, match=r"b\.npz: no such file"):
         Probabilities.read(tmp_path / "b.npz")
+    np.save(tmp_path / "c.npy", one)
+    (tmp_path / "c.npy").rename(tmp_path / "c.npz")
+    with pytest.raises(EvaluationError, match=r"c\.npz: holds no probabilities"):
+        Probabilities.read(tmp_path / "c.npz")
+
+
+@pytest.mark.parametrize("name", ["probabilities", "shape"])
+def test_a_file_that_unpacks_to_much_more_is_refused_before_it_does(name: str, tmp_path: Path) -> None:
+    """100 MB of zeros in 100 kB."""
+    path = tmp_path / "a.npz"
+    Probabilities.of(np.zeros((2, 4, 4, 4), np.float32), (slice(0, 4),) * 3, CLASSES[:2], "labels").save(path)
+    with zipfile.ZipFile(path) as file:
+        arrays = {entry: file.read(entry) for entry in file.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for entry, content in arrays.items():
+            file.writestr(entry, content + bytes(10**8) if entry == f"{name}.npy" else content)
+    assert path.stat().st_size < 200_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(EvaluationError, match=r"a\.npz: holds no probabilities .*(too large|bytes of prob)"):
+            Probabilities.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +177,7 @@ def test_test_prints_raw_and_thresholded_rows(root: Path, monkeypatch: pytest.Mo
     assert all(float(row[cleaned]) > float(row[raw]) for row in rows)
 
 
+@pytest.mark.slow
 def test_probabilities_are_written_again_where_they_are_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     files = sorted(Path("p").glob("*.npz"))

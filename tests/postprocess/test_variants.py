@@ -100,6 +100,7 @@ def test_remembered_distances_are_those_that_are_searched(distances: Any) -> Non
         assert all((one == other).all() for one, other in zip(found, expected, strict=True))
 
 
+@pytest.mark.slow
 def test_processes_give_the_rows_of_one_and_say_what_cannot_be_read(tmp_path: Path) -> None:
     rules, dataset = RULES["brats2023"], presets()["brats2023"]
     files = []

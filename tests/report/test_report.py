@@ -102,6 +102,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "copy"))
 
 
+@pytest.mark.slow
 def test_cases_are_sorted_and_three_of_them_drawn(text: str) -> None:
     reader = Reader(text)
     assert reader.rows == sorted(CASES, key=lambda case: -DICE[case])

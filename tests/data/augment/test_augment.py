@@ -89,6 +89,7 @@ def test_the_window_of_flips_is_the_patch() -> None:
     assert offset == [0, 0, 0]
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**31))
 def test_the_margin_holds_every_window(seed: int) -> None:
