@@ -93,6 +93,14 @@ def mixed_up(failure: OSError) -> str | None:
     return f"{file}: is a file where a folder is expected; give another folder, or move the file away"
 
 
+def expanded(path: Path | str) -> Path:
+    """Return a path with `~` as the home it stands for, or as it is where it stands for none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def no_folder(path: Path) -> str:
     """Return what is wrong with a path that is not that of a folder."""
     return f"{path}: {'is a file where a folder is expected' if path.is_file() else 'no such folder'}"

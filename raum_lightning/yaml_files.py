@@ -37,6 +37,21 @@ for _name, _pattern in (("int", _INT), ("float", _FLOAT)):
     _Loader.add_implicit_resolver(_tag, _regexp, list("-+0123456789."))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes what `_Loader` or PyYAML's own would else read as a number: jsonargparse reads with the latter."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *resolvers]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+
+
+def to_yaml(tree: Any) -> str:
+    """Return a tree as text that `read_yaml` reads as this tree: the words `1e3` and `012` are put in quotes."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
+
+
 def read_yaml(file: Path) -> tuple[Any, dict[Key, str]]:
     """Return a file's content and, for each key and item in it, the place where it stands: `FILE, line N`.
 

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from raum_lightning.atomic import append_text, atomic, partial_path, remove_partials, write_csv, write_json, write_text
+from raum_lightning.atomic import (
+    append_text,
+    atomic,
+    expanded,
+    partial_path,
+    remove_partials,
+    write_csv,
+    write_json,
+    write_text,
+)
 from raum_lightning.errors import OutputError
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -24,6 +33,12 @@ def test_what_is_written_replaces_what_was_there(tmp_path: Path) -> None:
     write_json(path, {"a": [1]})
     assert path.read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_home_that_nobody_has_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/cases") == Path("/home/me/cases")
+    assert expanded("~no-such-user/cases") == Path("~no-such-user/cases")
 
 
 def test_the_one_before_can_be_kept(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from raum_lightning.atomic import no_folder
+from raum_lightning.atomic import expanded, no_folder
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.index import indexed_cases
 from raum_lightning.cases.matching import Listing, case_of, files_below
@@ -30,7 +30,7 @@ def find_cases(
         CaseError: There is nothing to find, two folders hold the same case, or the names are those of several data sets
             that read the same label value differently.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     declared = dataset if isinstance(dataset, DataSet) else None if dataset == "auto" else load(dataset)
     if not root.is_dir():
         raise CaseError(f"{no_folder(root)}; give one that holds cases")
@@ -59,7 +59,7 @@ def find_case(folder: Path | str, dataset: Named = "auto", *, prefer: DataSet | 
     Raises:
         CaseError: There is none or there are several.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     known = prefer if dataset == "auto" else dataset if isinstance(dataset, DataSet) else load(dataset)
     try:
         cases = find_cases(folder, dataset, prefer=prefer)

@@ -10,6 +10,8 @@ from typing import Any
 WARNINGS = (
     # volumes are read from a memory map in milliseconds; the training loader has the workers it was given
     r"The '(val|test|predict|train)_dataloader' does not have many workers",
+    # `BratsDataModule.setup` says it once
+    r"This DataLoader will create \d+ worker processes in total",
     # short runs are meant to be short
     r"The number of training batches \(\d+\) is smaller than the logging interval",
     # a run too short to be validated has no best checkpoint; `RunSummary` says so

@@ -99,11 +99,10 @@ def _print_rest(found: dict[str, Any]) -> None:
 
 
 def _write(path: Path, keys: dict[str, Any], args: argparse.Namespace) -> None:
-    import yaml
-
     from raum_lightning.atomic import write_text
+    from raum_lightning.yaml_files import to_yaml
 
-    text = yaml.safe_dump(keys, sort_keys=False) if keys else "{}\n"
+    text = to_yaml(keys)
     write_text(path, f"# written by {COMMAND} for {', '.join(map(str, args.config))}\n{text}")
     print(f"{path}: {'the keys that make it fit' if keys else 'no key is needed'}")
 

@@ -52,6 +52,7 @@ from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 from raum_lightning.training.option_checks import check_seed, check_trainer
 from raum_lightning.training.provenance import note_start, provenance
 from raum_lightning.training.schedule import check_length
+from raum_lightning.yaml_files import to_yaml
 
 TRAINER_DEFAULTS = {
     "logger": {"class_path": METRICS},
@@ -151,7 +152,7 @@ class RaumCLI(LightningCLI):
             raise SystemExit(0)
         derived = derive(self.given)
         self.derived = list(derived.network)
-        text = yaml.safe_dump(derived.tree, sort_keys=False)
+        text = to_yaml(derived.tree)
         try:
             self.config = parser.parse_args([verb, f"--config={text}", *derived.words])
         except ArgumentError as error:
@@ -174,7 +175,8 @@ class RaumCLI(LightningCLI):
         self.predictions = config.out or self.run.predictions
         config.run.experiment = self.run_dir.parent.name
         config.trainer.precision = plan.precision
-        self.save_config_kwargs = {"text": self._parser(verb).dump(without_run(config), skip_unset=False)}
+        text = self._parser(verb).dump(without_run(config), skip_unset=False)
+        self.save_config_kwargs = {"text": to_yaml(yaml.safe_load(text))}
         apply_plan(plan, config, self.run, verb)
 
     @property

@@ -11,6 +11,7 @@ import torchio as tio
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from raum_lightning.atomic import expanded
 from raum_lightning.cases.check import check_before_training
 from raum_lightning.cases.splits import check_folds
 from raum_lightning.data.augment import BatchAugmentation
@@ -131,7 +132,7 @@ class BratsDataModule(SelectedCases):
         check_count("num_workers", num_workers, 0)
         check_batch(batch_size, patches_per_epoch)
         check_folds(folds, fold, test_fraction)
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         self._modalities = tuple(modalities or ())
         self.roi_size = roi_size
         self.batch_size = batch_size
@@ -146,10 +147,10 @@ class BratsDataModule(SelectedCases):
         self.balanced = balanced
         self.case_weights = read_weights(case_weights)
         self.folds, self.fold, self.test_fraction = folds, fold, test_fraction
-        self.splits = Path(splits).expanduser() if splits else None
+        self.splits = expanded(splits) if splits else None
         self.exclude = frozenset(exclude)
-        self.predict_root = Path(predict_root).expanduser() if predict_root else None
-        self.prepared_dir = Path(prepared_dir).expanduser()
+        self.predict_root = expanded(predict_root) if predict_root else None
+        self.prepared_dir = expanded(prepared_dir)
         self.check = check
         self.num_workers = num_workers
         self.seed = seed
@@ -203,6 +204,10 @@ class BratsDataModule(SelectedCases):
             if seen := sorted({*self.split.train} & {*self.split.val, *self.split.test}):
                 rank_zero_info(f"trained on and scored: {', '.join(seen[:5])}; these are training scores")
             check_alike([self.prepared[name] for name in (*self.split.train, *self.split.val)])
+            if self.num_workers > (cores := os.cpu_count() or 1):
+                rank_zero_info(
+                    f"data.num_workers is {self.num_workers}, and there are {cores} cores: fewer may be faster"
+                )
 
     def check_trained(self, orientation: str, spacing: Sequence[float]) -> None:
         """Raise `GeometryError` where the cases of validate, test or predict lie otherwise than those that trained."""

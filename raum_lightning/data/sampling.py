@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raum_lightning.atomic import expanded
 from raum_lightning.data.augment.kernels import Size
 from raum_lightning.data.option_checks import check_share, check_weights
 from raum_lightning.data.store import Prepared
@@ -114,9 +115,9 @@ def read_weights(given: Mapping[str, float] | Path | None) -> dict[str, float]:
     """
     weights: Any = given or {}
     if isinstance(given, Path):
-        if not given.expanduser().is_file():
+        if not expanded(given).is_file():
             raise ConfigError(f"{given}: no such file, named as data.case_weights")
-        weights, _ = read_yaml(given.expanduser())
+        weights, _ = read_yaml(expanded(given))
     if not isinstance(weights, Mapping):
         raise ConfigError(f"data.case_weights={given} must map ids of cases to numbers")
     # to YAML an id of digits is a number

@@ -61,7 +61,9 @@ class SelectedCases(pl.LightningDataModule):
         """
         if isinstance(self.declared, DataSet) and not self.declared.index:
             return self.declared
-        return common_dataset(self._find(self.root), self.root)
+        # a case can be predicted where those that trained are not
+        root = self.predict_root if self.predict_root and not self.root.exists() else self.root
+        return common_dataset(self._find(root), root)
 
     @property
     def predict_cases(self) -> list[str]:

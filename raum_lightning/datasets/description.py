@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from raum_lightning.atomic import expanded
 from raum_lightning.datasets.dataset import DataSet
 from raum_lightning.errors import ConfigError
 from raum_lightning.yaml_files import read_yaml
@@ -57,7 +58,7 @@ def load(given: str | Path) -> DataSet:
     name = ALIASES.get(str(given), str(given))
     if name in names():
         return presets()[name]
-    path = Path(given).expanduser()
+    path = expanded(given)
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"data set {name!r} is unknown; give a YAML file or one of auto, {', '.join(names())}")
     return _read(path)

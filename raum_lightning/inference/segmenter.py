@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from raum_lightning.allocator import give_back_memory, keep_memory
+from raum_lightning.atomic import expanded
 from raum_lightning.cases.case import Case
 from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.geometry import Frame, voxel_size
@@ -196,7 +197,7 @@ def load(
 def _steps(given: Path | str | None, card: ModelCard) -> Postprocess:
     if given is None:
         return Postprocess.of(card.postprocess or {}, "the model card's postprocess")
-    return Postprocess() if str(given) == "none" else Postprocess.read(Path(given).expanduser())
+    return Postprocess() if str(given) == "none" else Postprocess.read(expanded(given))
 
 
 class _Counter:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from raum_lightning.atomic import expanded
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_case, find_cases, recognise
 from raum_lightning.cases.nifti import stem
@@ -29,7 +30,7 @@ def find(source: Source, dataset: str | None = None, trained: DataSet | None = N
         images = {modality: Path(path) for modality, path in source.items()}
         name = stem(next(iter(images.values()))) or "case"
         return Case(name, (recognise(name) if dataset is None else None) or prefer or UNRECOGNISED, images)
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.is_file():
         try:
             return find_case(path, prefer=prefer)

@@ -7,15 +7,13 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-import yaml
-
 from raum_lightning.atomic import write_json, write_text
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.splits import Split
 from raum_lightning.errors import RunError, SplitError
 from raum_lightning.runs.resume_checks import FREE, flat
 from raum_lightning.runs.study_folder import StudyFolder
-from raum_lightning.yaml_files import read_yaml
+from raum_lightning.yaml_files import read_yaml, to_yaml
 
 WRITER = "raum cross-validate"
 # what changes no result of a fold, besides what may change when a run is resumed
@@ -56,7 +54,7 @@ class Study:
             self._check_config()
             self.check_data()
             return
-        write_text(self.folder.config, yaml.safe_dump(dict(self.config), sort_keys=False))
+        write_text(self.folder.config, to_yaml(dict(self.config)))
         write_json(self.folder.splits, [asdict(split) for split in self.splits])
         said = {"written_by": WRITER, "command": list(self.command), "code": list(self.code)}
         write_json(self.folder.study, said | {"splits": self.splits_hash, "cases": self.case_hashes()})

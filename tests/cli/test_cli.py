@@ -175,6 +175,18 @@ def test_cases_that_have_trained_are_not_scored(
     assert main(["predict", *DEBUG, *words, "--data.predict_root", "runs/phantom-cases"]) == 0  # as any cases
 
 
+def test_cases_are_predicted_without_those_that_trained(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    words = ["predict", *DEBUG, "--ckpt_path", "runs/debug/one/checkpoints/best.ckpt", "--trainer.logger", "false"]
+    words += ["--data.root", "none", "--out", "masks"]
+    assert main([*words, "--data.predict_root", "runs/phantom-cases"]) == 0
+    assert len([*Path("masks").glob("*.nii.gz")]) == 6
+    assert main(words) == 2
+    assert "none: no such folder" in capsys.readouterr().err
+
+
 def test_channels_in_another_order_are_noticed(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,12 +4,16 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
+from raum_lightning import yaml_files
 from raum_lightning.cli import TRAINER_VERBS, main
 from raum_lightning.cli.command_line import read_command_line
 from raum_lightning.cli.config_inheritance import merge, read_files
@@ -18,7 +22,7 @@ from raum_lightning.cli.trainer import RaumCLI
 from raum_lightning.data.augment.one_of import INSTANTIATORS
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.errors import ConfigError, RunError
-from raum_lightning.yaml_files import MAX_BYTES, parse_value, read_yaml
+from raum_lightning.yaml_files import MAX_BYTES, parse_value, read_yaml, to_yaml
 from tests.helpers import EXPERIMENTS
 
 UNETR = str(EXPERIMENTS / "unetr.yaml")
@@ -383,6 +387,27 @@ def test_typos(
     with pytest.raises((ConfigError, RunError)) as raised:
         check_keys("fit", ["-c", "mine.yaml", *words])
     assert sorted(str(raised.value).splitlines()) == lines
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="ascii")),
+        lambda trees: st.lists(trees, max_size=3) | st.dictionaries(st.text("abc1e.-"), trees, max_size=3),
+        max_leaves=6,
+    )
+    | st.from_regex(r"[-+]?[0-9.]{1,3}e[-+]?[0-9]{1,2}", fullmatch=True)
+)
+def test_what_is_written_is_read_again(tree: Any) -> None:
+    """Among them `1e3`, the name of a folder or an id, which PyYAML writes without quotes."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "a.yaml")
+        file.write_text(to_yaml(tree))
+        assert read_yaml(file)[0] == tree
+
+
+@pytest.mark.parametrize("word", ["1e3", "12e5", "012", "1_000", "12:30", "0x1F", "2020-01-01", "null", "~", "yes"])
+def test_a_word_is_one_to_every_reader(word: str) -> None:
+    assert yaml.safe_load(to_yaml({"a": word})) == {"a": word} == yaml.load(to_yaml({"a": word}), yaml_files._Loader)
 
 
 @pytest.mark.slow
