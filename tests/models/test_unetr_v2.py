@@ -79,7 +79,7 @@ def test_gradients_are_the_differences_quotients(changes: dict[str, Any]) -> Non
 
     grads = torch.autograd.grad(loss(0.0), list(network.parameters()), allow_unused=True)
     slope = torch.stack([(g * d).sum() for g, d in zip(grads, direction, strict=True) if g is not None]).sum()
-    step = 1e-6
+    step = 1e-7  # few kinks of the activations lie within it
     assert slope.item() == pytest.approx(((loss(step) - loss(-step)) / (2 * step)).item(), rel=1e-4)
 
 

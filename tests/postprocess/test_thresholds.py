@@ -62,7 +62,7 @@ def test_a_file_gives_the_mask_in_the_classes_again(tmp_path: Path, mode: str) -
     _, values = probabilities(0, mode)
     whole = np.zeros((values.shape[1], 12, 11, 8), np.float32)
     whole[0] = mode == "labels"
-    whole[:, 2:12, 0:10, 3:8] = values[0]
+    whole[:, 2:12, 0:10, 3:8] = values[0].numpy()
     channels = CLASSES if mode == "labels" else ("WT", "TC", "ET")
     box = (slice(2, 12), slice(0, 10), slice(3, 8))
     Probabilities.of(whole, box, channels, mode, "k").save(tmp_path / "one.npz")

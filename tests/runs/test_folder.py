@@ -157,7 +157,7 @@ def test_the_newest_run_is_taken_and_best_before_last(tmp_path: Path) -> None:
 def test_bf16_is_left_where_there_is_none(
     monkeypatch: pytest.MonkeyPatch, accelerator: str, gpu: bool, native: bool, lacks: str | None
 ) -> None:
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"architecture": "x86_64"})
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"architecture": "x86_64"}, raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native)
     assert lacks_bf16(accelerator) == lacks
