@@ -30,7 +30,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(name: str, *more: str) -> list[str]:
     fit = ["fit", "-c", str(EXPERIMENTS / "debug.yaml"), "--data.root", "cases", "--data.splits", "splits.json"]
     fit += ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "50"]
-    return [*fit, "--run.experiment", "debug", "--run.id", name, "--data.batch_size", "2", *more]
+    return [*fit, "--run.experiment", "debug", "--run.id", name, "--data.patches_per_epoch", "8", *more]
 
 
 def nan_at(batch: int, rank: int) -> list[str]:

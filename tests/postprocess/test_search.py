@@ -43,7 +43,7 @@ def words(folder: Path, val: Sequence[int]) -> list[str]:
         "--module.postprocess",
         "search",
     ]
-    steps += ["--data.patches_per_epoch", "4", "--trainer.check_val_every_n_epoch", "1"]
+    steps += ["--data.patches_per_epoch", "2", "--trainer.check_val_every_n_epoch", "1"]
     parts = splits(folder / f"splits-{len(val)}.json", train=[1], val=val, test=[5])
     return [*DEBUG, *network, *steps, *parts, "--data.root", CASES]
 
@@ -97,7 +97,7 @@ def test_too_few_validation_cases_are_said_before_training(
 @pytest.mark.distributed
 def test_two_ranks_find_the_steps_of_one(root: Path) -> None:
     devices = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
-    options = [*words(root, [2, 3, 4]), *devices, "--data.batch_size", "2", "--run.id", "ranks"]
+    options = [*words(root, [2, 3, 4]), *devices, "--data.batch_size", "1", "--run.id", "ranks"]
     assert run(root, ["fit", *options], ranks=2) == [0, 0], (root / "output-0.txt").read_text()
     assert card(root, "ranks")["postprocess"] == card(root, "one")["postprocess"]
 
