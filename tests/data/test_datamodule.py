@@ -119,3 +119,15 @@ class Predicting:
 
     predicting, training, validating = True, False, False
     world_size, global_rank = 1, 0
+
+
+def test_more_workers_than_cores_are_said(
+    brats: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    for workers in (2, 3):
+        data = datamodule(brats, num_workers=workers)
+        data.prepare_data()
+        with caplog.at_level("INFO"):
+            data.setup("fit")
+        assert ("data.num_workers is 3, and there are 2 cores" in caplog.text) == (workers == 3)

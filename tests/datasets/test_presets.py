@@ -113,7 +113,7 @@ def test_one_of_each_kind_trains_is_scored_segmented_and_drawn(
 def test_each_other_does_so_by_a_trainer_in_python(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same way but for the drawing, with as little of the slow command line as there can be."""
+    """The same way with as little of the command line as there can be, which takes most of the time above."""
     root, masks, checkpoint = tmp_path / "cases", tmp_path / "masks", tmp_path / "own.ckpt"
     write_phantoms(root, cases=3, shape=SHAPE, dataset=load(name), progress=False)
     small: dict[str, Any] = {"roi_size": (32, 32, 32), "patches_per_epoch": 4, "num_workers": 0, "test_fraction": 0.3}
@@ -139,6 +139,8 @@ def test_each_other_does_so_by_a_trainer_in_python(
     assert main(["evaluate", *sides, "--out", str(tmp_path / "scores.json")]) == 0
     scores = json.loads((tmp_path / "scores.json").read_text())["cases"]
     assert len(scores) == 3 and all(regions <= set(row) for row in scores.values())
+    view = ["view", str(root), "--id", case.id, "--dataset", name, "--prediction", str(masks / case.prediction_file)]
+    assert main([*view, "--out", str(tmp_path / "case.png")]) == 0
 
 
 @pytest.mark.slow
