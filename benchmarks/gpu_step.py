@@ -26,7 +26,7 @@ from torch import Tensor
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.models import UNETR
-from raum_lightning.models.cpu import accelerate
+from raum_lightning.models.accelerate import accelerate
 
 ROUNDS = 3
 Pair = tuple[Tensor, Tensor]
@@ -97,7 +97,7 @@ def main() -> None:
     torch.manual_seed(0)
     small = {"embed_dim": 48, "mlp_dim": 96, "feature_size": 4} if options.small else {}
     network = UNETR(in_channels=3, out_channels=4, img_size=(options.size,) * 3, **small).to(options.device)
-    accelerate(network, enabled=options.device.type == "cpu")
+    accelerate(network, options.device.type)
     loss, optimizer = DiceCELoss(), torch.optim.AdamW(network.parameters(), lr=1e-4)
     sources = {"loader off": repeated(options)}
     sources |= {place: batches(options, place) for place in ("workers", "device")}

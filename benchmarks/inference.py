@@ -31,7 +31,7 @@ from raum_lightning.allocator import keep_memory
 from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.blending import blend
 from raum_lightning.inference.sliding_window import sliding_window
-from raum_lightning.models.cpu import accelerate
+from raum_lightning.models.accelerate import accelerate
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -121,7 +121,7 @@ def main() -> None:
         roi = tuple(args.roi)
         network, image = build(args.network, roi), case(args.shape, args.brain)
     network, image = network.to(args.device).eval(), image.to(args.device)
-    accelerate(network, enabled=args.device.type == "cpu" and not args.compile)
+    accelerate(network, args.device.type, compiled=args.compile)
     if args.compile:
         network = torch.compile(network)
 

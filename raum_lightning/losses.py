@@ -24,9 +24,9 @@ from raum_lightning.labels import CLASSES, REGIONS, Regions, in_classes
 Mode = Literal["labels", "regions"]
 
 # On a CPU a chunk has this many voxels, over the whole batch: its temporaries stay in the cache, and threads need not
-# meet too often. On an accelerator there are this many chunks, which keeps the temporaries below the gradient and the
-# launches few.
-_CPU_CHUNK, _ACCELERATOR_CHUNKS = 2**16, 16
+# meet too often. On an accelerator it has this many numbers, voxels times channels, of 64 MiB in float32: launching the
+# kernels of smaller ones takes longer than what they compute.
+_CPU_CHUNK, _ACCELERATOR_CHUNK = 2**16, 2**24
 
 
 class WithChannel(nn.Module):
@@ -201,7 +201,7 @@ def _chunks(logits: Tensor, labels: Tensor, make: _Reference) -> Iterator[tuple[
     elif logits.is_cpu:
         size = max(1, _CPU_CHUNK // len(logits))
     else:
-        size = max(1, voxels // _ACCELERATOR_CHUNKS)
+        size = max(1, _ACCELERATOR_CHUNK // (len(logits) * channels))
     for start in range(0, voxels, size):
         here = slice(start, start + size)
         indices = labels[:, here]

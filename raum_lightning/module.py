@@ -19,7 +19,7 @@ from raum_lightning.inference.loading import PREFIX, trusted_parts
 from raum_lightning.inference.weights import lines, start_from
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
-from raum_lightning.models.cpu import accelerate
+from raum_lightning.models.accelerate import accelerate, slow_down
 from raum_lightning.models.described import Described
 from raum_lightning.postprocess import Postprocess
 from raum_lightning.runs.checkpoints import MODEL_CARD
@@ -218,10 +218,10 @@ class SegmentationModule(WholeVolumeModule):
     def setup(self, stage: str) -> None:
         """Check that strategy, network and data fit together, and compile the network where asked to."""
         check_strategy(self.trainer.strategy, averaged=self.average is not None)
-        on_cpu = self.trainer.strategy.root_device.type == "cpu"
-        if on_cpu:
+        device = self.trainer.strategy.root_device.type
+        if device == "cpu":
             keep_memory()
-        accelerate(self.network, enabled=False)
+        slow_down(self.network)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self.check_data(data, fitting=stage == "fit")
@@ -231,7 +231,7 @@ class SegmentationModule(WholeVolumeModule):
                 self.start_from(data)
         if stage == "fit":
             self.frozen.begin()
-        accelerate(self.network, enabled=on_cpu and not self.compiles)
+        accelerate(self.network, device, compiled=self.compiles)
         if self.compiles:
             compile_network(self.network, report=rank_zero_info)
 

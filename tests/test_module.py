@@ -21,7 +21,7 @@ from raum_lightning.errors import ConfigError
 from raum_lightning.inference.blending import background_logits_
 from raum_lightning.labels import REGIONS, in_classes
 from raum_lightning.losses import DiceCELoss
-from raum_lightning.models import cpu
+from raum_lightning.models import layout
 from raum_lightning.training.schedule import warmup_cosine
 from raum_lightning.training.scoring import pseudo_dice
 from tests.helpers import DEBUG
@@ -250,7 +250,7 @@ def test_pseudo_dice_counts_the_batch_as_one() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("compiles", "kind"), [(False, cpu.UNETR), (True, UNETR)])
+@pytest.mark.parametrize(("compiles", "kind"), [(False, layout.UNETR), (True, UNETR)])
 def test_the_network_is_accelerated_on_a_cpu_unless_it_is_compiled(
     brats: Path, tmp_path: Path, compiles: bool, kind: type
 ) -> None:

@@ -24,7 +24,7 @@ from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.exported import NETWORKS, SAFETENSORS, count_members, read_safetensors
 from raum_lightning.inference.loading import TrainedNetwork, filled, open_network
 from raum_lightning.inference.readme import README, readme
-from raum_lightning.models.cpu import accelerate
+from raum_lightning.models.accelerate import accelerate
 from raum_lightning.postprocess import Postprocess
 from raum_lightning.runs.checkpoints import MODEL_CARD
 
@@ -95,7 +95,7 @@ class _Open:
                 self.current = filled(None, spec, weights, self.trust).eval().to(device)
             except CheckpointError as error:
                 raise CheckpointError(f"{self.path}: member {number}: {error}") from error
-            accelerate(self.current, enabled=device.type == "cpu")
+            accelerate(self.current, device.type)
             self.number = number
         return self.current.to(device)
 

@@ -17,7 +17,7 @@ from raum_lightning.errors import ExportError
 from raum_lightning.inference.exported import INPUT, NETWORK, ONNX, OUTPUT, PROGRAM, SAFETENSORS, need
 from raum_lightning.inference.loading import TrainedNetwork, open_network
 from raum_lightning.inference.readme import README, readme
-from raum_lightning.models.cpu import accelerate
+from raum_lightning.models.accelerate import slow_down
 from raum_lightning.runs.checkpoints import MODEL_CARD
 
 FORMATS = {"safetensors": SAFETENSORS, "onnx": ONNX, "torch-export": PROGRAM}
@@ -41,7 +41,7 @@ def write(
         OutputError: The file cannot be written.
     """
     network, card = trained.network.eval().requires_grad_(False), trained.card
-    accelerate(network, enabled=False)
+    slow_down(network)
     shape = (len(card.modalities), *card.roi_size)
     images = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     content = {ONNX: _onnx, PROGRAM: _program, SAFETENSORS: _safetensors}[path.suffix](trained, images)

@@ -30,7 +30,7 @@ from raum_lightning.inference.segmentation import Segmentation
 from raum_lightning.inference.sliding_window import average
 from raum_lightning.inference.sources import Source, find
 from raum_lightning.inference.windows import Visit, plan
-from raum_lightning.models.cpu import accelerate
+from raum_lightning.models.accelerate import accelerate
 from raum_lightning.postprocess import Postprocess, clean
 
 Progress = Callable[[int, int], None]
@@ -87,7 +87,7 @@ class Segmenter:
         self.networks = [network.to(self.device).eval() for network in networks]
         self.compiles = compile
         for network in self.networks:
-            accelerate(network, enabled=self.device.type == "cpu" and not compile)
+            accelerate(network, self.device.type, compiled=compile)
             if compile:
                 compile_network(network)
 

@@ -1,79 +1,21 @@
 """The networks of this package as a CPU computes them fastest: the same weights, names and numbers, other kernels.
 
-`accelerate` gives the parts of a network the classes below, which differ from the plain ones in `forward` alone. What
-the plain way costs stands at each; the measurements are in benchmarks/README.md.
+`accelerate.accelerate` gives the parts of a network the classes below, which differ from the plain ones in `forward`
+alone. What the plain way costs stands at each; the measurements are in benchmarks/README.md.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raum_lightning.models import decoder, unetr, unetr_v2, vit, vit_v2
+from raum_lightning.models import decoder, layout, unetr_v2, vit, vit_v2
 
 # above, the N x N weights of a head take more memory than what they save in time
 _MOST_TOKENS = 1024
-
-
-def accelerate(network: nn.Module, *, enabled: bool = True) -> None:
-    """Have the UNETRs in `network` computed by this module's classes, in place, or by their own where not `enabled`.
-
-    Names of tensors, numbers up to rounding, copies and pickles stay as they are. Parts that are sharded keep the class
-    that they were sharded with.
-    """
-    classes = _FAST if enabled else {fast: plain for plain, fast in _FAST.items()}
-    for whole in network.modules():
-        if isinstance(whole, _NETWORKS):
-            for part in whole.modules():
-                part.__class__ = classes.get(type(part), type(part))
-
-
-def layout_of(dtype: torch.dtype, norm: str) -> torch.memory_format:
-    """Return how maps lie in memory best.
-
-    In bf16, convolutions of few channels take down to a third of the time with channels last. In float32 nothing is
-    gained, and the gradient of group norm loses more than that.
-    """
-    last = dtype == torch.bfloat16 and norm != "group"
-    return torch.channels_last_3d if last else torch.contiguous_format
-
-
-class _Encoding:
-    """Casts the image to bf16 once, instead of in each layer that sees it, and chooses the layout of the maps."""
-
-    norm: decoder.NormName
-
-    def encode(self, image: Tensor) -> list[Tensor]:
-        if image.dtype == torch.float32 and torch.is_autocast_enabled("cpu"):
-            image = image.to(torch.get_autocast_dtype("cpu"))
-        layout = layout_of(image.dtype, self.norm)
-        sources: list[Tensor] = super().encode(image)  # type: ignore[misc]  # of the network it is mixed into
-        return [source.contiguous(memory_format=layout) for source in sources]
-
-    def forward(self, image: Tensor) -> Any:
-        logits = super().forward(image)  # type: ignore[misc]
-        return tuple(one.contiguous() for one in logits) if isinstance(logits, tuple) else logits.contiguous()
-
-
-class UNETR(_Encoding, unetr.UNETR):
-    """`unetr.UNETR` with its maps in the layout that suits their dtype."""
-
-
-class UNETRV2(_Encoding, unetr_v2.UNETRV2):
-    """`unetr_v2.UNETRV2` with its maps in the layout that suits their dtype."""
-
-
-class Stem(vit_v2.Stem):
-    """`vit_v2.Stem` with its maps in the layout that suits their dtype."""
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """As `vit_v2.Stem`."""
-        group = any(isinstance(part, nn.GroupNorm) for part in self.modules())
-        return super().forward(image.contiguous(memory_format=layout_of(image.dtype, "group" if group else "other")))
 
 
 class _ByProducts:
@@ -182,6 +124,14 @@ def _convolve(part: Map, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.view(part.shape[0], -1, *part.shape[2:])
 
 
+class Projection(unetr_v2.Projection):
+    """`unetr_v2.Projection` as the matrix product that it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C X Y Z to B D X Y Z."""
+        return _convolve(x, *self.scaled())
+
+
 class InstanceNorm(nn.InstanceNorm3d):
     """`nn.InstanceNorm3d` by the kernel that is fastest for the memory's layout."""
 
@@ -248,13 +198,11 @@ class Level(decoder.Level):
         return out
 
 
-_NETWORKS = (unetr.UNETR, unetr_v2.UNETRV2)
-_FAST: dict[type[nn.Module], type[nn.Module]] = {
-    unetr.UNETR: UNETR,
-    unetr_v2.UNETRV2: UNETRV2,
+FAST: dict[type[nn.Module], type[nn.Module]] = {
+    **layout.FAST,
     vit.Attention: Attention,
     vit_v2.Attention: AttentionV2,
-    vit_v2.Stem: Stem,
+    unetr_v2.Projection: Projection,
     decoder.Upsampling: Upsampling,
     decoder.ResidualBlock: ResidualBlock,
     decoder.Skip: Skip,

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from raum_lightning.models import UNETR
+from raum_lightning.models import UNETR, UNETRV2
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -20,11 +20,34 @@ SMALL: dict[str, Any] = {
     "feature_size": 8,
 }
 
+MODERN: dict[str, Any] = {
+    "stem": "conv",
+    "stem_size": 4,
+    "skips": "stem",
+    "position": "rope",
+    "mlp": "swiglu",
+    "layer_scale": 0.1,
+    "qk_norm": True,
+    "deep_supervision": True,
+    "norm": "instance_affine",
+}
+
 
 def small(**changes: Any) -> UNETR:
     """A UNETR for three channels of 16^3."""
     torch.manual_seed(0)
     return UNETR(**(SMALL | changes))
+
+
+def modern(**changes: Any) -> UNETRV2:
+    """A UNETRV2 for the same; all its parts by `MODERN`."""
+    torch.manual_seed(0)
+    return UNETRV2(**({key: value for key, value in SMALL.items() if key != "mlp_dim"} | changes))
+
+
+def image_for(network: UNETR | UNETRV2, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Two images of noise."""
+    return torch.randn(2, network.in_channels, *network.img_size, dtype=dtype)
 
 
 def perturbed(network: Network) -> Network:

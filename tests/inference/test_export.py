@@ -25,7 +25,7 @@ from raum_lightning.inference.export import FORMATS, write
 from raum_lightning.inference.exported import Program
 from raum_lightning.inference.loading import TrainedNetwork, open_network
 from raum_lightning.inference.trusted import build
-from raum_lightning.models.cpu import accelerate
+from raum_lightning.models.accelerate import accelerate
 from tests.helpers import DEBUG, ROOT
 from tests.helpers.cases import write_brats
 from tests.helpers.handmade import CARD
@@ -254,7 +254,7 @@ def test_a_missing_onnxruntime_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_program_is_of_the_plain_network(tmp_path: Path) -> None:
     plain, fast = unetr(), unetr()
-    accelerate(fast.network)
+    accelerate(fast.network, "cpu")
     programs = []
     for number, one in enumerate((plain, fast)):
         write(one, tmp_path / f"{number}.pt2")

@@ -7,7 +7,7 @@ from monai.networks import nets
 from raum_lightning.errors import ConfigError
 from raum_lightning.models import UNETRV2
 from raum_lightning.models.ablation import without_blocks
-from raum_lightning.models.cpu import accelerate
+from raum_lightning.models.accelerate import accelerate, slow_down
 from tests.helpers.networks import SMALL, small
 
 
@@ -18,11 +18,11 @@ def test_a_block_that_adds_nothing_is_the_identity(make) -> None:
     image = torch.randn(1, 3, 16, 16, 16)
     with torch.no_grad():
         whole = network(image)
-        accelerate(network)
+        accelerate(network, "cpu")
         with without_blocks(network, [0, 2]):
             found = network(image)
         torch.testing.assert_close(network(image), whole)
-        accelerate(network, enabled=False)
+        slow_down(network)
         for index in (0, 2):
             block = network.vit.blocks[index]
             for layer in (block.attn.proj, block.mlp[3]):

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raum_lightning.models import cpu
-from raum_lightning.models.cpu import Upsampled, Upsampling, accelerate
+from raum_lightning.models import cpu, layout
+from raum_lightning.models.accelerate import accelerate, slow_down
+from raum_lightning.models.cpu import Upsampled, Upsampling
 from tests.helpers.networks import gradients, perturbed, small
 
 
@@ -42,16 +43,16 @@ def test_upsampling_waits_where_it_pays(size: int, expected: list[bool]) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"norm": "instance_affine", "img_size": [16, 24, 8]}, {"checkpointing": "all"}])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("at_once", [True, False])
 def test_logits_and_gradients_are_the_plain_ones(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], at_once: bool, layout: torch.memory_format
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], at_once: bool, memory: torch.memory_format
 ) -> None:
     """Of what MONAI's UNETR does not have; the rest is compared in test_unetr.py."""
     plain = perturbed(small(**changes))
     fast = copy.deepcopy(plain)
-    accelerate(fast)
-    monkeypatch.setattr(cpu, "layout_of", lambda dtype, norm: layout)
+    accelerate(fast, "cpu")
+    monkeypatch.setattr(layout, "layout_of", lambda dtype, norm, device: memory)
     monkeypatch.setattr(Upsampling, "_pays", lambda self, voxels: at_once)
     image = torch.randn(2, 3, *plain.img_size, dtype=torch.float64)
     torch.testing.assert_close(gradients(fast, image), gradients(plain, image), rtol=1e-6, atol=1e-9)
@@ -64,11 +65,12 @@ def test_every_part_is_swapped_and_comes_back() -> None:
     network = nn.ModuleDict({"ours": small(), "theirs": nn.Sequential(nn.Conv3d(1, 1, 1), nn.InstanceNorm3d(1))})
     classes = [type(part) for part in network.modules()]
     names = list(network.state_dict())
-    accelerate(network)
-    accelerate(network)
-    here = [part for part in network["ours"].modules() if type(part).__module__ == cpu.__name__]
+    accelerate(network, "cpu")
+    accelerate(network, "cpu")
+    fast = (cpu.__name__, layout.__name__)
+    here = [part for part in network["ours"].modules() if type(part).__module__ in fast]
     assert {type(part) for part in here} == {
-        cpu.UNETR,
+        layout.UNETR,
         cpu.Attention,
         cpu.Upsampling,
         cpu.ResidualBlock,
@@ -77,19 +79,19 @@ def test_every_part_is_swapped_and_comes_back() -> None:
         cpu.Convolution,
         cpu.InstanceNorm,
     }
-    assert not any(type(part).__module__ == cpu.__name__ for part in network["theirs"].modules())
+    assert not any(type(part).__module__ in fast for part in network["theirs"].modules())
     assert list(network.state_dict()) == names
-    accelerate(network, enabled=False)
+    slow_down(network)
     assert [type(part) for part in network.modules()] == classes
 
 
 def test_copies_and_pickles_stay_accelerated() -> None:
     network = small()
-    accelerate(network)
+    accelerate(network, "cpu")
     image = torch.randn(1, 3, 16, 16, 16)
     expected = network(image)
     for again in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
-        assert type(again) is cpu.UNETR
+        assert type(again) is layout.UNETR
         assert torch.equal(again(image), expected)
     plain = small()
     plain.load_state_dict(network.state_dict(), strict=True)
@@ -100,7 +102,7 @@ def test_copies_and_pickles_stay_accelerated() -> None:
 def test_accelerated_networks_compile_to_one_graph() -> None:
     torch._dynamo.reset()
     network = small(patch_size=4, depth=2, out_indices=(1, 2))
-    accelerate(network)
+    accelerate(network, "cpu")
     image = torch.randn(1, 3, 16, 16, 16)
     graph = torch.compile(network, backend="aot_eager", dynamic=False, fullgraph=True)
     torch.testing.assert_close(graph(image), network(image))
@@ -110,7 +112,7 @@ def test_accelerated_networks_compile_to_one_graph() -> None:
 @pytest.mark.parametrize(("norm", "last"), [("instance", True), ("batch", True), ("group", False)])
 def test_bf16_has_its_channels_last(norm: str, last: bool) -> None:
     network = small(norm=norm)
-    accelerate(network)
+    accelerate(network, "cpu")
     image = torch.randn(2, 3, 16, 16, 16)
     assert all(map.is_contiguous() for map in network.encode(image))
     logits = network(image)

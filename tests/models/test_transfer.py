@@ -9,8 +9,7 @@ from monai.networks import nets
 from raum_lightning.models import UNETR
 from raum_lightning.models.monai import OUT_INDICES, from_monai
 from raum_lightning.models.transfer import fit_weights
-from tests.helpers.networks import small
-from tests.models.test_unetr_v2 import MODERN, modern
+from tests.helpers.networks import MODERN, modern, small
 
 THREE = ("flair", "t1ce", "t2")
 

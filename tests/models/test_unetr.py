@@ -8,7 +8,8 @@ import torch
 from monai.networks import nets
 from torch import Tensor, nn
 
-from raum_lightning.models import UNETR, cpu
+from raum_lightning.models import UNETR, cpu, layout
+from raum_lightning.models.accelerate import accelerate
 from raum_lightning.models.monai import OUT_INDICES, from_monai, to_monai
 from tests.helpers.networks import gradients, small
 
@@ -49,17 +50,17 @@ def test_logits_and_gradients_are_monais(sizes: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_accelerated_ones_are_monais_too(
-    monkeypatch: pytest.MonkeyPatch, sizes: dict[str, Any], at_once: bool, layout: torch.memory_format
+    monkeypatch: pytest.MonkeyPatch, sizes: dict[str, Any], at_once: bool, memory: torch.memory_format
 ) -> None:
     ours, theirs = pair(sizes)
-    monkeypatch.setattr(cpu, "layout_of", lambda dtype, norm: layout)
+    monkeypatch.setattr(layout, "layout_of", lambda dtype, norm, device: memory)
     monkeypatch.setattr(cpu.Upsampling, "_pays", lambda self, voxels: at_once)
     monkeypatch.setattr(cpu.Attention, "attend", staticmethod(cpu.by_products))
-    cpu.accelerate(ours)
+    accelerate(ours, "cpu")
     check_parity(ours, theirs, torch.randn(2, sizes["in_channels"], *sizes["img_size"], dtype=torch.float64))
 
 

@@ -13,21 +13,10 @@ from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from raum_lightning.models import UNETRV2, vit_v2
-from raum_lightning.models.cpu import accelerate
+from raum_lightning.models.accelerate import accelerate
 from raum_lightning.training.sharding import shard
-from tests.helpers.networks import SMALL, gradients, perturbed, small
+from tests.helpers.networks import MODERN, gradients, image_for, modern, perturbed, small
 
-MODERN: dict[str, Any] = {
-    "stem": "conv",
-    "stem_size": 4,
-    "skips": "stem",
-    "position": "rope",
-    "mlp": "swiglu",
-    "layer_scale": 0.1,
-    "qk_norm": True,
-    "deep_supervision": True,
-    "norm": "instance_affine",
-}
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"stem": "conv", "norm": "batch"},
@@ -35,15 +24,6 @@ VARIANTS: list[dict[str, Any]] = [
     MODERN,
     MODERN | {"patch_size": 4, "out_indices": (2, 4), "drop_path": 0.3, "dropout": 0.1, "img_size": (8, 12, 16)},
 ]
-
-
-def modern(**changes: Any) -> UNETRV2:
-    torch.manual_seed(0)
-    return UNETRV2(**({key: value for key, value in SMALL.items() if key != "mlp_dim"} | changes))
-
-
-def image_for(network: UNETRV2, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(2, network.in_channels, *network.img_size, dtype=dtype)
 
 
 @pytest.mark.slow
@@ -87,7 +67,7 @@ def test_gradients_are_the_differences_quotients(changes: dict[str, Any]) -> Non
 @pytest.mark.parametrize("changes", VARIANTS[1:4])
 def test_accelerated_numbers_are_the_plain_ones(changes: dict[str, Any]) -> None:
     plain, fast = (perturbed(modern(**changes)) for _ in range(2))
-    accelerate(fast)
+    accelerate(fast, "cpu")
     image = image_for(plain, torch.float64)
     torch.testing.assert_close(gradients(fast, image), gradients(plain, image), rtol=1e-6, atol=1e-9)
     plain.eval(), fast.eval()
@@ -102,7 +82,7 @@ def test_accelerated_bf16_stays_near_full_precision(changes: dict[str, Any]) -> 
     image = image_for(network)
     with torch.no_grad():
         expected = network(image)
-        accelerate(network)
+        accelerate(network, "cpu")
         with torch.autocast("cpu", torch.bfloat16):
             rounded = network(image)
     assert rounded.dtype == torch.bfloat16 and rounded.is_contiguous()
@@ -293,7 +273,8 @@ def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
 @pytest.mark.parametrize("fast", [False, True])
 def test_shards_compute_the_same(mesh: DeviceMesh, fast: bool) -> None:
     whole, sharded = (modern(**MODERN).double() for _ in range(2))
-    accelerate(sharded, enabled=fast)
+    if fast:
+        accelerate(sharded, "cpu")
     shard(sharded, mesh)
     image = image_for(whole, torch.float64)
     logits, _, grads = gradients(sharded, image)
