@@ -10,7 +10,8 @@ all variants of the network see the same patches in the same order: a variant th
 first of them. The learning rate rises over the first 20th of the time (or steps) and falls by half a cosine to 0 at its
 end, whatever a step takes. The time is that of training, from the first request for a batch to the last step; prepared
 volumes are made before. With `--processor` it is the time that the training had a core, and each has one thread: then
-other work on the machine makes it wait, but takes nothing from it, and `--parallel 2` trains two at once.
+other work on the machine makes it wait, but takes nothing from it, and `--parallel 2` trains two at once. Without it
+`--parallel 2` has trainings take turns: one starts up, or tests, while the other trains.
 
 Scores are those of whole test cases: mean over cases, then mean and standard deviation over seeds. Memory is the peak
 of the process, or of the GPU where there is one.
@@ -32,7 +33,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -56,14 +57,23 @@ TICKS = 1000  # parts of the schedule, of which a 20th are the warm-up
 class Clock(pl.Callback):
     """How much of the time, or of the steps, has passed; ends training after it."""
 
+    turn: ClassVar[Any] = None  # the lock of trainings that must not take time from each other
+
     def __init__(self, seconds: float | None, steps: int | None, *, processor: bool) -> None:
         self.seconds, self.steps, self.start, self.done = seconds, steps, 0.0, 0
         self.took = 0.0
         self.now = time.process_time if processor else time.perf_counter
 
     def on_train_start(self, *unused: Any) -> None:
-        """Start the time, before the first batch is asked for."""
+        """Wait for this training's turn and start the time, before the first batch is asked for."""
+        if self.turn:
+            self.turn.acquire()
         self.start = self.now()
+
+    def on_train_end(self, *unused: Any) -> None:
+        """Let the next training begin."""
+        if self.turn:
+            self.turn.release()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
         """Count the step."""
@@ -202,7 +212,7 @@ def parse(words: Sequence[str] | None = None) -> Options:
     length.add_argument("--seconds", type=float, default=30.0)
     length.add_argument("--steps", type=int)
     add("--processor", action="store_true", help="count the time of one core instead of that which passes")
-    add("--parallel", type=int, default=1, help="trainings at once, with --processor")
+    add("--parallel", type=int, default=1, help="processes, which train at once with --processor and else in turns")
     add("--without", nargs="+", default=[], choices=MODALITIES, help="also test with these modalities absent")
     add("--test", type=int, default=2, help="number of test patients")
     for name, value in {"size": 64, "batch": 2, "embed": 96, "depth": 4, "heads": 4, "workers": 0}.items():
@@ -210,8 +220,6 @@ def parse(words: Sequence[str] | None = None) -> Options:
     add("--lr", type=float, default=1e-3)
     add("--overlap", type=float, default=0.25)
     options = parser.parse_args(words)
-    if options.parallel > 1 and not options.processor:
-        parser.error("--parallel needs --processor: trainings at once take time from each other")
     options.variants = list(NAMES) if "all" in options.variants else options.variants
     return options
 
@@ -240,9 +248,15 @@ def attempt(task: tuple[str, int], options: Options) -> dict[str, Any]:
     return train(*task, options)
 
 
+def take_turns(turn: Any) -> None:
+    Clock.turn = turn
+
+
 def results(tasks: Sequence[tuple[str, int]], options: Options) -> Iterator[dict[str, Any]]:
     """Return what `train` does for each variant and seed, each in a process whose peak of memory is its own."""
-    with multiprocessing.get_context("spawn").Pool(options.parallel, maxtasksperchild=1) as pool:
+    context = multiprocessing.get_context("spawn")
+    turn = None if options.processor else context.Lock()
+    with context.Pool(options.parallel, take_turns, (turn,), maxtasksperchild=1) as pool:
         yield from pool.imap_unordered(partial(attempt, options=options), tasks, chunksize=1)
 
 

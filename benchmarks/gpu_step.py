@@ -1,4 +1,4 @@
-"""Does the loader keep the GPU waiting? A training step with and without it, augmented in workers or on the GPU.
+"""A training step on a GPU beside MONAI's, and whether the loader keeps it waiting, augmented in workers or on the GPU.
 
     python benchmarks/gpu_step.py                              # needs CUDA; writes synthetic cases once
     python benchmarks/gpu_step.py --workers 8 --batch 4 --size 96
@@ -6,7 +6,9 @@
 
 UNETR, Dice and cross-entropy, AdamW, bf16, the augmentation of the shipped experiments. Rows:
 
-loader off   the same batch again and again, on the device already
+MONAI        its UNETR and its DiceCELoss; the same batch again and again, on the device already
+plain        our UNETR and loss without `accelerate`; likewise
+loader off   with it, as every verb runs; likewise
 workers      batches as they come, augmented by the loader's processes (data.augment_on: workers)
 device       batches as they come, raw, augmented on the device (data.augment_on: device)
 
@@ -21,7 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from monai.networks import nets
+from torch import Tensor, nn
+from variants import MonaiLoss
 
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.losses import DiceCELoss
@@ -62,13 +66,41 @@ def repeated(options: argparse.Namespace) -> Iterator[Pair]:
         yield image, label
 
 
-def step(network: torch.nn.Module, loss: DiceCELoss, optimizer: torch.optim.Optimizer, pair: Pair) -> None:
-    """One optimiser step."""
-    with torch.autocast(pair[0].device.type, torch.bfloat16):
-        value = loss(network(pair[0]), pair[1])
-    optimizer.zero_grad(set_to_none=True)
-    value.backward()
-    optimizer.step()
+class Training:
+    """A network, its loss and its optimiser."""
+
+    def __init__(self, network: nn.Module, loss: nn.Module, device: torch.device) -> None:
+        self.network, self.loss = network.to(device), loss
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+
+    def step(self, pair: Pair) -> None:
+        """One optimiser step."""
+        with torch.autocast(pair[0].device.type, torch.bfloat16):
+            value = self.loss(self.network(pair[0]), pair[1])
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        self.optimizer.step()
+
+
+def trainings(options: argparse.Namespace) -> dict[str, Training]:
+    """MONAI's, ours without `accelerate` and ours with it, for networks of the same sizes."""
+    size = (options.size,) * 3
+    small = {"embed_dim": 48, "mlp_dim": 96, "feature_size": 4} if options.small else {}
+    theirs = {"hidden_size": 48, "mlp_dim": 96, "feature_size": 4} if options.small else {}
+    found = {"MONAI": Training(nets.UNETR(3, 4, size, **theirs), MonaiLoss(), options.device)}
+    for name in ("plain", "ours"):
+        network = UNETR(in_channels=3, out_channels=4, img_size=size, **small)
+        found[name] = Training(network, DiceCELoss(), options.device)
+    accelerate(found["ours"].network, options.device.type)
+    return found
+
+
+def reset_peak(device: torch.device) -> int:
+    """Begin to look for the peak of the GPU's memory, and return what is taken now."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
 
 
 def synchronise(device: torch.device) -> None:
@@ -84,6 +116,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 1))
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--no-loader", action="store_true", help="the first three rows alone")
     parser.add_argument("--small", action="store_true", help="a network of few channels")
     options = parser.parse_args()
     if options.device.type == "cuda" and not torch.cuda.is_available():
@@ -95,29 +128,35 @@ def main() -> None:
         write_phantoms(options.cases, cases=8)
 
     torch.manual_seed(0)
-    small = {"embed_dim": 48, "mlp_dim": 96, "feature_size": 4} if options.small else {}
-    network = UNETR(in_channels=3, out_channels=4, img_size=(options.size,) * 3, **small).to(options.device)
-    accelerate(network, options.device.type)
-    loss, optimizer = DiceCELoss(), torch.optim.AdamW(network.parameters(), lr=1e-4)
-    sources = {"loader off": repeated(options)}
-    sources |= {place: batches(options, place) for place in ("workers", "device")}
-    best = dict.fromkeys(sources, float("inf"))
-    for source in sources.values():
+    made = trainings(options)
+    rows = {"MONAI": (made["MONAI"], repeated(options)), "plain": (made["plain"], repeated(options))}
+    rows["loader off"] = (made["ours"], repeated(options))
+    if not options.no_loader:
+        rows |= {place: (made["ours"], batches(options, place)) for place in ("workers", "device")}
+    best, peaks = dict.fromkeys(rows, float("inf")), dict.fromkeys(rows, float("nan"))
+    for name, (training, source) in rows.items():
         for _ in range(3):
-            step(network, loss, optimizer, next(source))
+            pair = next(source)
+            before = reset_peak(options.device)
+            training.step(pair)
+            if options.device.type == "cuda":
+                peaks[name] = (torch.cuda.max_memory_allocated() - before) / 2**30
     for _ in range(ROUNDS):
-        for name, source in sources.items():
+        for name, (training, source) in rows.items():
             synchronise(options.device)
             started = time.perf_counter()
             for _ in range(options.steps):
-                step(network, loss, optimizer, next(source))
+                training.step(next(source))
             synchronise(options.device)
             best[name] = min(best[name], (time.perf_counter() - started) / options.steps)
-    print(f"{options.batch} patches of {options.size}^3 a step, {options.workers} workers of {os.cpu_count()} cores")
-    print(f"{'':12}{'ms a step':>11}{'patches/s':>11}{'of loader off':>15}")
+    where = torch.cuda.get_device_name() if options.device.type == "cuda" else "CPU"
+    print(f"{where}, torch {torch.__version__}: {options.batch} patches of {options.size}^3 a step, ", end="")
+    print(f"{options.workers} workers of {os.cpu_count()} cores")
+    print(f"{'':12}{'ms a step':>11}{'patches/s':>11}{'of loader off':>15}{'peak GiB':>10}")
     for name, seconds in best.items():
         rate, share = options.batch / seconds, best["loader off"] / seconds
-        print(f"{name:12}{1e3 * seconds:11.1f}{rate:11.2f}{share:15.1%}")
+        print(f"{name:12}{1e3 * seconds:11.1f}{rate:11.2f}{share:15.1%}{peaks[name]:10.2f}")
+    print("Peak: what a step allocates beyond weights, the optimiser's state and the batch.")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,8 @@ class StockData(BratsDataModule):
         weights = {0: 3, 1: 1, 2: 1, 3: 1}  # half of the patches on tumour
         sampler = tio.LabelSampler(self.roi_size, label_name="label", label_probabilities=weights)
         dataset = tio.SubjectsDataset(subjects, transform=transform)
-        queue = tio.Queue(dataset, max_length=16, samples_per_volume=4, sampler=sampler, num_workers=0)
+        length = 4 * max(4, self.num_workers)
+        queue = tio.Queue(dataset, length, samples_per_volume=4, sampler=sampler, num_workers=self.num_workers)
         return Batches(torch.utils.data.DataLoader(queue, batch_size=self.batch_size, num_workers=0))
 
 

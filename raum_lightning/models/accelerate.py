@@ -2,23 +2,23 @@
 
 from torch import nn
 
-from raum_lightning.models import cpu, cuda, unetr, unetr_v2
+from raum_lightning.models import cpu, cuda, layout, unetr, unetr_v2
 
 _NETWORKS = (unetr.UNETR, unetr_v2.UNETRV2)
-_FAST = {"cpu": cpu.FAST, "cuda": cuda.FAST}
-_PLAIN = {fast: plain for classes in _FAST.values() for plain, fast in classes.items()}
+_EAGER = {"cpu": cpu.FAST, "cuda": cuda.FAST}
+_COMPILED = {"cuda": layout.FAST}
+_PLAIN = {fast: plain for classes in _EAGER.values() for plain, fast in classes.items()}
 
 
 def accelerate(network: nn.Module, device: str, *, compiled: bool = False) -> None:
     """Have the UNETRs in `network` computed by the classes for a type of device, such as "cuda", in place.
 
-    On a CPU a network that is to be compiled stays plain: the compiler makes better code of that. So do networks on
-    other devices. Names of tensors, numbers up to rounding, copies and pickles stay as they are. Parts that are sharded
-    keep the class that they were sharded with.
+    A network that is to be compiled keeps its plain parts, of which the compiler makes better code; on a GPU the layout
+    of its maps alone is changed. On other devices nothing is. Names of tensors, numbers up to rounding, copies and
+    pickles stay as they are. Parts that are sharded keep the class that they were sharded with.
     """
     slow_down(network)
-    if not (compiled and device == "cpu"):
-        _swap(network, _FAST.get(device, {}))
+    _swap(network, (_COMPILED if compiled else _EAGER).get(device, {}))
 
 
 def slow_down(network: nn.Module) -> None:
