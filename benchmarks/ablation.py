@@ -31,7 +31,7 @@ import resource
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -244,10 +244,6 @@ def prepare(options: Options) -> None:
     write_json(file, fixed)
 
 
-def attempt(task: tuple[str, int], options: Options) -> dict[str, Any]:
-    return train(*task, options)
-
-
 def take_turns(turn: Any) -> None:
     Clock.turn = turn
 
@@ -256,8 +252,10 @@ def results(tasks: Sequence[tuple[str, int]], options: Options) -> Iterator[dict
     """Return what `train` does for each variant and seed, each in a process whose peak of memory is its own."""
     context = multiprocessing.get_context("spawn")
     turn = None if options.processor else context.Lock()
-    with context.Pool(options.parallel, take_turns, (turn,), maxtasksperchild=1) as pool:
-        yield from pool.imap_unordered(partial(attempt, options=options), tasks, chunksize=1)
+    # not a Pool, whose processes may not have the loader's as children
+    with ProcessPoolExecutor(options.parallel, context, take_turns, (turn,), max_tasks_per_child=1) as pool:
+        for future in as_completed([pool.submit(train, *task, options) for task in tasks]):
+            yield future.result()
 
 
 def main(words: Sequence[str] | None = None) -> None:

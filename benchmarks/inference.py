@@ -27,10 +27,10 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
-from raum_lightning.allocator import keep_memory
 from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.blending import blend
 from raum_lightning.inference.sliding_window import sliding_window
+from raum_lightning.machine import keep_memory
 from raum_lightning.models.accelerate import accelerate
 
 Network = Callable[[torch.Tensor], torch.Tensor]

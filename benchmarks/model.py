@@ -33,7 +33,7 @@ from loss import allocator_peak
 from monai.networks import nets
 from torch import Tensor, nn
 
-from raum_lightning.allocator import keep_memory
+from raum_lightning.machine import keep_memory
 from raum_lightning.models import UNETR, UNETRV2
 from raum_lightning.models.accelerate import accelerate
 from raum_lightning.models.monai import OUT_INDICES, from_monai

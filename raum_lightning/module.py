@@ -10,7 +10,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from raum_lightning.allocator import keep_memory
 from raum_lightning.datasets import DataSet
 from raum_lightning.errors import CheckpointError, ConfigError, UserError
 from raum_lightning.inference.card import ModelCard
@@ -18,6 +17,7 @@ from raum_lightning.inference.compiling import compile_network
 from raum_lightning.inference.loading import PREFIX, trusted_parts
 from raum_lightning.inference.weights import lines, start_from
 from raum_lightning.losses import DiceCELoss, deep_supervision
+from raum_lightning.machine import keep_memory
 from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
 from raum_lightning.models.accelerate import accelerate, slow_down
 from raum_lightning.models.described import Described

@@ -17,7 +17,7 @@ TREES = {file: ast.parse(file.read_text()) for file in sorted(PACKAGE.rglob("*.p
 FOUNDATION = {
     "errors",
     "atomic",
-    "allocator",
+    "machine",
     "progress",
     "yaml_files",
     "json_files",

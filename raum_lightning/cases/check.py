@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from raum_lightning.cases.measure import Facts, measure
 from raum_lightning.cases.nifti import read_header
 from raum_lightning.cases.rules import RULES, SET_RULES, Finding, Subject
 from raum_lightning.errors import CaseError
+from raum_lightning.machine import usable_cores
 
 # goes up when what is measured changes
 VERSION = 2
@@ -162,4 +162,4 @@ def _workers(cases: Sequence[Case]) -> int:
                 voxels.append(read_header(path).voxels)
             except CaseError:
                 continue
-    return max(1, min(8, os.cpu_count() or 1, int(MEMORY / (max(voxels) * BYTES_PER_VOXEL + 1))))
+    return max(1, min(8, usable_cores(), int(MEMORY / (max(voxels) * BYTES_PER_VOXEL + 1))))

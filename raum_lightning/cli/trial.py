@@ -21,6 +21,7 @@ from raum_lightning.data.store import Prepared
 from raum_lightning.errors import ConfigError
 from raum_lightning.geometry import bounding_box, brain_mask
 from raum_lightning.losses import deep_supervision
+from raum_lightning.machine import usable_cores
 
 WARMUP, STEPS, PATCHES = 1, 3, 8
 # voxels along the axes of a brain's box in BraTS, about
@@ -55,7 +56,7 @@ class TrialCLI(RaumCLI):
             "seconds": seconds,
             "seconds_of_case": seconds_of_case,
             "seconds_of_patch": seconds_of_patch,
-            "workers": min(data.num_workers, os.cpu_count() or 1),
+            "workers": min(data.num_workers, usable_cores()),
             "steps": self._length(),
             # weights, and AdamW's two means; with EMA the mean beside them
             "checkpoint": weights * (4 if self.model.average else 3),

@@ -34,6 +34,7 @@ from raum_lightning.data.workers import start_worker
 from raum_lightning.datasets import DataSet, load
 from raum_lightning.errors import ConfigError, SplitError
 from raum_lightning.labels import CLASSES, MODALITIES
+from raum_lightning.machine import usable_cores
 from raum_lightning.progress import progress_bar
 
 
@@ -204,7 +205,7 @@ class BratsDataModule(SelectedCases):
             if seen := sorted({*self.split.train} & {*self.split.val, *self.split.test}):
                 rank_zero_info(f"trained on and scored: {', '.join(seen[:5])}; these are training scores")
             check_alike([self.prepared[name] for name in (*self.split.train, *self.split.val)])
-            if self.num_workers > (cores := os.cpu_count() or 1):
+            if self.num_workers > (cores := usable_cores()):
                 rank_zero_info(
                     f"data.num_workers is {self.num_workers}, and there are {cores} cores: fewer may be faster"
                 )

@@ -42,6 +42,7 @@ from raum_lightning.datasets import IGNORED
 from raum_lightning.errors import CaseError
 from raum_lightning.geometry import Matrix, Reorientation, voxel_size
 from raum_lightning.labels import BACKGROUND
+from raum_lightning.machine import usable_cores
 
 # part of the fingerprint: goes up when what is stored changes
 LAYOUT = 4
@@ -151,7 +152,7 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
     problems: list[str] = []
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(workers or min(8, usable_cores())) as pool:
         damage = [found for found in pool.map(partial(_remove_damaged, folder, modalities), cases) if found]
         missing = [case for case in cases if not is_prepared(case, folder, modalities)]
         for done, problem in enumerate(pool.map(partial(_prepare_case, folder, modalities), missing), 1):

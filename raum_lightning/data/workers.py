@@ -1,6 +1,6 @@
 """What a process that reads data does with signals and memory."""
 
-from raum_lightning.allocator import keep_memory
+from raum_lightning.machine import keep_memory
 from raum_lightning.signals import leave_to_parent
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from raum_lightning.allocator import give_back_memory, keep_memory
 from raum_lightning.atomic import expanded
 from raum_lightning.cases.case import Case
 from raum_lightning.errors import CheckpointError, ConfigError
@@ -30,6 +29,7 @@ from raum_lightning.inference.segmentation import Segmentation
 from raum_lightning.inference.sliding_window import average
 from raum_lightning.inference.sources import Source, find
 from raum_lightning.inference.windows import Visit, plan
+from raum_lightning.machine import give_back_memory, keep_memory
 from raum_lightning.models.accelerate import accelerate
 from raum_lightning.postprocess import Postprocess, clean
 

@@ -1,7 +1,6 @@
 """Two folders of masks to scores per case, and what they come to."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from raum_lightning.atomic import write_csv, write_json
 from raum_lightning.errors import CaseError, EvaluationError, LabelError
 from raum_lightning.geometry import voxel_size
 from raum_lightning.labels import CLASSES
+from raum_lightning.machine import usable_cores
 from raum_lightning.metrics.folders import Folders, MaskFile, match_folders, read_mask, read_pair
 from raum_lightning.metrics.measures import METRICS, explain, select
 from raum_lightning.metrics.rules import DEFAULT, Rules, find_rules
@@ -230,8 +230,7 @@ def score_pair(
 
 def workers_for(cases: int, few: int = FEW) -> int:
     """Return how many processes so many cases take: one for each core that may be used, just this one for a few."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, cases) if cases > few else 1
+    return min(usable_cores(), cases) if cases > few else 1
 
 
 @contextmanager

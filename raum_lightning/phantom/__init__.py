@@ -6,7 +6,6 @@ and a scale of its own. What tells them apart is form, place and the other contr
 """
 
 import gzip
-import os
 import tempfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from raum_lightning.atomic import not_written
 from raum_lightning.datasets import DataSet, load
 from raum_lightning.errors import ConfigError
+from raum_lightning.machine import usable_cores
 from raum_lightning.phantom.anatomy import Brain, Field, Sampling, build_brain, cover, union
 from raum_lightning.phantom.layout import case_id, classes_of, contrast, files_of, listed, with_skull, write_index
 from raum_lightning.phantom.lesions import Lesions, Noise, grow_cysts, grow_lesions
@@ -208,7 +208,7 @@ def write_phantoms(
 
     # threads do: nearly all the time goes into NumPy and zlib, which release the interpreter's lock
     written = 0
-    with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8)) as pool, progress_bar("writing cases") as update:
+    with ThreadPoolExecutor(workers or min(usable_cores(), 8)) as pool, progress_bar("writing cases") as update:
         for done, new in enumerate(pool.map(write, range(cases)), 1):
             written += new
             if progress:

@@ -13,6 +13,7 @@ import torch
 from raum_lightning.atomic import write_json
 from raum_lightning.errors import RunError
 from raum_lightning.json_files import read_json
+from raum_lightning.machine import usable_cores
 from raum_lightning.runs.lock import holder
 from raum_lightning.studies.study import Study
 
@@ -200,6 +201,5 @@ def _share(slot: int, parallel: int) -> dict[str, str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
     mine = gpus[slot::parallel] or gpus[slot % len(gpus) :][:1] if gpus else []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = {"OMP_NUM_THREADS": str(max(1, cores // parallel))}
+    share = {"OMP_NUM_THREADS": str(max(1, usable_cores() // parallel))}
     return share | ({"CUDA_VISIBLE_DEVICES": ",".join(mine)} if mine else {})

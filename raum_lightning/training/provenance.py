@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from datetime import datetime
@@ -14,6 +13,7 @@ import torch
 
 from raum_lightning import __version__
 from raum_lightning.atomic import write_json
+from raum_lightning.machine import usable_cores
 from raum_lightning.runs.folder import RunFolder
 
 PACKAGE = Path(__file__).parents[1]
@@ -37,8 +37,7 @@ def commit(folder: Path = PACKAGE) -> str | None:
 def hardware() -> dict[str, Any]:
     """Return name and number of the GPUs, where there are any, and of the CPU's cores that this process may take."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"gpus": gpus, "cpu": _cpu(), "cores": cores}
+    return {"gpus": gpus, "cpu": _cpu(), "cores": usable_cores()}
 
 
 def fingerprint(data: Any) -> str:

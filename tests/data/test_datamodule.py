@@ -124,7 +124,7 @@ class Predicting:
 def test_more_workers_than_cores_are_said(
     brats: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("raum_lightning.data.datamodule.usable_cores", lambda: 2)
     for workers in (2, 3):
         data = datamodule(brats, num_workers=workers)
         data.prepare_data()

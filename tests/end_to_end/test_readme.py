@@ -21,8 +21,9 @@ PAGES = ROOT / "README.md", ROOT / "docs/using.md"
 TEXT = "\n".join(page.read_text() for page in PAGES)
 # what a test cannot run: exactly those of the pages, so that no other goes unrun
 NOT_RUN = {"make test", "pip install -e ."}
-# what the pages write otherwise than the folder in which the commands run has it
-SUBSTITUTIONS = {r"/data/": "data/"}
+# what the pages write otherwise than the folder in which the commands run has it; not data/, the default of data.root,
+# which would do for a command that lacks it
+SUBSTITUTIONS = {r"/data/": "mri/"}
 # what is added to a verb's arguments, so that it takes seconds; the last of two equal options counts
 ADDED = {"fit": "--trainer.max_steps 2 --trainer.devices 1", "phantom": "--cases 6 --shape 48 48 40"}
 # what a verb must have written into a run, besides the file that --out names
@@ -58,21 +59,21 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     copytree(EXPERIMENTS, "experiments")
     for name in sorted(set(re.findall(r"/data/(\w+)", TEXT)) | {"BraTS2020"}):
-        write_brats_cases(Path("data", name), 6)
-    validation = Path("data/BraTS2020_Validation")
+        write_brats_cases(Path("mri", name), 6)
+    validation = Path("mri/BraTS2020_Validation")
     for number, case in enumerate(sorted(validation.glob("*/"))[:2] if validation.exists() else (), 1):
         (case / f"{case.name}_seg.nii.gz").unlink()
         moved = case.rename(validation / f"BraTS20_Validation_{number:03d}")
         for file in moved.iterdir():
             file.rename(moved / file.name.replace(case.name, moved.name))
         Path(moved.name).symlink_to(moved)
-    case = Path("data/BraTS2020/BraTS20_Training_001")
+    case = Path("mri/BraTS2020/BraTS20_Training_001")
     for name, target in {case.name: case, "CASE": case, "best.ckpt": first_run() / "checkpoints/best.ckpt"}.items():
         Path(name).symlink_to(target)
     for name, modality in {"a": "flair", "b": "t1ce", "c": "t2"}.items():
         Path(f"{name}.nii.gz").symlink_to(case / f"{case.name}_{modality}.nii.gz")
     Path("predictions").mkdir()
-    for mask in Path("data/BraTS2020").glob("*/*_seg.nii.gz"):
+    for mask in Path("mri/BraTS2020").glob("*/*_seg.nii.gz"):
         Path("predictions", mask.name.replace("_seg", "")).symlink_to(mask.resolve())
     return tmp_path
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from raum_lightning.allocator import _say_refused, keep_memory
+from raum_lightning.machine import _say_refused, keep_memory
 
 COUNT_FAULTS = """
 import resource, sys
 import torch
-from raum_lightning.allocator import keep_memory
+from raum_lightning.machine import keep_memory
 
 if sys.argv[1] == "kept":
     keep_memory()
@@ -38,8 +38,8 @@ def test_large_arrays_reuse_what_was_freed() -> None:
 def test_a_refusal_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by an older glibc, whose `mallopt` returns 0."""
     refusing = SimpleNamespace(mallopt=lambda name, value: 0)
-    monkeypatch.setattr("raum_lightning.allocator.ctypes.CDLL", lambda name: refusing)
-    monkeypatch.setattr("raum_lightning.allocator.sys.platform", "linux")
+    monkeypatch.setattr("raum_lightning.machine.ctypes.CDLL", lambda name: refusing)
+    monkeypatch.setattr("raum_lightning.machine.sys.platform", "linux")
     _say_refused.cache_clear()
     with pytest.warns(RuntimeWarning, match="refuses to keep freed memory") as told:
         keep_memory()

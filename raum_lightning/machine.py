@@ -1,6 +1,7 @@
-"""What the C library does with memory that is freed."""
+"""What the machine gives this process: cores, and the memory that it has freed."""
 
 import ctypes
+import os
 import sys
 import warnings
 from functools import cache
@@ -8,6 +9,11 @@ from multiprocessing import parent_process
 
 # names and numbers of mallopt(3)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: those of its job on a cluster, where the machine has more."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_memory() -> None:
