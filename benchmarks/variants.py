@@ -55,6 +55,8 @@ OURS: dict[str, tuple[Keys, Keys, Keys]] = {
     "v2 with recipe": (V2, RECIPE, {}),
     "v2 small": (SMALL, {}, {}),
     "v2 small, patch 8": (SMALL | {"patch_size": 8}, {}, {}),
+    "v2 small, group norm": (SMALL | {"norm": "group"}, {}, {}),
+    "v2 small, batch norm": (SMALL | {"norm": "batch"}, {}, {}),
     "v2 small, no deep_supervision": (SMALL | {"deep_supervision": False}, {}, {}),
     "v2 small, drop_path 0.2": (SMALL | {"drop_path": 0.2}, {}, {}),
     "v2 small with recipe": (SMALL, RECIPE, {}),
