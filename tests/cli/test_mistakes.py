@@ -133,6 +133,7 @@ def options(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "said"), MISTAKES, ids=[text for text, _ in MISTAKES])
 def test_a_mistake_is_one_sentence(text: str, said: str, parsers: tuple[Any, Any], tmp_path: Path) -> None:
     parser, fit = parsers

@@ -124,6 +124,7 @@ HOSTILE: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", HOSTILE.values(), ids=HOSTILE)
 def test_no_code_of_a_file_is_imported_or_run(planted: Path, network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(planted)

@@ -78,6 +78,7 @@ def test_a_channel_without_contrast_is_finite(dtype: torch.dtype) -> None:
     assert d_x.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: small(norm="instance_affine"), lambda: modern(**MODERN)])
 @pytest.mark.parametrize("memory", LAYOUTS)
 def test_logits_and_gradients_are_the_plain_ones(
@@ -104,16 +105,6 @@ def test_logits_and_gradients_are_the_plain_ones(
 ])  # fmt: skip
 def test_channels_are_last_in_half_precision(device: str, dtype: torch.dtype, norm: str, last: bool) -> None:
     assert layout.layout_of(dtype, norm, device) == (torch.channels_last_3d if last else torch.contiguous_format)
-
-
-@pytest.mark.compile
-def test_accelerated_networks_compile_to_one_graph() -> None:
-    torch._dynamo.reset()
-    network = small(patch_size=4, depth=2, out_indices=(1, 2))
-    accelerate(network, "cuda", compiled=True)
-    image = torch.randn(1, 3, 16, 16, 16)
-    graph = torch.compile(network, backend="aot_eager", dynamic=False, fullgraph=True)
-    torch.testing.assert_close(graph(image), network(image))
 
 
 @pytest.mark.gpu
