@@ -29,7 +29,8 @@ class _Encoding:
     def encode(self, image: Tensor) -> list[Tensor]:
         """As the network's, in the layout that suits the dtype."""
         device = image.device.type
-        if image.dtype == torch.float32 and torch.is_autocast_enabled(device):
+        casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # not on "meta"
+        if casts and image.dtype == torch.float32:
             image = image.to(torch.get_autocast_dtype(device))
         layout = layout_of(image.dtype, self.norm, device)
         sources: list[Tensor] = super().encode(image)  # type: ignore[misc]  # of the network it is mixed into

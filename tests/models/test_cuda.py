@@ -107,6 +107,12 @@ def test_channels_are_last_in_half_precision(device: str, dtype: torch.dtype, no
     assert layout.layout_of(dtype, norm, device) == (torch.channels_last_3d if last else torch.contiguous_format)
 
 
+def test_shapes_can_be_asked_for_without_numbers() -> None:
+    network = small().to("meta")
+    accelerate(network, "cuda")
+    assert network(torch.empty(2, 3, 16, 16, 16, device="meta")).shape == (2, 4, 16, 16, 16)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("make", [small, lambda: modern(**MODERN)])
