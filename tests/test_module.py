@@ -22,6 +22,7 @@ from raum_lightning.inference.blending import background_logits_
 from raum_lightning.labels import REGIONS, in_classes
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.models import layout
+from raum_lightning.training.first_patch import output_channels
 from raum_lightning.training.schedule import warmup_cosine
 from raum_lightning.training.scoring import pseudo_dice
 from tests.helpers import DEBUG
@@ -48,6 +49,25 @@ def trainer(folder: Path, **options: Any) -> pl.Trainer:
 def data(root: Path, folder: Path, **options: Any) -> BratsDataModule:
     tiny = {"roi_size": (32, 32, 32), "patches_per_epoch": 8, "num_workers": 0, "prepared_dir": folder / "prepared"}
     return BratsDataModule(root, **tiny | options)
+
+
+def test_a_network_is_asked_once_for_its_outputs(brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command line before the cases are prepared, and not again by `setup`; again for another network."""
+    asked: list[nn.Module] = []
+
+    def counted(network: nn.Module, *question: Any) -> int | str:
+        asked.append(network)
+        return output_channels(network, *question)
+
+    monkeypatch.setattr("raum_lightning.training.data_fit.output_channels", counted)
+    module, cases = SegmentationModule(tiny_unetr()), data(brats, tmp_path)
+    first = module.network
+    for _ in range(2):
+        module.check_data(cases)
+    module.check_data(cases, fitting=False)
+    module.network = tiny_unetr()
+    module.check_data(cases)
+    assert asked == [first, first, module.network], "of windows and patches, of windows alone, and of the new one"
 
 
 @pytest.mark.slow
