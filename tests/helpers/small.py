@@ -31,7 +31,7 @@ _UNETR = {
 # by class path; any other network runs at the size that its experiment states
 NETWORKS: dict[str, dict[str, Any]] = {
     "raum_lightning.models.UNETR": _UNETR,
-    "raum_lightning.models.UNETRV2": _UNETR | {"patch_size": 8, "out_indices": [1, 2, 4]},
+    "raum_lightning.models.UNETRV2": _UNETR | {"patch_size": 8, "out_indices": [1, 2, 4], "feature_size": 8},
     "monai.networks.nets.SegResNet": {"init_filters": 8},
     "monai.networks.nets.UNETR": {"img_size": [32] * 3, "feature_size": 4, "hidden_size": 24, "mlp_dim": 48},
     "monai.networks.nets.SwinUNETR": {"feature_size": 12, "depths": [1] * 4, "num_heads": [1] * 4},
