@@ -39,6 +39,14 @@ def no_wandb_process_from_before() -> Iterator[None]:
         os.environ.pop("WANDB_SERVICE", None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_bf16() -> Iterator[None]:
+    """Train in float32 on every CPU: what tests compare must not depend on which has bf16, or on who can tell."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raum_lightning.cli.run_plan.lacks_bf16", lambda accelerator: "CPU")
+        yield
+
+
 @pytest.fixture
 def brats(tmp_path: Path) -> Path:
     """Six cases of BraTS 2020."""

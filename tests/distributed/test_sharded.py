@@ -69,7 +69,7 @@ def test_weights_moments_and_scores_are_those_of_ddp(work: Path) -> None:
 
 def test_one_process_reads_its_checkpoint(work: Path) -> None:
     words = [*COMMON, *LOGGED, "--data.splits", "splits.json"]
-    words += ["--ckpt_path", "runs/debug/sharded/checkpoints/last.ckpt"]
+    words += ["--ckpt_path", "runs/debug/sharded/checkpoints/last.ckpt", "--trainer.precision", "32-true"]
     assert run(work, ["validate", *words]) == [0]
     (alone,) = rows(work / "runs/debug/sharded/validate")
     assert scores(alone) == pytest.approx(scores(validations(work / "runs/debug/sharded")[-1]), abs=1e-6)

@@ -69,6 +69,16 @@ def test_the_steps_are_those_of_postprocess_fit(root: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
+def test_a_cpu_with_bf16_searches_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where batches of float16 are made in the same process as the network's bf16."""
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("raum_lightning.cli.run_plan.lacks_bf16", lambda accelerator: None)
+    half = ["--run.id", "half", "--trainer.precision", "bf16-mixed", "--data.num_workers", "0"]
+    assert main(["fit", *words(root, [2, 3, 4]), *half]) == 0
+    assert card(root, "half")["postprocess"] == card(root, "one")["postprocess"]
+
+
+@pytest.mark.slow
 def test_test_prints_raw_and_cleaned_rows_by_the_model_card(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,14 +97,15 @@ def _segmented(trainer: pl.Trainer, module: Any) -> dict[str, Variants]:
     loader: Any = trainer.val_dataloaders
     dataset = data_of(trainer).dataset
     found = {}
-    with trainer.precision_plugin.predict_step_context():
-        for number, loaded in enumerate(loader):
-            batch = trainer.strategy.batch_to_device(loaded)
+    for number, loaded in enumerate(loader):
+        batch = trainer.strategy.batch_to_device(loaded)
+        # of the step alone: a CPU's bf16 cannot stack the float16 of which the loader makes batches
+        with trainer.precision_plugin.predict_step_context():
             masks = module.predict_step(batch, number)
-            columns = batch["case"], masks, batch["label"], batch["spacing"].tolist()
-            for case, *both, (x, y, z) in zip(*columns, strict=True):
-                prediction, target = (labels.to(torch.uint8).cpu().numpy() for labels in both)
-                found[case] = Variants(prediction, target, module.rules, spacing=(x, y, z), dataset=dataset)
+        columns = batch["case"], masks, batch["label"], batch["spacing"].tolist()
+        for case, *both, (x, y, z) in zip(*columns, strict=True):
+            prediction, target = (labels.to(torch.uint8).cpu().numpy() for labels in both)
+            found[case] = Variants(prediction, target, module.rules, spacing=(x, y, z), dataset=dataset)
     module.train(training)
     return found
 
