@@ -25,7 +25,10 @@ SAID = (
     r"time     0:\d\d:\d\d: steps \d+%, waiting for data \d+%, validation \d+%",
     r"best mean Dice on validation 0\.\d{3}:",
 )
-WORDS = ["fit", "-c", DEBUG, "--data.root", "cases", "--trainer.logger.class_path", "raum_lightning.loggers.CSVLogger"]
+WORDS = [
+    *("fit", "-c", DEBUG, "--data.root", "cases", "--trainer.precision", "32-true"),
+    *("--trainer.logger.class_path", "raum_lightning.loggers.CSVLogger"),
+]
 
 
 @pytest.mark.slow
