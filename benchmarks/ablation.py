@@ -61,19 +61,25 @@ class Clock(pl.Callback):
 
     def __init__(self, seconds: float | None, steps: int | None, *, processor: bool) -> None:
         self.seconds, self.steps, self.start, self.done = seconds, steps, 0.0, 0
-        self.took = 0.0
+        self.took, self.in_turn = 0.0, False
         self.now = time.process_time if processor else time.perf_counter
 
     def on_train_start(self, *unused: Any) -> None:
         """Wait for this training's turn and start the time, before the first batch is asked for."""
         if self.turn:
             self.turn.acquire()
+            self.in_turn = True
         self.start = self.now()
 
     def on_train_end(self, *unused: Any) -> None:
         """Let the next training begin."""
-        if self.turn:
+        if self.in_turn:
+            self.in_turn = False
             self.turn.release()
+
+    def on_exception(self, *unused: Any) -> None:
+        """Let the next training begin, which would wait for ever."""
+        self.on_train_end()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
         """Count the step."""
