@@ -4,17 +4,19 @@
     python benchmarks/ablation.py --root DIR --variants v1 v2 monai_torchio --seconds 1200 --out runs/first
     python benchmarks/ablation.py --root DIR --processor --seconds 600 --parallel 2 --out runs/two_at_once
     python benchmarks/ablation.py --root DIR --steps 2000 --size 128 --embed 768 --depth 12 --heads 12 --out runs/full
+    python benchmarks/ablation.py --root DIR --steps 800 --size 48 --variants all --parallel 14 --out runs/parts
 
 Of 25 cases 6 are for testing and 19 train, the same for all variants, by patient and a hash of their ids. At one seed
 all variants of the network see the same patches in the same order: a variant that takes longer for a step sees the
 first of them. The learning rate rises over the first 20th of the time (or steps) and falls by half a cosine to 0 at its
 end, whatever a step takes. The time is that of training, from the first request for a batch to the last step; prepared
 volumes are made before. With `--processor` it is the time that the training had a core, and each has one thread: then
-other work on the machine makes it wait, but takes nothing from it, and `--parallel 2` trains two at once. Without it
-`--parallel 2` has trainings take turns: one starts up, or tests, while the other trains.
+other work on the machine makes it wait, but takes nothing from it, and `--parallel 2` trains two at once. So it does
+with `--steps`, where time does not matter: one GPU holds a dozen small trainings. Else `--parallel 2` has trainings
+take turns: one starts up, or tests, while the other trains.
 
 Scores are those of whole test cases: mean over cases, then mean and standard deviation over seeds. Memory is the peak
-of the process, or of the GPU where there is one.
+of the process, or what the training took of the GPU where there is one.
 
 `monai_torchio` is what one would write without this package: MONAI's UNETR and DiceCELoss, whole volumes through
 TorchIO's `Queue` with its own transforms, of like strength. The learning rate is the same for all: what suits one
@@ -101,8 +103,10 @@ class Clock(pl.Callback):
 def train(name: str, seed: int, options: Options) -> dict[str, Any]:
     """Train and test one variant in this process, and return its scores."""
     torch.set_float32_matmul_precision("high")
-    if options.processor:
-        torch.set_num_threads(1)
+    if at_once(options):
+        torch.set_num_threads(1 if options.processor else max(1, torch.get_num_threads() // options.parallel))
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     pl.seed_everything(seed, workers=True, verbose=False)
     _, module_keys, data_keys = OURS.get(name, ({}, {}, {}))
     clock = Clock(options.seconds, options.steps, processor=options.processor)
@@ -145,6 +149,7 @@ def train(name: str, seed: int, options: Options) -> dict[str, Any]:
         **quiet,
     )
     trainer.fit(module, datamodule=data)
+    device = module.device  # Lightning moves the module back to the CPU after a test
     memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     memory = memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     trainer.test(module, datamodule=data, verbose=False)
@@ -155,7 +160,7 @@ def train(name: str, seed: int, options: Options) -> dict[str, Any]:
         scores |= {f"absent_{key}": value for key, value in means(module, ("dice",)).items()}
     parameters = sum(parameter.numel() for parameter in module.network.parameters()) / 1e6
     cost = {"seconds": clock.took, "steps": clock.done, "gib": memory / 2**30, "parameters": parameters}
-    return {"variant": name, "seed": seed, "device": str(module.device), **cost, **scores}
+    return {"variant": name, "seed": seed, "device": str(device), **cost, **scores}
 
 
 def means(module: SegmentationModule, metrics: Sequence[str]) -> dict[str, float]:
@@ -218,7 +223,7 @@ def parse(words: Sequence[str] | None = None) -> Options:
     length.add_argument("--seconds", type=float, default=30.0)
     length.add_argument("--steps", type=int)
     add("--processor", action="store_true", help="count the time of one core instead of that which passes")
-    add("--parallel", type=int, default=1, help="processes, which train at once with --processor and else in turns")
+    add("--parallel", type=int, default=1, help="processes; at once with --processor or --steps, else in turns")
     add("--without", nargs="+", default=[], choices=MODALITIES, help="also test with these modalities absent")
     add("--test", type=int, default=2, help="number of test patients")
     for name, value in {"size": 64, "batch": 2, "embed": 96, "depth": 4, "heads": 4, "workers": 0}.items():
@@ -250,16 +255,22 @@ def prepare(options: Options) -> None:
     write_json(file, fixed)
 
 
+def at_once(options: Options) -> bool:
+    """Whether trainings that run at the same time take nothing from each other that counts."""
+    return options.processor or options.steps is not None
+
+
 def take_turns(turn: Any) -> None:
     Clock.turn = turn
 
 
 def results(tasks: Sequence[tuple[str, int]], options: Options) -> Iterator[dict[str, Any]]:
-    """Return what `train` does for each variant and seed, each in a process whose peak of memory is its own."""
+    """Return what `train` does for each variant and seed, in other processes."""
     context = multiprocessing.get_context("spawn")
-    turn = None if options.processor else context.Lock()
+    turn = None if at_once(options) else context.Lock()
+    tasks_each = None if torch.cuda.is_available() else 1  # the peak of a GPU's memory is asked for each training
     # not a Pool, whose processes may not have the loader's as children
-    with ProcessPoolExecutor(options.parallel, context, take_turns, (turn,), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(options.parallel, context, take_turns, (turn,), max_tasks_per_child=tasks_each) as pool:
         for future in as_completed([pool.submit(train, *task, options) for task in tasks]):
             yield future.result()
 

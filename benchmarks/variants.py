@@ -39,6 +39,7 @@ OURS: dict[str, tuple[Keys, Keys, Keys]] = {
     "feature_size 32": ({"feature_size": 32}, {}, {}),
     "instance_affine": ({"norm": "instance_affine"}, {}, {}),
     "batch norm": ({"norm": "batch"}, {}, {}),
+    "group norm": ({"norm": "group"}, {}, {}),
     "ema": ({}, {"ema": 0.99}, {}),
     "no_decay": ({}, {"no_decay": True, "weight_decay": 5e-2}, {}),
     "layer_decay": ({}, {"layer_decay": 0.8}, {}),

@@ -29,7 +29,7 @@ class _Encoding:
     def encode(self, image: Tensor) -> list[Tensor]:
         """As the network's, in the layout that suits the dtype."""
         device = image.device.type
-        casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # not on "meta"
+        casts = device in _CHANNELS_LAST and torch.is_autocast_enabled(device)  # which "meta" cannot be asked
         if casts and image.dtype == torch.float32:
             image = image.to(torch.get_autocast_dtype(device))
         layout = layout_of(image.dtype, self.norm, device)

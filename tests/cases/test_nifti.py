@@ -216,6 +216,10 @@ def test_archives_and_wrong_endings(tmp_path: Path) -> None:
         ({"xyzt_units": 1}, "gives voxels of 1000 x 1000 x 1000 mm (the header counts in metres: xyzt_units)"),
         ({"xyzt_units": 3}, "gives voxels of 0.001 x 0.001 x 0.001 mm (the header counts in micrometres: xyzt_units)"),
         ({"srow_x": [-1, -1, 0, 0], "srow_y": [-1, -1, 0.1, 0]}, "has axes that cannot be told apart"),
+        (  # no two of them close to each other, but all in one plane: a voxel of 1 mm would be the mean of thousands
+            {"srow_x": [1, -0.5, -0.5, 0], "srow_y": [0, 0.87, -0.87, 0], "srow_z": [0, 0, 0.01, 0]},
+            "has axes that cannot be told apart",
+        ),
         ({"scl_slope": 1, "scl_inter": np.inf}, "has a damaged header (Valid slope but invalid intercept inf)"),
     ],
 )

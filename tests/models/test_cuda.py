@@ -113,6 +113,19 @@ def test_shapes_can_be_asked_for_without_numbers() -> None:
     assert network(torch.empty(2, 3, 16, 16, 16, device="meta")).shape == (2, 4, 16, 16, 16)
 
 
+@pytest.mark.compile
+@pytest.mark.parametrize("make", [small, lambda: modern(**MODERN)])
+def test_what_is_compiled_for_a_gpu_is_one_graph(make: Any) -> None:
+    """Under autocast too, whose state torch 2.11 cannot be asked for in every way while it compiles."""
+    torch._dynamo.reset()
+    network = make().float().eval()
+    accelerate(network, "cuda", compiled=True)
+    image = image_for(network, torch.float32)
+    graph = torch.compile(network, backend="aot_eager", dynamic=False, fullgraph=True)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(graph(image), network(image))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("make", [small, lambda: modern(**MODERN)])
