@@ -78,8 +78,8 @@ def _explain_failure(error: RuntimeError, said: str) -> str | None:
 def refusals(where: str, given: Mapping[str, Any], kinds: tuple[type[BaseException], ...] = REFUSALS) -> Iterator[None]:
     """Turn what a library refuses within this block into a `ConfigError`.
 
-    Only an exception that passed through no code of this package is a refusal; any other is a defect of ours. `given`
-    maps the keys below `where` to their values: the key that the library names is named in the sentence.
+    Only an exception that passed through no code of this package but constructors is a refusal; any other is a defect
+    of ours. `given` maps the keys below `where` to their values: the key that the library names is named.
     """
     try:
         yield
@@ -116,10 +116,14 @@ def _quotes(said: str, value: Any) -> bool:
 
 
 def _is_ours(frames: TracebackType | None) -> bool:
-    """Return whether the error was raised in or through code of this package, but for the calls of this folder."""
-    files = [Path(frame.filename) for frame in extract_tb(frames)]
-    through = any(file.is_relative_to(PACKAGE) and not file.is_relative_to(PACKAGE / "cli") for file in files)
-    return through or files[-1].is_relative_to(PACKAGE)
+    """Return whether the error was raised in or through code of this package, but for the calls of this folder.
+
+    What a library raises in the `__init__` of its class that one of ours extends or holds is about the user's value.
+    """
+    calls = [(Path(frame.filename), frame.name) for frame in extract_tb(frames)]
+    ours = [(file, name) for file, name in calls if file.is_relative_to(PACKAGE)]
+    through = any(not file.is_relative_to(PACKAGE / "cli") and name != "__init__" for file, name in ours)
+    return through or calls[-1] in ours
 
 
 def _built(frames: TracebackType | None) -> str | None:

@@ -19,7 +19,7 @@ from raum_lightning.inference.exported import ONNX, PROGRAM, SAFETENSORS
 from raum_lightning.inference.hub import local
 from raum_lightning.runs.checkpoints import newest_sound, structure
 from raum_lightning.runs.folder import RunFolder, find_checkpoint
-from raum_lightning.runs.naming import given_id, restarted, restarts
+from raum_lightning.runs.naming import check_names, given_id, restarted, restarts
 
 # folder of files that say where an experiment runs, not which it is
 OF_MACHINES = "hardware"
@@ -66,6 +66,7 @@ def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: b
             "no batch is repeated; give --data.patches_per_epoch with few patches and no augmentation, "
             "or data.splits with a few training cases"
         )
+    check_names(config.run.experiment, config.run.id)
     naming = [file.stem for file in files if file.parent.name != OF_MACHINES] or [file.stem for file in files]
     name = config.run.experiment or (naming[-1] if naming else "unnamed")
     experiment = Path(config.run.root) / name

@@ -131,6 +131,7 @@ class BratsDataModule(SelectedCases):
         check_count("batch_size", batch_size, 1)
         check_count("patches_per_epoch", patches_per_epoch, 1)
         check_count("num_workers", num_workers, 0)
+        check_count("seed", 0 if seed is None else seed, 0)
         check_batch(batch_size, patches_per_epoch)
         check_folds(folds, fold, test_fraction)
         self.root = expanded(root)

@@ -26,8 +26,9 @@ what comes from below, a concatenation with the skip and a residual block:
 """
 
 import warnings
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
@@ -35,6 +36,9 @@ from raum_lightning.errors import ConfigError
 from raum_lightning.models.decoder import Level, NormName, ResidualBlock, Skip, choose_norm
 from raum_lightning.models.described import Described
 from raum_lightning.models.vit import ViT, run
+
+# of every size and count that a network is given
+LARGEST = 2**16
 
 
 class UNETR(Described):
@@ -86,6 +90,7 @@ class UNETR(Described):
         checkpointing: Literal["none", "decoder", "all"] = "none",
         taps: Sequence[int] | None = None,
     ) -> None:
+        check_arguments(UNETR.__init__, locals())
         super().__init__()
         if taps is not None:
             warnings.warn("taps of UNETR is now out_indices: rename the key", FutureWarning, stacklevel=2)
@@ -141,6 +146,24 @@ def three_axes(img_size: Sequence[int] | int) -> tuple[int, ...]:
     if len(size) != 3:
         raise ConfigError(f"img_size={size} has {len(size)} numbers but a volume has 3 axes")
     return size
+
+
+def check_arguments(init: Callable[..., None], given: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for arguments of a network's `__init__` that its types or sense forbid.
+
+    Sizes and counts are whole numbers from 1, words are those of their `Literal`, probabilities are below 1.
+    """
+    for key, kind in get_type_hints(init).items():
+        value = given.get(key)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise ConfigError(f"{key}={value!r} is none of {', '.join(get_args(kind))}")
+        # int, int | None, Sequence[int] | int; not Sequence[int] alone, of blocks
+        if value is not None and (kind is int or (int in get_args(kind) and get_origin(kind) is not Sequence)):
+            sizes = value if isinstance(value, Sequence) else (value,)
+            if not all(isinstance(size, Integral) and 1 <= int(size) <= LARGEST for size in sizes):
+                raise ConfigError(f"{key}={value} must be a whole number from 1 to {LARGEST:,}")
+        if key in ("dropout", "drop_path") and not 0 <= given[key] < 1:
+            raise ConfigError(f"{key}={value} must be a probability in [0, 1)")
 
 
 def count_levels(patch_size: int, out_indices: Sequence[int]) -> int:

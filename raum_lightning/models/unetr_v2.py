@@ -12,6 +12,7 @@ With the defaults it is `unetr.UNETR`, with the same names of tensors. The sourc
               stem, 1/8 --> tokens --> transformer
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from raum_lightning.errors import ConfigError
 from raum_lightning.models.decoder import Level, NormName, ResidualBlock, Skip, choose_norm
 from raum_lightning.models.described import Described
-from raum_lightning.models.unetr import check_checkpointing, count_levels, three_axes
+from raum_lightning.models.unetr import check_arguments, check_checkpointing, count_levels, three_axes
 from raum_lightning.models.vit import grid_of, run
 from raum_lightning.models.vit_v2 import Stem, ViTV2
 
@@ -115,12 +116,13 @@ class UNETRV2(Described):
         dropout: float = 0.0,
         checkpointing: Literal["none", "decoder", "all"] = "none",
     ) -> None:
+        check_arguments(UNETRV2.__init__, locals())
         super().__init__()
         check_checkpointing(checkpointing, norm)
         if skips != "tokens" and stem == "linear":
             raise ConfigError(f"skips={skips!r} needs stem='conv'; stem='linear' has no feature maps")
-        if not 0 <= drop_path < 1:
-            raise ConfigError(f"drop_path={drop_path} must be a probability in [0, 1)")
+        if layer_scale is not None and not 0 <= layer_scale < math.inf:
+            raise ConfigError(f"layer_scale={layer_scale} must be a number of at least 0, or null")
         levels = count_levels(patch_size, out_indices)
         self.in_channels = in_channels
         self.out_channels = out_channels

@@ -39,9 +39,14 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise ConfigError(f"run.keep={self.keep} must be at least 1: so many of the best checkpoints are kept")
-        for key, name in (("experiment", self.experiment), ("id", self.id)):
-            if name is not None and not _is_component(name):
-                raise ConfigError(f"run.{key}={printable(name)!r} becomes a folder below run.root: give one plain name")
+        check_names(self.experiment, self.id)
+
+
+def check_names(experiment: str | None, run_id: str | None) -> None:
+    """Raise `ConfigError` where a name that is given is not one component of a path."""
+    for key, name in (("experiment", experiment), ("id", run_id)):
+        if name is not None and not _is_component(name):
+            raise ConfigError(f"run.{key}={printable(name)!r} becomes a folder below run.root: give one plain name")
 
 
 def _is_component(name: str) -> bool:

@@ -202,10 +202,14 @@ def test_numbers_that_are_right_pass() -> None:
             [f"--{CALLBACKS}", f"[{{class_path: {STOPPING}, init_args: {{monitor: a, mode: up}}}}]"],
             "trainer.callbacks[0].init_args.mode: EarlyStopping: `mode` can be min, max, got up\n",
         ),
-        ([f"--{NETWORK}.depth", "0"], "error: module.network.init_args.depth: UNETR: out_indices=(1, 2, 3, 4) must"),
+        ([f"--{NETWORK}.depth", "0"], "error: module.network.init_args.depth: UNETR: depth=0 must be a whole number"),
         (
             [f"--{AUGMENTATION}", "[{class_path: torchio.RandomNoise, init_args: {p: 2}}]"],
             "data.augmentation[0]: RandomNoise: Probability must be a number in [0, 1], not 2.0\n",
+        ),
+        (
+            [f"--{AUGMENTATION}", "[{class_path: raum_lightning.data.augment.RandomBiasField, init_args: {p: 2}}]"],
+            "data.augmentation[0]: RandomBiasField: Probability must be a number in [0, 1], not 2.0\n",
         ),
     ],
     ids=lambda value: str(value)[:40],

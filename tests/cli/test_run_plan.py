@@ -105,6 +105,14 @@ def test_what_cannot_be_done_is_refused() -> None:
         make_plan("fit", config(overfit_batches=2), FILE)
 
 
+@pytest.mark.parametrize("name", ["a/b", "../a", "", ".."])
+def test_a_run_is_one_folder_below_its_experiment(name: str) -> None:
+    wanted = config()
+    wanted.run.id = name
+    with pytest.raises(ConfigError, match=f"run.id='{name}' becomes a folder below run.root: give one plain name"):
+        make_plan("fit", wanted, [], root_is_given=False)
+
+
 @pytest.mark.parametrize(
     ("capabilities", "precision"),
     [

@@ -26,6 +26,7 @@ def datamodule(root: Path, **options: Any) -> BratsDataModule:
         ({"batch_size": 2.5}, r"data\.batch_size=2\.5 must be a whole number"),
         ({"patches_per_epoch": 0}, r"data\.patches_per_epoch=0 must be a whole number of at least 1"),
         ({"num_workers": -1}, r"data\.num_workers=-1 must be a whole number of at least 0"),
+        ({"seed": -1}, r"data\.seed=-1 must be a whole number of at least 0"),
         ({"roi_size": (16, 0, 16)}, r"data\.roi_size=\[16, 0, 16\] must be three whole numbers of at least 1"),
         ({"roi_size": (16, 16)}, r"data\.roi_size=\[16, 16\] must be three"),
         ({"batch_size": 64, "patches_per_epoch": 8}, r"data\.batch_size=64 is larger than an epoch .*epoch=8"),

@@ -113,24 +113,29 @@ def judge(words: list[Any], full: Path) -> tuple[bool, str]:
     return right, f"{done.returncode}: {sentence.strip()}{'; leaves ' * bool(wrong)}{', '.join(wrong)}"
 
 
+def prepare(work: Path) -> None:
+    """Write what the commands read: cases, a run, masks, scores, and weights of MONAI's UNETR."""
+    fit_handmade(work)
+    (work / "predictions").mkdir()
+    # not the network's, whose thousands of components keep the search for steps busy
+    for mask in (work / "runs/phantom-cases").rglob("*_seg.nii*"):
+        shutil.copy(mask, work / "predictions" / mask.name)
+    (work / "steps.yaml").write_text("holes: [WT]\n")
+    evaluate = ["evaluate", *commands(work, work)["evaluate --out"][1:-1], work / "scores.json"]
+    assert main([*map(str, evaluate)]) == 0
+    size = {"feature_size": 4, "hidden_size": 24, "mlp_dim": 48, "num_heads": 2}
+    torch.save(nets.UNETR(3, 4, 32, **size).state_dict(), work / "monai.pt")
+    taken = ["import", "--from", "monai", work / "monai.pt", "--heads", "2", "--out", work / "unetr.safetensors"]
+    card = ["--modalities", "flair", "t1ce", "t2", "--dataset", "brats2020"]
+    assert main([*map(str, taken), *card]) == 0
+
+
 def run() -> int:
     """Print the table; return 1 where a command does wrong."""
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        fit_handmade(work)
-        (work / "predictions").mkdir()
-        # not the network's, whose thousands of components keep the search for steps busy
-        for mask in (work / "runs/phantom-cases").rglob("*_seg.nii*"):
-            shutil.copy(mask, work / "predictions" / mask.name)
-        (work / "steps.yaml").write_text("holes: [WT]\n")
-        evaluate = ["evaluate", *commands(work, work)["evaluate --out"][1:-1], work / "scores.json"]
-        assert main([*map(str, evaluate)]) == 0
-        size = {"feature_size": 4, "hidden_size": 24, "mlp_dim": 48, "num_heads": 2}
-        torch.save(nets.UNETR(3, 4, 32, **size).state_dict(), work / "monai.pt")
-        taken = ["import", "--from", "monai", work / "monai.pt", "--heads", "2", "--out", work / "unetr.safetensors"]
-        card = ["--modalities", "flair", "t1ce", "t2", "--dataset", "brats2020"]
-        assert main([*map(str, taken), *card]) == 0
+        prepare(work)
         chosen = sys.argv[1:]
         print(f"| command | {' | '.join(f'{free} kB free' for free in FREE)} |\n|{'---|' * (1 + len(FREE))}")
         for name in commands(work, work):

@@ -1,5 +1,6 @@
 """The network against MONAI's, by its weights and its gradients, and what MONAI's does not have."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,14 @@ def test_transformer_starts_from_the_truncated_normal() -> None:
         ({"norm": "batch", "checkpointing": "decoder"}, "checkpointing='decoder' cannot be combined with norm='batch'"),
         ({"norm": "layer"}, "norm='layer' is none of instance, instance_affine, batch, group"),
         ({"norm": "group", "feature_size": 12}, "feature_size=12 is not divisible by the 8 groups"),
+        ({"embed_dim": -24}, "embed_dim=-24 must be a whole number from 1 to 65,536"),
+        ({"embed_dim": 10**9}, "embed_dim=1000000000 must be a whole number from 1"),
+        ({"num_heads": 0}, "num_heads=0 must be a whole number from 1"),
+        ({"img_size": (16, 16, 0)}, r"img_size=\(16, 16, 0\) must be a whole number from 1"),
+        ({"out_channels": 2.5}, r"out_channels=2\.5 must be a whole number from 1"),
+        ({"dropout": 2}, r"dropout=2 must be a probability in \[0, 1\)"),
+        ({"dropout": math.nan}, r"dropout=nan must be a probability"),
+        ({"checkpointing": "some"}, "checkpointing='some' is none of none, decoder, all"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:

@@ -302,6 +302,10 @@ def test_it_is_one_graph() -> None:
         ({"position": "rope", "num_heads": 8}, "position='rope' turns pairs .* is 3; it must be even and at least 6"),
         ({"norm": "group", "stem": "conv", "stem_size": 4}, "stem_size=4 is not divisible by the 8 groups"),
         ({"norm": "batch", "checkpointing": "all"}, "checkpointing='all' cannot be combined with norm='batch'"),
+        ({"stem_size": 0}, "stem_size=0 must be a whole number from 1"),
+        ({"mlp_dim": -1}, "mlp_dim=-1 must be a whole number from 1"),
+        ({"position": "rotary"}, "position='rotary' is none of learned, rope, both"),
+        ({"layer_scale": -1}, "layer_scale=-1 must be a number of at least 0, or null"),
         ({"out_indices": (4,)}, r"out_indices=\(4,\) names 1 blocks but patch_size=8 needs 3"),
     ],
 )
