@@ -205,7 +205,8 @@ def test_arguments_come_as_the_command_line_gave_them() -> None:
     ("arguments", "said"),
     [
         ({"embed_dim": 12_000, "mlp_dim": 48_000}, "asks for more than its weights hold"),
-        ({"depth": 10**6, "out_indices": [1, 10**6]}, "asks for more than its weights hold"),
+        ({"depth": 60_000, "out_indices": [1, 60_000]}, "asks for more than its weights hold"),
+        ({"depth": 10**6, "out_indices": [1, 10**6]}, "depth=1000000 must be a whole number from 1 to 65,536"),
         ({"depth": 10**9, "out_indices": [1, 10**9]}, "depth is 1000000000, larger than any argument"),
         ({"out_indices": list(range(20_000))}, "network has more than 10000 arguments"),
         ({"feature_size": 4}, "its weights are not those of its network"),
