@@ -28,7 +28,7 @@ def judge(words: list[Any], full: Path) -> tuple[bool, str]:
     codes = sorted(process.returncode for process in started)
     refusals = [line for text in said for line in text.splitlines() if line.startswith("error: ")]
     wrong = left(full)
-    right = codes in ([0, 0], [0, 2]) and not wrong and not any("Traceback" in text for text in said)
+    right = codes in ([0, 0], [0, 2]) and len(refusals) == codes.count(2) and not wrong
     return right, "; ".join([f"exit codes {codes}", *refusals, *(f"leaves {name}" for name in wrong)])
 
 
