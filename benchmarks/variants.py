@@ -22,6 +22,7 @@ V2: Keys = PATCH_8 | STEM | {"skips": "stem", "position": "rope", "mlp": "swiglu
 V2 |= {"layer_scale": 0.1, "drop_path": 0.2, "deep_supervision": True, "feature_size": 32, "norm": "instance_affine"}
 # as many operations as v1: v2 needs three times as many
 SMALL: Keys = V2 | {"patch_size": 16, "feature_size": 16, "stem_size": 16, "drop_path": 0.0}
+HALF: Keys = SMALL | {"norm": "group", "stem_stride": 2}
 RECIPE: Keys = {"ema": 0.99, "no_decay": True, "weight_decay": 5e-2}
 # name -> arguments of UNETRV2, keys of `module`, keys of `data`; what is not named is that of v1
 OURS: dict[str, tuple[Keys, Keys, Keys]] = {
@@ -57,11 +58,12 @@ OURS: dict[str, tuple[Keys, Keys, Keys]] = {
     "v2 small": (SMALL, {}, {}),
     "v2 small, patch 8": (SMALL | {"patch_size": 8}, {}, {}),
     "v2 small, group norm": (SMALL | {"norm": "group"}, {}, {}),
+    "v2 small, stem_stride 2": (HALF, {}, {}),
     "v2 small, batch norm": (SMALL | {"norm": "batch"}, {}, {}),
     "v2 small, no deep_supervision": (SMALL | {"deep_supervision": False}, {}, {}),
     "v2 small, drop_path 0.2": (SMALL | {"drop_path": 0.2}, {}, {}),
     "v2 small with recipe": (SMALL, RECIPE, {}),
-    "v2 small, modality_dropout": (SMALL, {}, {"modality_dropout": {"flair": 0.2}}),
+    "v2 small, stem_stride 2, modality_dropout": (HALF, {}, {"modality_dropout": {"flair": 0.2}}),
 }
 BASELINES: dict[str, Callable[[Options], nn.Module]] = {
     "monai_unetr": lambda o: nets.UNETR(
@@ -143,7 +145,7 @@ def network_of(name: str, options: Options) -> nn.Module:
     if name in BASELINES:
         return BASELINES[name](options)
     keys = {"feature_size": 16, "patch_size": 16} | OURS[name][0]
-    levels = keys["patch_size"].bit_length() - 1
+    levels = (keys["patch_size"] // keys.get("stem_stride", 1)).bit_length() - 1
     taken = [-(-options.depth * (level + 1) // levels) for level in range(levels)]
     size = {"img_size": options.size, "embed_dim": options.embed, "depth": options.depth, "num_heads": options.heads}
     if name == "v1":

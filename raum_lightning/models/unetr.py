@@ -156,7 +156,7 @@ def check_arguments(init: Callable[..., None], given: Mapping[str, Any]) -> None
     for key, kind in get_type_hints(init).items():
         value = given.get(key)
         if get_origin(kind) is Literal and value not in get_args(kind):
-            raise ConfigError(f"{key}={value!r} is none of {', '.join(get_args(kind))}")
+            raise ConfigError(f"{key}={value!r} is none of {', '.join(map(str, get_args(kind)))}")
         # int, int | None, Sequence[int] | int; not Sequence[int] alone, of blocks
         if value is not None and (kind is int or (int in get_args(kind) and get_origin(kind) is not Sequence)):
             sizes = value if isinstance(value, Sequence) else (value,)
@@ -166,14 +166,18 @@ def check_arguments(init: Callable[..., None], given: Mapping[str, Any]) -> None
             raise ConfigError(f"{key}={value} must be a probability in [0, 1)")
 
 
-def count_levels(patch_size: int, out_indices: Sequence[int]) -> int:
-    """Return how often the resolution doubles between tokens and voxels; raise `ConfigError` for what does not fit."""
-    if patch_size < 2 or patch_size & (patch_size - 1):
-        raise ConfigError(f"patch_size={patch_size} is not a power of two of at least 2; try 16")
-    levels = patch_size.bit_length() - 1
+def count_levels(patch_size: int, out_indices: Sequence[int], stem_stride: int = 1) -> int:
+    """Return how often the resolution doubles from tokens to the decoder's last map, of a voxel for each `stem_stride`.
+
+    Raises `ConfigError` for what does not fit.
+    """
+    if patch_size < 2 * stem_stride or patch_size & (patch_size - 1):
+        raise ConfigError(f"patch_size={patch_size} is not a power of two of at least {2 * stem_stride}; try 16")
+    levels = (patch_size // stem_stride).bit_length() - 1
     if len(out_indices) != levels:
         named = f"out_indices={tuple(out_indices)} names {len(out_indices)} blocks"
-        raise ConfigError(f"{named} but patch_size={patch_size} needs {levels}")
+        with_stride = f" with stem_stride={stem_stride}" if stem_stride > 1 else ""
+        raise ConfigError(f"{named} but patch_size={patch_size}{with_stride} needs {levels}")
     return levels
 
 

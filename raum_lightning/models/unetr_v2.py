@@ -64,10 +64,13 @@ class UNETRV2(Described):
         num_heads: Heads of the attention.
         mlp: gelu, or swiglu with a gate.
         mlp_dim: Hidden width of each block's MLP; 4 x `embed_dim`, or two thirds of that for swiglu, where not given.
-        out_indices: Blocks whose outputs the decoder takes, counted from 1: one for each factor of two in `patch_size`,
-            the last one being `depth`. With `skips` stem only the last one's is read.
+        out_indices: Blocks whose outputs the decoder takes, counted from 1: one for each factor of two in `patch_size`
+            (less one with a `stem_stride` of 2), the last one being `depth`. With `skips` stem only the last one's is
+            read.
         stem: What makes tokens: one linear map of each patch, or conv, residual blocks of strided convolutions.
-        stem_size: Channels of the stem at full and half resolution; twice as many at each below.
+        stem_size: Channels of the stem's first two resolutions; twice as many at each below.
+        stem_stride: 1, or 2 for maps of at most half the resolution, an eighth of the operations: the stem's first block
+            halves the image, and the head, a transposed convolution, doubles the last map.
         skips: What the decoder's levels get beside the map from below: tokens, the outputs of blocks (and the image at
             full resolution); stem, a projection of each resolution of the stem; or the sum of both.
         position: learned, an embedding for each patch of `img_size`; rope, rotary along three axes; or both.
@@ -76,7 +79,7 @@ class UNETRV2(Described):
         drop_path: Probability in [0, 1) of skipping the last block for a case in training; rises from 0 at the
             first.
         deep_supervision: In training, return a tuple of logits at 1/1, 1/2 and 1/4 of the resolution.
-        feature_size: Channels of the decoder at full resolution; each level below has twice as many.
+        feature_size: Channels of the decoder at its highest resolution; each level below has twice as many.
         norm: Of decoder and stem: instance (without weights), instance_affine (with weights), batch, or group (8
             groups).
         qkv_bias: Whether queries, keys and values have a bias.
@@ -85,8 +88,8 @@ class UNETRV2(Described):
             and the stem, or all, the transformer's blocks too. The gradient is the same.
 
     Raises:
-        ConfigError: Sizes do not fit each other or the image, `skips` need a stem that is not there, or `norm` is
-            batch, whose running mean would see each batch twice, with `checkpointing`.
+        ConfigError: Sizes do not fit each other or the image, `skips` or `stem_stride` need what is not there, or `norm`
+            is batch, whose running mean would see each batch twice, with `checkpointing`.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class UNETRV2(Described):
         out_indices: Sequence[int] = (3, 6, 9, 12),
         stem: Literal["linear", "conv"] = "linear",
         stem_size: int = 32,
+        stem_stride: Literal[1, 2] = 1,
         skips: Literal["tokens", "stem", "both"] = "tokens",
         position: Literal["learned", "rope", "both"] = "learned",
         layer_scale: float | None = None,
@@ -123,7 +127,9 @@ class UNETRV2(Described):
             raise ConfigError(f"skips={skips!r} needs stem='conv'; stem='linear' has no feature maps")
         if layer_scale is not None and not 0 <= layer_scale < math.inf:
             raise ConfigError(f"layer_scale={layer_scale} must be a number of at least 0, or null")
-        levels = count_levels(patch_size, out_indices)
+        if stem_stride > 1 and skips != "stem":
+            raise ConfigError(f"stem_stride={stem_stride} needs skips='stem'; others start at the image's resolution")
+        levels = count_levels(patch_size, out_indices, stem_stride)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.img_size = three_axes(img_size)
@@ -135,7 +141,14 @@ class UNETRV2(Described):
         self.stem: Stem | None = None
         if stem == "conv":
             choose_norm(norm, stem_size, key="stem_size")
-            self.stem = Stem(in_channels, stem_size, halvings=levels, norm=make_norm, again=self.checkpoint_decoder)
+            self.stem = Stem(
+                in_channels,
+                stem_size,
+                stride=stem_stride,
+                halvings=levels,
+                norm=make_norm,
+                again=self.checkpoint_decoder,
+            )
         self.vit = ViTV2(
             in_channels=self.stem.widths[-1] if self.stem else in_channels,
             img_size=self.img_size,
@@ -165,8 +178,9 @@ class UNETRV2(Described):
         if self.stem and skips != "tokens":
             self.projections.extend(Projection(self.stem.widths[i], widths[i]) for i in range(levels))
         self.levels = nn.ModuleList(Level(widths[i + 1], widths[i], norm=make_norm) for i in range(levels))
-        self.head = nn.Conv3d(feature_size, out_channels, 1)
-        supervised = range(1, min(3, levels)) if deep_supervision else ()
+        head = nn.Conv3d if stem_stride == 1 else nn.ConvTranspose3d
+        self.head = head(feature_size, out_channels, stem_stride, stem_stride)
+        supervised = range(2 - stem_stride, min(4 - stem_stride, levels)) if deep_supervision else ()
         self.deep_heads = nn.ModuleList(nn.Conv3d(widths[level], out_channels, 1) for level in supervised)
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -182,7 +196,7 @@ class UNETRV2(Described):
         logits: Tensor = self.head(x)
         if not self.training or not self.deep_heads:
             return logits
-        coarser = reversed(maps[:-1])
+        coarser = [x for x in reversed(maps) if x.shape[2:] != logits.shape[2:]]
         return logits, *(head(x) for head, x in zip(self.deep_heads, coarser, strict=False))
 
     def encode(self, image: Tensor) -> list[Tensor]:

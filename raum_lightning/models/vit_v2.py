@@ -33,21 +33,22 @@ ROTARY_BASE = 100.0
 class Stem(nn.Module):
     """Residual blocks that halve the resolution until a voxel is a patch.
 
-    The first keeps the resolution; both it and the second have `channels`, and each after them twice as many.
+    The first has `stride`, each of the `halvings` after it 2. It and the second have `channels`, and each after them
+    twice as many.
     """
 
-    def __init__(self, in_channels: int, channels: int, *, halvings: int, norm: Norm, again: bool) -> None:
+    def __init__(self, in_channels: int, channels: int, *, stride: int, halvings: int, norm: Norm, again: bool) -> None:
         super().__init__()
         self.again = again
         self.widths = [channels, *(channels * 2**step for step in range(halvings))]
         before = [in_channels, *self.widths[:-1]]
         self.stages = nn.ModuleList(
-            ResidualBlock(c, d, norm=norm, stride=2 if stage else 1)
+            ResidualBlock(c, d, norm=norm, stride=2 if stage else stride)
             for stage, (c, d) in enumerate(zip(before, self.widths, strict=True))
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """B C X Y Z to a map for each resolution, B D X Y Z first and B D x y z last."""
+        """B C X Y Z to a map for each resolution, B D X/stride Y/stride Z/stride first and B D x y z last."""
         maps = [image]
         for stage in self.stages:
             maps.append(run(stage, maps[-1], again=self.again))

@@ -22,6 +22,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"stem": "conv", "norm": "batch"},
     {"stem": "conv", "stem_size": 8, "skips": "both", "norm": "group", "position": "both"},
     MODERN,
+    MODERN | {"stem_stride": 2, "out_indices": (2, 4)},
     MODERN | {"patch_size": 4, "out_indices": (2, 4), "drop_path": 0.3, "dropout": 0.1, "img_size": (8, 12, 16)},
 ]
 
@@ -45,7 +46,7 @@ def test_every_parameter_gets_a_gradient(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", VARIANTS[1:4])
+@pytest.mark.parametrize("changes", VARIANTS[1:5])
 def test_gradients_are_the_differences_quotients(changes: dict[str, Any]) -> None:
     """In float64, along one direction through image and parameters."""
     network = perturbed(modern(**changes)).eval()
@@ -64,7 +65,7 @@ def test_gradients_are_the_differences_quotients(changes: dict[str, Any]) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", VARIANTS[1:4])
+@pytest.mark.parametrize("changes", VARIANTS[1:5])
 def test_accelerated_numbers_are_the_plain_ones(changes: dict[str, Any]) -> None:
     plain, fast = (perturbed(modern(**changes)) for _ in range(2))
     accelerate(fast, "cpu")
@@ -76,7 +77,7 @@ def test_accelerated_numbers_are_the_plain_ones(changes: dict[str, Any]) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", VARIANTS[2:4])
+@pytest.mark.parametrize("changes", VARIANTS[2:5])
 def test_accelerated_bf16_stays_near_full_precision(changes: dict[str, Any]) -> None:
     network = modern(**changes).eval()
     image = image_for(network)
@@ -238,10 +239,28 @@ def test_deep_logits_are_for_training_only() -> None:
     assert len(modern(deep_supervision=True, patch_size=4, out_indices=(2, 4))(torch.randn(1, 3, 16, 16, 16))) == 2
 
 
+def test_a_stem_that_halves_saves_seven_eighths_of_the_operations() -> None:
+    """An image is as much work as one of half the edge for the network without it, and the head's 8 voxels for one."""
+    halving: Any = modern(**MODERN | {"img_size": 32, "patch_size": 16, "stem_stride": 2}).eval()
+    plain = modern(**MODERN).eval()
+    resolutions = halving.encode(image_for(halving))[4:]
+    assert [one.shape[2] for one in resolutions] == [16, 8, 4, 2]
+    assert isinstance(halving.head, torch.nn.ConvTranspose3d)
+    work = []
+    for network in (halving, plain):
+        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(image_for(network))
+        work.append(counter.get_total_flops())
+    # the projection of the whole image and the head's eight voxels
+    assert 1 < work[0] / work[1] < 1.2
+
+
 @pytest.mark.slow
-def test_programs_say_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stem_stride", [1, 2])
+def test_programs_say_the_same(tmp_path: Path, stem_stride: int) -> None:
     """As ONNX and by `torch.export`, with the number of images free."""
-    network = modern(**MODERN | {"img_size": 8, "patch_size": 2, "depth": 1, "out_indices": (1,)}).eval()
+    changes = {"img_size": 8, "patch_size": 2 * stem_stride, "depth": 1, "out_indices": (1,)}
+    network = modern(**MODERN | changes, stem_stride=stem_stride).eval()
     images = torch.randn(3, 3, 8, 8, 8)
     free = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(network, (images,), dynamic_shapes=free).module()
@@ -302,6 +321,16 @@ def test_it_is_one_graph() -> None:
         ({"position": "rope", "num_heads": 8}, "position='rope' turns pairs .* is 3; it must be even and at least 6"),
         ({"norm": "group", "stem": "conv", "stem_size": 4}, "stem_size=4 is not divisible by the 8 groups"),
         ({"norm": "batch", "checkpointing": "all"}, "checkpointing='all' cannot be combined with norm='batch'"),
+        (
+            {"stem_stride": 2, "stem": "conv"},
+            "stem_stride=2 needs skips='stem'; others start at the image's resolution",
+        ),
+        (
+            MODERN | {"stem_stride": 2},
+            r"out_indices=\(1, 2, 4\) names 3 blocks but patch_size=8 with stem_stride=2 needs 2",
+        ),
+        (MODERN | {"stem_stride": 4}, "stem_stride=4 is none of 1, 2"),
+        (MODERN | {"stem_stride": 2, "patch_size": 2}, "patch_size=2 is not a power of two of at least 4; try 16"),
         ({"stem_size": 0}, "stem_size=0 must be a whole number from 1"),
         ({"mlp_dim": -1}, "mlp_dim=-1 must be a whole number from 1"),
         ({"position": "rotary"}, "position='rotary' is none of learned, rope, both"),
