@@ -65,12 +65,11 @@ class UNETRV2(Described):
         mlp: gelu, or swiglu with a gate.
         mlp_dim: Hidden width of each block's MLP; 4 x `embed_dim`, or two thirds of that for swiglu, where not given.
         out_indices: Blocks whose outputs the decoder takes, counted from 1: one for each factor of two in `patch_size`
-            (less one with a `stem_stride` of 2), the last one being `depth`. With `skips` stem only the last one's is
-            read.
+            (over `stem_stride`), the last one being `depth`. With `skips` stem only the last one's is read.
         stem: What makes tokens: one linear map of each patch, or conv, residual blocks of strided convolutions.
         stem_size: Channels of the stem's first two resolutions; twice as many at each below.
-        stem_stride: 1, or 2 for maps of at most half the resolution, an eighth of the operations: the stem's first block
-            halves the image, and the head, a transposed convolution, doubles the last map.
+        stem_stride: 1, or 2 for maps of at most half the resolution and an eighth of the operations: the first block of
+            the stem halves the image, and the head, a transposed convolution, doubles the last map.
         skips: What the decoder's levels get beside the map from below: tokens, the outputs of blocks (and the image at
             full resolution); stem, a projection of each resolution of the stem; or the sum of both.
         position: learned, an embedding for each patch of `img_size`; rope, rotary along three axes; or both.
@@ -88,8 +87,8 @@ class UNETRV2(Described):
             and the stem, or all, the transformer's blocks too. The gradient is the same.
 
     Raises:
-        ConfigError: Sizes do not fit each other or the image, `skips` or `stem_stride` need what is not there, or `norm`
-            is batch, whose running mean would see each batch twice, with `checkpointing`.
+        ConfigError: Sizes do not fit each other or the image, `skips` or `stem_stride` need what is not there, or
+            `norm` is batch, whose running mean would see each batch twice, with `checkpointing`.
     """
 
     def __init__(
