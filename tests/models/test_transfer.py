@@ -89,6 +89,21 @@ def test_the_stem_of_the_second_network_is_brought_to_other_modalities() -> None
     target.load_state_dict(state, strict=True)
 
 
+def test_a_stem_that_halves_keeps_its_shortcut_and_drops_the_head_of_other_classes() -> None:
+    halving = MODERN | {"stem_stride": 2, "out_indices": (2, 4)}
+    source, target = modern(**halving), modern(**halving | {"in_channels": 2, "out_channels": 5})
+    fitted, table = fit_weights(
+        source.state_dict(), target, modalities=("t2", "flair"), trained_on=("flair", "t1ce", "t2")
+    )
+    stage = "stem.stages.0"
+    assert set(table.adapted) == {f"{stage}.conv1.weight", f"{stage}.shortcut.0.weight"}
+    shortcut = source.state_dict()[f"{stage}.shortcut.0.weight"]
+    assert torch.equal(fitted[f"{stage}.shortcut.0.weight"], shortcut[:, [2, 0]])
+    heads = {f"{name}.{part}" for name in ("head", "deep_heads.0", "deep_heads.1") for part in ("weight", "bias")}
+    assert set(table.new) == heads
+    target.load_state_dict(fitted, strict=True)
+
+
 def test_what_cannot_fit_is_named() -> None:
     with pytest.raises(ValueError, match="none of the 1 tensors fits the network"):
         fit_weights({"swinViT.norm.weight": torch.zeros(1)}, small())
