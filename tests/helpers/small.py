@@ -47,8 +47,11 @@ def shrink(experiment: Path, folder: Path) -> list[str]:
 
     It has the experiment's name, after which the run's folder is called.
     """
-    network = read_files([experiment]).tree["module"]["network"]["class_path"]
-    sizes: dict[str, Any] = {"network": {"init_args": NETWORKS.get(network, {})}}
+    stated = read_files([experiment]).tree["module"]["network"]
+    network, init_args = stated["class_path"], dict(NETWORKS.get(stated["class_path"], {}))
+    if stride := stated.get("init_args", {}).get("stem_stride"):
+        init_args["patch_size"] *= stride  # as many levels, and blocks that they take
+    sizes: dict[str, Any] = {"network": {"init_args": init_args}}
     size = {"roi_size": [64 if network in LARGER else 32, 32, 32]}
     if network.startswith("monai."):
         sizes |= size  # which have no img_size
