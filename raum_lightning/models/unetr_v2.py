@@ -179,8 +179,9 @@ class UNETRV2(Described):
         self.levels = nn.ModuleList(Level(widths[i + 1], widths[i], norm=make_norm) for i in range(levels))
         head = nn.Conv3d if stem_stride == 1 else nn.ConvTranspose3d
         self.head = head(feature_size, out_channels, stem_stride, stem_stride)
-        supervised = range(2 - stem_stride, min(4 - stem_stride, levels)) if deep_supervision else ()
-        self.deep_heads = nn.ModuleList(nn.Conv3d(widths[level], out_channels, 1) for level in supervised)
+        # of 1/2 and 1/4 of the image's resolution
+        self.supervised = range(2 - stem_stride, min(4 - stem_stride, levels)) if deep_supervision else range(0)
+        self.deep_heads = nn.ModuleList(nn.Conv3d(widths[level], out_channels, 1) for level in self.supervised)
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """An image B C X Y Z to logits B K X Y Z; in training with deep supervision a tuple, at 1/1, 1/2 and 1/4."""
@@ -195,8 +196,8 @@ class UNETRV2(Described):
         logits: Tensor = self.head(x)
         if not self.training or not self.deep_heads:
             return logits
-        coarser = [x for x in reversed(maps) if x.shape[2:] != logits.shape[2:]]
-        return logits, *(head(x) for head, x in zip(self.deep_heads, coarser, strict=False))
+        coarser = maps[::-1][self.supervised.start : self.supervised.stop]
+        return logits, *(head(x) for head, x in zip(self.deep_heads, coarser, strict=True))
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Return what the skips take, the image and maps of blocks; the deepest map; and the stem's maps, if any."""
