@@ -12,9 +12,9 @@ first of them. The learning rate rises over the first 20th of the time (or steps
 end, whatever a step takes. The time is that of training, from the first request for a batch to the last step; prepared
 volumes are made before. With `--processor` it is the time that the training had a core, and each has one thread: then
 other work on the machine makes it wait, and takes from it no more than caches and memory, and `--parallel 2` trains two
-at once. Still only what ran beside each other compares: the same training made 538 steps on one day, 309 on another. So
-it does with `--steps`, where time does not matter: one GPU holds a dozen small trainings. Else `--parallel 2` has
-trainings take turns: one starts up, or tests, while the other trains.
+at once. So it does with `--steps`, where time does not matter: one GPU holds a dozen small trainings. Else `--parallel
+2` has trainings take turns: one starts up, or tests, while the other trains. Only what ran beside each other compares:
+the same training made 538 steps on one day and 309 on another.
 
 Scores are those of whole test cases: mean over cases, then mean and standard deviation over seeds. Memory is the peak
 of the process, or what the training took of the GPU where there is one.
