@@ -142,26 +142,41 @@ class RandomBlur(RandomIntensity):
 class RandomBiasField(RandomIntensity):
     """A smooth factor, the exponential of a random polynomial over the patch; as `tio.RandomBiasField`.
 
+    The coils' factor belongs to the intensity as it was measured. Where images are z-scores, as in `data.normalise`,
+    a factor on them leaves what is at the mean as it is; `brain_mean` gives back what normalisation took.
+
     Args:
         coefficients: Range of the polynomial's coefficients; one number x means from -x to x.
         order: Of the polynomial.
+        brain_mean: Mean of the brain before normalisation, in its standard deviations: 2 to 4 in BraTS, 3 on average.
+        each_channel: A factor of its own for each channel: sequences are measured one after the other.
         kwargs: See `tio.Transform`.
     """
 
-    def __init__(self, *, coefficients: Range = 0.5, order: int = 3, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        coefficients: Range = 0.5,
+        order: int = 3,
+        brain_mean: float = 0.0,
+        each_channel: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.coefficients = self._parse_range(coefficients, "coefficients")
         self.order = order
+        self.brain_mean = brain_mean
+        self.each_channel = each_channel
         if order < 0:
             raise ConfigError(f"order={order} of the bias field's polynomial must not be negative")
 
     def get_params(self, channels: int) -> Params:
-        """Return "coefficients" of x^i y^j z^k, zero where i + j + k exceeds the order."""
+        """Return "coefficients" of x^i y^j z^k, zero where i + j + k exceeds the order; C first with `each_channel`."""
         powers = torch.arange(self.order + 1)
         degree = powers[:, None, None] + powers[:, None] + powers
-        sampled = torch.empty(degree.shape).uniform_(*self.coefficients)
-        return {"coefficients": sampled * (degree <= self.order)}
+        shape = (channels, *degree.shape) if self.each_channel else degree.shape
+        return {"coefficients": torch.empty(shape).uniform_(*self.coefficients) * (degree <= self.order)}
 
     def apply(self, image: Tensor, params: Params) -> Tensor:
         """Return `kernels.bias_field` of the image."""
-        return kernels.bias_field(image, params["coefficients"])
+        return kernels.bias_field(image, params["coefficients"], self.brain_mean)

@@ -268,13 +268,19 @@ def _mirrored(size: int, weights: Tensor) -> Tensor:
     return torch.zeros(size, size).scatter_add_(1, mirrored, weights.expand(size, -1))
 
 
-def bias_field(image: Tensor, coefficients: Tensor) -> Tensor:
-    """Return X times exp of the polynomial sum c_ijk x^i y^j z^k, with x, y, z from -1 to 1, for all channels.
+def bias_field(image: Tensor, coefficients: Tensor, brain_mean: float = 0.0) -> Tensor:
+    """Return X times exp of the polynomial sum c_ijk x^i y^j z^k, with x, y, z from -1 to 1.
 
-    `coefficients`: I J K. Van Leemput et al. 1999 (10.1109/42.811268).
+    `coefficients`: I J K for all channels, or C I J K. Van Leemput et al. 1999 (10.1109/42.811268).
+    `brain_mean`, in standard deviations, is what z-scores lack of the intensity that the factor belongs to; with it
+    voxels of 0, which lie outside the brain, stay 0.
     """
     bases = []
-    for size, order in zip(image.shape[1:], coefficients.shape, strict=True):
+    for size, order in zip(image.shape[1:], coefficients.shape[-3:], strict=True):
         position = torch.linspace(-1, 1, size, device=image.device)
         bases.append(position[:, None] ** torch.arange(order, device=image.device))
-    return image * separable(coefficients.to(image.device, non_blocking=True)[None], *bases).exp_()
+    channels = coefficients.reshape(-1, *coefficients.shape[-3:]).to(image.device, non_blocking=True)
+    field = separable(channels, *bases).exp_()
+    if brain_mean == 0:
+        return image * field
+    return torch.where(image == 0, image, (image + brain_mean) * field - brain_mean)

@@ -260,6 +260,16 @@ def test_yaml_gives_transforms_with_torchios_own_arguments() -> None:
         parser.parse_object(wrong)
 
 
+def test_bias_field_of_each_channel() -> None:
+    together, apart = (augment.RandomBiasField(each_channel=each, p=1).get_params(3) for each in (False, True))
+    assert together["coefficients"].shape == (4, 4, 4)
+    assert apart["coefficients"].shape == (3, 4, 4, 4)
+    assert apart["coefficients"][:, 1, 1, 1].count_nonzero() == 3
+    assert apart["coefficients"][:, 2, 1, 1].count_nonzero() == 0  # beyond the order
+    changed = augment.RandomBiasField(each_channel=True, p=1).apply(torch.ones(3, *ROI), apart)
+    assert not torch.equal(changed[0], changed[1])
+
+
 def test_the_default_is_repeatable_picklable_and_within_a_seed() -> None:
     transform = default_augmentation()
     image, label = volume(16, 16, 16)

@@ -244,6 +244,20 @@ def test_bias_field_is_torchios() -> None:
     torch.testing.assert_close(kernels.bias_field(image, coefficients), want, atol=1e-5, rtol=1e-5)
 
 
+def test_bias_field_of_z_scores_is_that_of_the_intensity_before_them() -> None:
+    intensity, coefficients = torch.rand(2, *SHAPE) * 200 + 50, (torch.rand(2, 3, 3, 3) - 0.5) / 5
+    mean, std = 150.0, 50.0
+    biased = torch.stack([kernels.bias_field(x[None], c)[0] for x, c in zip(intensity, coefficients, strict=True)])
+    changed = kernels.bias_field((intensity - mean) / std, coefficients, brain_mean=mean / std)
+    torch.testing.assert_close(changed, (biased - mean) / std, atol=1e-4, rtol=1e-4)
+
+
+def test_bias_field_leaves_what_is_outside_the_brain() -> None:
+    image = torch.tensor([0.0, 1.0, -3.0]).view(1, 3, 1, 1)
+    changed = kernels.bias_field(image, torch.full((1, 1, 1), 2.0).log(), brain_mean=3.0)
+    assert changed.flatten().tolist() == [0.0, 5.0, -3.0]
+
+
 def test_scale_shift_by_channel() -> None:
     image = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
     changed = kernels.scale_shift(image, torch.tensor([1.5, 0.5]), torch.tensor([0.25, -3.0]))
