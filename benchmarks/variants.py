@@ -11,6 +11,7 @@ from monai.networks import nets
 from torch import Tensor, nn
 
 from raum_lightning import BratsDataModule
+from raum_lightning.data.augment import RandomBiasField, default_augmentation
 from raum_lightning.models import UNETR, UNETRV2
 from raum_lightning.training.optimizers import MuonAdamW
 
@@ -23,6 +24,11 @@ V2 |= {"layer_scale": 0.1, "drop_path": 0.2, "deep_supervision": True, "feature_
 # as many operations as v1: v2 needs three times as many
 SMALL: Keys = V2 | {"patch_size": 16, "feature_size": 16, "stem_size": 16, "drop_path": 0.0}
 HALF: Keys = SMALL | {"norm": "group", "stem_stride": 2}
+# as experiments/unetr_v2_small.yaml
+SPATIAL, *INTENSITY = default_augmentation().transforms
+FIELD = RandomBiasField(coefficients=0.2, order=2, brain_mean=3, each_channel=True, p=0.5)
+BIAS_FIELD: Keys = {"augmentation": [SPATIAL, FIELD, *INTENSITY]}
+OFTEN_ABSENT: Keys = BIAS_FIELD | {"modality_dropout": {"flair": 0.5}}
 RECIPE: Keys = {"ema": 0.99, "no_decay": True, "weight_decay": 5e-2}
 # name -> arguments of UNETRV2, keys of `module`, keys of `data`; what is not named is that of v1
 OURS: dict[str, tuple[Keys, Keys, Keys]] = {
@@ -64,6 +70,8 @@ OURS: dict[str, tuple[Keys, Keys, Keys]] = {
     "v2 small, drop_path 0.2": (SMALL | {"drop_path": 0.2}, {}, {}),
     "v2 small with recipe": (SMALL, RECIPE, {}),
     "v2 small, stem_stride 2, modality_dropout": (HALF, {}, {"modality_dropout": {"flair": 0.2}}),
+    "v2 small, stem_stride 2, bias field": (HALF, {}, BIAS_FIELD),
+    "v2 small, stem_stride 2, bias field, modality_dropout 0.5": (HALF, {}, OFTEN_ABSENT),
 }
 BASELINES: dict[str, Callable[[Options], nn.Module]] = {
     "monai_unetr": lambda o: nets.UNETR(
