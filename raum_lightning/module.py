@@ -81,7 +81,7 @@ class SegmentationModule(WholeVolumeModule):
             dict of MONAI's UNETR or ViT. A table says what became of each tensor.
         freeze: Parts of the network that are not trained, such as vit.
         thaw_after: Steps after which they are trained too; never where not given.
-        compile: Run the network under `torch.compile`: minutes at the start, less time for each step.
+        compile: Run the network under `torch.compile`: minutes at the start (what it gains: benchmarks/README.md).
 
     Raises:
         ConfigError: A value cannot be used; the message names its key.
