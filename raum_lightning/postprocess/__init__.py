@@ -8,14 +8,15 @@ first:
 2. `min_mm3`: components of a region smaller than this are dropped;
 3. `min_share`: so are those smaller than this share of the region; neither drops the largest of a region in `keep_one`;
 4. `largest`: only so many components are kept, the largest;
-5. `min_enhancing_mm3`: an innermost region that is smaller than this as a whole becomes `enhancing_to`;
+5. `min_enhancing_mm3`: where the innermost region is smaller than this as a whole, it becomes `enhancing_to`;
 6. `core_needs_edema`: components of the outermost region that hold no voxel of its own class are dropped.
 
 Before them comes `threshold`, from which probability on a region is believed (see `labels.from_probabilities`): whoever
 has the probabilities makes the mask by it, which `clean` then takes.
 
-A voxel that a region loses goes to the next larger region, and to background where there is none. The steps are
-repeated until nothing changes, so that a clean mask stays as it is; only `holes` adds tumour.
+Outermost and innermost are the ends of `nested`, such as WT and ET. A voxel that a region loses goes to the next larger
+region, and to background where there is none. The steps are repeated until nothing changes, so that a clean mask stays
+as it is; only `holes` adds tumour.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -50,7 +51,7 @@ COMMENTS = {
     "keep_one": "regions whose largest component is kept, however small",
     "largest": "only so many components are kept, the largest",
     "min_enhancing_mm3": "an enhancing tumour smaller than this as a whole is not believed, mm3; 0 keeps all",
-    "enhancing_to": "what it becomes then: core (NCR), or edema",
+    "enhancing_to": "what it becomes then: core, or edema",
     "core_needs_edema": "tumour without any edema is dropped",
 }
 
@@ -93,6 +94,9 @@ class Postprocess:
             for region, value in given.items():
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value <= highest:
                     raise ConfigError(f"postprocess.{key}.{region}={value!r} is not from {lowest} to {highest}")
+        for region, count in self.largest.items():
+            if not isinstance(count, int):
+                raise ConfigError(f"postprocess.largest.{region}={count!r} is no whole number")
         if self.enhancing_to not in ("core", "edema"):
             raise ConfigError(f"postprocess.enhancing_to={self.enhancing_to!r} is neither core nor edema")
         size = self.min_enhancing_mm3
@@ -208,19 +212,20 @@ def _once(
     labels: Labels, steps: Postprocess, voxel: float, regions: Regions, components: Callable[[Mask], Numbered]
 ) -> Labels:
     labels = labels.copy()
-    nested = sorted(regions, key=lambda name: -len(regions[name]))
-    for name in nested:
+    chain = nested(regions)
+    outer, inner = chain[0], chain[-1]
+    outermost_first = sorted(regions, key=lambda name: -len(regions[name]))
+    for name in outermost_first:
         if name in steps.holes:
             mask = in_classes(labels, regions[name])
             holes = _holes(mask)
             # a cavity that no region holds is no hole
-            fillable = (labels == BACKGROUND) | in_classes(labels, regions[nested[0]])
+            fillable = (labels == BACKGROUND) | in_classes(labels, regions[outer])
             labels[holes & fillable] = _own(name, regions)
-    for name in nested:
+    for name in outermost_first:
         if name in steps.min_mm3 or name in steps.min_share or name in steps.largest:
             box, numbers, sizes = components(in_classes(labels, regions[name]))
             labels[box][~_kept(sizes, voxel, steps, name)[numbers]] = _outside(name, regions)
-    inner, outer = nested[-1], nested[0]
     enhancing = in_classes(labels, regions[inner])
     if 0 < np.count_nonzero(enhancing) * voxel < steps.min_enhancing_mm3:
         labels[enhancing] = _outside(inner, regions) if steps.enhancing_to == "core" else _own(outer, regions)
@@ -248,13 +253,26 @@ def _kept(sizes: NDArray[np.float64], voxel: float, steps: Postprocess, name: st
     return keep
 
 
+def nested(regions: Regions) -> tuple[str, ...]:
+    """Return the largest region, the largest within it, and so on: WT, TC, ET, whatever lies beside them."""
+    found: list[str] = []
+    within = list(regions)
+    while within:
+        found.append(max(within, key=lambda name: len(regions[name])))
+        within = [name for name in regions if set(regions[name]) < set(regions[found[-1]])]
+    return tuple(found)
+
+
 def _own(name: str, regions: Regions) -> int:
-    """Return the first class of a region that no smaller region has, or its first."""
-    within = {index for other in regions.values() if set(other) < set(regions[name]) for index in other}
-    return next((index for index in regions[name] if index not in within), regions[name][0])
+    """Return the first class of a region that the largest region within it has not."""
+    members = regions[name]
+    parts = [other for other in regions.values() if set(other) < set(members)]
+    largest = max(parts, key=len, default=())
+    return next(index for index in members if index not in largest)
 
 
 def _outside(name: str, regions: Regions) -> int:
-    """Return the class of what surrounds a region: that of the next larger region, or background."""
+    """Return the class of what surrounds a region: of the next larger one with a class of its own, or background."""
     larger = [other for other, members in regions.items() if set(regions[name]) < set(members)]
-    return _own(min(larger, key=lambda other: len(regions[other])), regions) if larger else BACKGROUND
+    classes = [_own(other, regions) for other in sorted(larger, key=lambda other: len(regions[other]))]
+    return next((index for index in classes if index not in regions[name]), BACKGROUND)

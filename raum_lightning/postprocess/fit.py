@@ -23,7 +23,7 @@ from raum_lightning.metrics import Rules
 from raum_lightning.metrics.evaluation import workers_for
 from raum_lightning.metrics.folders import MaskFile
 from raum_lightning.metrics.statistics import bootstrap_interval
-from raum_lightning.postprocess import Postprocess
+from raum_lightning.postprocess import Postprocess, nested
 from raum_lightning.postprocess.files import Files, Rows, kept
 from raum_lightning.postprocess.variants import Values
 
@@ -139,7 +139,8 @@ def search(
 def candidates(regions: Regions, *, thresholds: bool = False) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Return each step by its name with the values that are tried."""
     order = sorted(regions, key=lambda name: -len(regions[name]))
-    for region in order[:-1]:
+    chain = nested(regions)
+    for region in chain[:-1]:
         yield f"holes {region}", [{"holes": (region,)}]
     for key, values in (("min_mm3", SIZES_MM3), ("min_share", SHARES)):
         for region in order:
@@ -147,9 +148,9 @@ def candidates(regions: Regions, *, thresholds: bool = False) -> Iterator[tuple[
             yield f"{key} {region}", dropped + [variant | {"keep_one": (region,)} for variant in dropped]
     for region in order:
         yield f"largest {region}", [{"largest": {region: value}} for value in COUNTS]
-    targets = ("core", "edema") if len(order) > 1 else ("core",)
+    targets = ("core", "edema") if len(chain) > 1 else ("core",)
     yield (
-        f"min_enhancing_mm3 {order[-1]}",
+        f"min_enhancing_mm3 {chain[-1]}",
         [{"min_enhancing_mm3": size, "enhancing_to": target} for target in targets for size in ENHANCING_MM3],
     )
     yield "core_needs_edema", [{"core_needs_edema": True}]

@@ -8,12 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from raum_lightning.datasets import load
 from raum_lightning.errors import ConfigError
-from raum_lightning.labels import ED, ET, NCR, RC, REGIONS, in_classes
+from raum_lightning.labels import ED, ET, NCR, RC, REGIONS, Regions, in_classes
 from raum_lightning.postprocess import Labels, Postprocess, _holes, clean
+from raum_lightning.postprocess import nested as nested_regions
+from raum_lightning.postprocess.fit import candidates
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 SHAPE = (20, 16, 12)
+CAVITY, CHILDREN = load("brats2024").regions, load("brats-ped").regions
+LAYOUTS = [REGIONS, CAVITY, CHILDREN, {"tumour": (1, 2, 3, 4)}]
 
 
 def empty() -> Labels:
@@ -103,38 +108,88 @@ def test_a_core_without_edema_is_dropped() -> None:
     assert sizes(clean(labels, Postprocess(core_needs_edema=True), ISOTROPIC)) == sizes(nested())
 
 
-numbers = st.dictionaries(st.sampled_from([*REGIONS]), st.integers(0, 30), max_size=3)
-steps = st.builds(
-    Postprocess,
-    holes=st.lists(st.sampled_from(["WT", "TC"]), unique=True, max_size=2).map(tuple),
-    min_mm3=numbers,
-    min_share=st.dictionaries(st.sampled_from([*REGIONS]), st.floats(0, 1), max_size=3),
-    keep_one=st.lists(st.sampled_from([*REGIONS]), unique=True, max_size=3).map(tuple),
-    largest=st.dictionaries(st.sampled_from([*REGIONS]), st.integers(1, 3), max_size=3),
-    min_enhancing_mm3=st.integers(0, 30),
-    enhancing_to=st.sampled_from(["core", "edema"]),
-    core_needs_edema=st.booleans(),
-    threshold=st.dictionaries(st.sampled_from([*REGIONS]), st.floats(0.1, 0.9), max_size=3),
-)
+@pytest.mark.parametrize("regions", LAYOUTS[:3], ids=["three", "cavity", "children"])
+def test_the_innermost_region_is_enhancing_tumour_whatever_lies_beside(regions: Regions) -> None:
+    assert nested_regions(regions) == ("WT", "TC", "ET")
+    tried = [name for name, _ in candidates(regions)]
+    assert [name for name in tried if name.startswith("holes")] == ["holes WT", "holes TC"]
+    assert [name for name in tried if "enhancing" in name] == ["min_enhancing_mm3 ET"]
+
+
+@pytest.mark.parametrize(("target", "found"), [("core", NCR), ("edema", ED)])
+def test_a_cavity_is_no_enhancing_tumour(target: str, found: int) -> None:
+    labels = nested()
+    labels[14:18, 5:9, 5:9] = RC
+    cleaned = clean(labels, Postprocess(min_enhancing_mm3=100, enhancing_to=target), ISOTROPIC, CAVITY)
+    assert (cleaned[5:7, 5:7, 5:7] == found).all() and ((cleaned == RC) == (labels == RC)).all()
+
+
+def test_a_tumour_of_children_keeps_its_tissues() -> None:
+    et, net, cc, ed = (CHILDREN[name][0] for name in ("ET", "NET", "CC", "ED"))
+    labels = empty()
+    labels[1:11, 1:11, 1:11] = ed
+    labels[3:9, 3:9, 3:9] = net
+    labels[4, 4, 4] = ed  # a hole in the core
+    labels[2, 5, 5] = 0  # one in the edema
+    labels[15:17, 5, 5] = cc
+    labels[15:17, 9, 9] = et
+
+    def cleaned(**steps: object) -> Labels:
+        return clean(labels, Postprocess.of(steps), ISOTROPIC, CHILDREN)
+
+    assert cleaned(core_needs_edema=True)[5, 5, 5] == net and not cleaned(core_needs_edema=True)[15:17].any()
+    assert cleaned(holes=["WT", "TC"])[4, 4, 4] == net and cleaned(holes=["WT", "TC"])[2, 5, 5] == ed
+    assert (cleaned(min_enhancing_mm3=3)[15:17, 9, 9] == net).all()
+    assert (cleaned(min_mm3={"TC": 3})[15:17, 5, 5] == ed).all()
+    assert (cleaned(min_mm3={"CC": 3})[15:17, 5, 5] == net).all()
+    assert (cleaned(min_mm3={"NET": 1000})[5, 5, 5]) == ed
+    assert not cleaned(min_mm3={"ED": 10**4})[1].any()
+
+
+def steps_of(regions: Regions) -> st.SearchStrategy[Postprocess]:
+    one = st.sampled_from([*regions])
+
+    def by_region(values: st.SearchStrategy[float]) -> st.SearchStrategy[dict[str, float]]:
+        return st.dictionaries(one, values, max_size=3)
+
+    return st.builds(
+        Postprocess,
+        holes=st.lists(st.sampled_from(nested_regions(regions)[:2]), unique=True, max_size=2).map(tuple),
+        min_mm3=by_region(st.integers(0, 30)),
+        min_share=by_region(st.floats(0, 1)),
+        keep_one=st.lists(one, unique=True, max_size=3).map(tuple),
+        largest=by_region(st.integers(1, 3)),
+        min_enhancing_mm3=st.integers(0, 30),
+        enhancing_to=st.sampled_from(["core", "edema"]),
+        core_needs_edema=st.booleans(),
+        threshold=by_region(st.floats(0.1, 0.9)),
+    )
+
+
+layouts_and_steps = st.sampled_from(LAYOUTS).flatmap(lambda regions: st.tuples(st.just(regions), steps_of(regions)))
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 10**6), density=st.floats(0.02, 0.6), chosen=steps)
-def test_what_holds_for_all_masks(seed: int, density: float, chosen: Postprocess) -> None:
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), density=st.floats(0.02, 0.6), chosen=layouts_and_steps)
+def test_what_holds_for_all_masks(seed: int, density: float, chosen: tuple[Regions, Postprocess]) -> None:
+    regions, steps = chosen
     rng = np.random.default_rng(seed)
     labels = (rng.integers(1, 5, (7, 6, 5)) * (rng.random((7, 6, 5)) < density)).astype(np.uint8)
     before = labels.copy()
-    once = clean(labels, chosen, ISOTROPIC)
+    once = clean(labels, steps, ISOTROPIC, regions)
     assert (labels == before).all()  # the input is left alone
-    assert (clean(once, chosen, ISOTROPIC) == once).all()  # idempotent
-    without = clean(labels, Postprocess.of(chosen.plain | {"holes": []}), ISOTROPIC)
-    assert not (in_classes(without, REGIONS["WT"]) & ~in_classes(labels, REGIONS["WT"])).any()  # adds no tumour
-    assert ((once == RC) == (labels == RC)).all()  # a cavity is in no region
+    assert (clean(once, steps, ISOTROPIC, regions) == once).all()  # idempotent
+    without = clean(labels, Postprocess.of(steps.plain | {"holes": []}), ISOTROPIC, regions)
+    outermost = regions[nested_regions(regions)[0]]
+    assert not (in_classes(without, outermost) & ~in_classes(labels, outermost)).any()  # adds no tumour
+    if "RC" not in {*steps.min_mm3, *steps.min_share, *steps.largest}:
+        beside = ~in_classes(labels, outermost) & (labels > 0)  # a cavity
+        assert (once[beside] == labels[beside]).all()
 
 
 @settings(max_examples=40, derandomize=True)
-@given(chosen=steps)
+@given(chosen=steps_of(REGIONS))
 def test_a_file_says_all_of_it(chosen: Postprocess, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("steps") / "post.yaml"
     path.write_text(chosen.to_yaml("found on 3 cases"))
@@ -149,6 +204,8 @@ def test_a_file_says_all_of_it(chosen: Postprocess, tmp_path_factory: pytest.Tem
         ("min_mm3: 3", "postprocess.min_mm3=3 does not name regions"),
         ("min_share: {WT: 2}", "postprocess.min_share.WT=2 is not from 0 to 1"),
         ("largest: {WT: x}", "postprocess.largest.WT='x' is not from 1"),
+        ("largest: {WT: 1.5}", "postprocess.largest.WT=1.5 is no whole number"),
+        ("largest: {WT: .inf}", "postprocess.largest.WT=inf is no whole number"),
         ("enhancing_to: bone", "enhancing_to='bone' is neither core nor edema"),
         ("holes: 5", "holes=5 is no list of regions, as in [WT]"),
         ("keep_one: [[WT]]", "keep_one=[['WT']] is no list of regions"),
