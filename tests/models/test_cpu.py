@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -83,6 +84,26 @@ def test_every_part_is_swapped_and_comes_back() -> None:
     assert list(network.state_dict()) == names
     slow_down(network)
     assert [type(part) for part in network.modules()] == classes
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda: nn.Conv3d(8, 8, 3, padding=2, dilation=2),
+        lambda: nn.Conv3d(8, 8, 3, padding=1, padding_mode="replicate"),
+        lambda: nn.Conv3d(8, 8, 3, padding=1, groups=4),
+        lambda: nn.InstanceNorm3d(8, track_running_stats=True).eval(),
+    ],
+    ids=["dilated", "replicate", "groups", "running"],
+)
+def test_a_network_with_parts_of_its_own_computes_the_same(part: Callable[[], nn.Module]) -> None:
+    network: Any = small()
+    network.head = nn.Sequential(part(), network.head)
+    image = torch.randn(1, 3, *network.img_size)
+    with torch.no_grad():
+        plain = network.eval()(image)
+        accelerate(network, "cpu")
+        torch.testing.assert_close(network(image), plain, atol=0, rtol=0)
 
 
 def test_copies_and_pickles_stay_accelerated() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from raum_lightning.data.augment import kernels
 from raum_lightning.data.augment.intensity import RandomIntensity
 from raum_lightning.data.augment.kernels import Params
+from raum_lightning.errors import ConfigError
 
 
 class RandomModalityDropout(RandomIntensity):
@@ -28,7 +29,12 @@ class RandomModalityDropout(RandomIntensity):
         self.probabilities = tuple(probabilities)
 
     def get_params(self, channels: int) -> Params:
-        """Return "kept", C: 1 for what stays and 0 for what does not."""
+        """Return "kept", C: 1 for what stays and 0 for what does not; raise `ConfigError` for another number."""
+        if len(self.probabilities) != channels:
+            raise ConfigError(
+                f"RandomModalityDropout: probabilities={list(self.probabilities)} are {len(self.probabilities)} for "
+                f"{channels} channels; give one for each modality, in their order"
+            )
         chances = torch.tensor(self.probabilities)
         kept = torch.rand(len(chances)) >= chances
         if not kept.any():

@@ -107,7 +107,7 @@ def _sample_planes(image: Tensor, points: Tensor) -> Tensor:
         bound.floor().clamp(min=-2).minimum(sizes).int().tolist() for bound in (at.amin(dim=1), at.amax(dim=1))
     )
     pads = [pad for lo, hi, size in zip(low, high, sizes.tolist(), strict=True) for pad in (hi + 2 - size, -lo)]
-    box = F.pad(image, pads[::-1]).float()
+    box = F.pad(image, pads[::-1]).float().contiguous()  # cropping keeps the order in memory of a turned image
     if not box.numpy().view(bool).any():  # by bytes, as far as the first that is not 0
         return box.new_zeros(())
     channels, x, y, z = box.shape

@@ -1,5 +1,6 @@
 """The kernels against TorchIO's transforms, which SimpleITK and scipy compute, at the same parameters."""
 
+from itertools import permutations
 from unittest.mock import patch
 
 import numpy as np
@@ -145,6 +146,16 @@ def test_linear_sampling_around_a_few_voxels_is_torchs(
     grid = (2 * points.double() / torch.tensor(image.shape[1:]).view(3, 1, 1, 1)).flip(0).permute(1, 2, 3, 0)
     want = functional.grid_sample(image[None].double(), grid[None], align_corners=False)[0]
     torch.testing.assert_close(kernels.sample_linear(image, points).double(), want, atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_linear_sampling_does_not_depend_on_the_order_in_memory(dtype: torch.dtype) -> None:
+    image = torch.randn(2, 12, 10, 14).to(dtype)
+    points = torch.rand(3, 8, 8, 8) * 6 - 3
+    for order in permutations((1, 2, 3)):
+        back = [0, *(1 + order.index(axis) for axis in (1, 2, 3))]
+        turned = image.permute(0, *order).contiguous().permute(back)  # the same numbers
+        assert torch.equal(kernels.sample_linear(turned, points), kernels.sample_linear(image, points))
 
 
 def test_linear_sampling_of_a_patch_is_off_by_less_than_a_thousandth_of_a_voxel() -> None:

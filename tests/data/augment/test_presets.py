@@ -102,6 +102,13 @@ def test_dropout_sets_channels_to_0_as_often_as_asked_and_never_all() -> None:
     assert (kept.sum(1) >= 1).all() and kept[:, 0].sum() > kept[:, 1].sum()
 
 
+@pytest.mark.parametrize("chances", [(0.2,), (0.2, 0.3)])
+def test_dropout_has_a_probability_for_each_channel(chances: tuple[float, ...]) -> None:
+    transform = RandomModalityDropout(probabilities=chances)
+    with pytest.raises(ConfigError, match=rf"\] are {len(chances)} for 3 channels; give one for each modality"):
+        transform(tio.Subject(image=tio.ScalarImage(tensor=torch.ones(3, 2, 2, 2))))
+
+
 def test_augmentation_by_name_is_what_the_name_stands_for() -> None:
     ours: Any = build_transform(True, {}, ["flair"])
     assert [type(part) for part in ours.transforms] == [type(part) for part in default_augmentation().transforms]
