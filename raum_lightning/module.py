@@ -261,7 +261,8 @@ class SegmentationModule(WholeVolumeModule):
         # not for Lightning's bar, which would fetch it from the device in every step: `ProgressBar` does in some
         self.log("train/loss", loss, sync_dist=True, batch_size=len(logits))
         trainer: Any = self.trainer
-        if is_due(self.global_step, trainer.log_every_n_steps):
+        # which counts this step, as Lightning does where it hands on what is logged
+        if is_due(self.global_step + 1, trainer.log_every_n_steps):
             dice = pseudo_dice(logits.detach(), batch["label"], self.mode, self.regions)
             self.log("train/pseudo_dice", dice, sync_dist=True, batch_size=len(logits))
         return loss

@@ -149,12 +149,13 @@ def _heading(name: str) -> tuple[str, str]:
 def save(path: Path, rows: Sequence[Row], first: str, **more: Any) -> None:
     """Write the table as JSON, with what else is to be known of it, or as CSV."""
     from raum_lightning.atomic import write_csv, write_json
+    from raum_lightning.metrics.evaluation import plain
 
-    plain = [{first: row.name, **row.scores} for row in rows]
+    table = [{first: row.name, **plain(row.scores)} for row in rows]
     if path.suffix == ".csv":
-        write_csv(path, list(plain[0]), plain)
+        write_csv(path, list(table[0]), table)
     else:
-        write_json(path, more | {"rows": plain})
+        write_json(path, more | {"rows": table})
     print(f"{path}: {len(rows)} rows")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +14,7 @@ import torch
 
 from raum_lightning import load
 from raum_lightning.cli import main
+from raum_lightning.cli.network_scores import Row, save
 from raum_lightning.inference.segmenter import Segmenter
 from raum_lightning.labels import ED, ET
 from tests.helpers import DEBUG
@@ -119,6 +121,16 @@ def test_a_folder_says_what_was_missing(tmp_path: Path, capsys: pytest.CaptureFi
         said = capsys.readouterr().out
         assert line in said
     assert f"{name}: segmented without flair" not in said
+
+
+def test_a_score_that_no_case_has_is_null_in_json(tmp_path: Path) -> None:
+    rows = [Row("none", {"dice_wt": 0.5, "dice_et": math.nan, "lesion_hd95_et": math.inf})]
+    for name in ("table.json", "table.csv"):
+        save(tmp_path / name, rows, "replaced")
+    bare: list[str] = []  # NaN and Infinity, which are no JSON
+    content = json.loads((tmp_path / "table.json").read_text(), parse_constant=bare.append)
+    assert content == {"rows": [{"replaced": "none", "dice_wt": 0.5, "dice_et": None, "lesion_hd95_et": "inf"}]}
+    assert not bare and (tmp_path / "table.csv").read_text().splitlines()[1] == "none,0.5,,inf"
 
 
 @pytest.mark.parametrize(

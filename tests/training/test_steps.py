@@ -1,5 +1,6 @@
 """A training step as the device sees it: fused, clipped, and never waiting for the host."""
 
+import csv
 import traceback
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,16 @@ def train(folder: Path, steps: int, module: SegmentationModule | None = None, **
     )
     trainer.fit(module, DataLoader([batch] * steps, batch_size=None))
     return module
+
+
+def test_the_pseudo_dice_that_is_logged_is_that_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SegmentationModule(UNETR(**SIZES, feature_size=2), warmup_steps=1)
+    # the step itself in place of its Dice
+    monkeypatch.setattr("raum_lightning.module.pseudo_dice", lambda *_: torch.tensor(float(module.global_step)))
+    train(tmp_path, 4, module, log_every_n_steps=2, logger=CSVLogger(tmp_path))
+    with (tmp_path / "metrics.csv").open() as file:
+        logged = [(row["step"], row["train/pseudo_dice"]) for row in csv.DictReader(file)]
+    assert [(int(step), float(value)) for step, value in logged] == [(1, 1), (3, 3)]
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from raum_lightning.errors import ConfigError
 
 # key of a checkpoint: the weights that the next step changes; its `state_dict` holds their mean
 CURRENT = "current_weights"
+# and the mean of those whose type is coarser than float32, to which `state_dict` rounds it
+FINE = "average_weights"
 PREFIX = "network."
 
 
@@ -22,7 +24,8 @@ class AveragedWeights(pl.Callback):
     """Keeps the exponential moving average of the network's weights (EMA) and validates with it.
 
     After step n the average is d average + (1 - d) weights, d the smaller of `decay` and (1 + n) / (10 + n), so that
-    the first weights are soon forgotten. When training ends the network holds the average.
+    the first weights are soon forgotten. It is kept in float32 or finer: in bfloat16 most of its steps would be rounded
+    away. When training ends the network holds the average, and another fit goes on from the weights.
 
     Args:
         decay: In (0, 1); .999 is a mean over about the last thousand steps.
@@ -37,13 +40,21 @@ class AveragedWeights(pl.Callback):
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self.step = 0
-        self.swapped = False
+        # the weights, while the network holds the average
+        self.held: dict[str, Tensor] = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the weights back where another fit left the average in the network."""
+        self._restore(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start from the weights, or from what a checkpoint held, on their device."""
         self.step = trainer.global_step
-        start = self.average or _weights(pl_module)
-        self.average = {name: start[name].to(weight.device, copy=True) for name, weight in _weights(pl_module).items()}
+        weights = _weights(pl_module)
+        start = self.average or weights
+        self.average = {
+            name: start[name].to(weight.device, _fine(weight.dtype), copy=True) for name, weight in weights.items()
+        }
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -55,24 +66,25 @@ class AveragedWeights(pl.Callback):
         share = 1 - min(self.decay, (1 + self.step) / (10 + self.step))
         weights = _weights(pl_module)
         numbers = [name for name, weight in weights.items() if weight.is_floating_point()]
-        torch._foreach_lerp_([self.average[name] for name in numbers], [weights[name] for name in numbers], share)
+        averages = [self.average[name] for name in numbers]
+        fine = [weights[name].to(average.dtype) for name, average in zip(numbers, averages, strict=True)]
+        torch._foreach_lerp_(averages, fine, share)
         for name in weights.keys() - set(numbers):
             self.average[name].copy_(weights[name])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average into the network."""
-        if self.average and trainer.state.fn == TrainerFn.FITTING:
-            self._swap(pl_module)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._show(pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the weights back, before checkpoints are written."""
-        if self.swapped:
-            self._swap(pl_module)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._restore(pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the average in the network, for a program that uses it afterwards."""
-        if self.average and not self.swapped:
-            self._swap(pl_module)
+        self._show(pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -80,32 +92,53 @@ class AveragedWeights(pl.Callback):
         """Save the average as the network's weights, and these beside it."""
         if not self.average:
             return
-        here, kept = _weights(pl_module), self.average
-        average, current = (here, kept) if self.swapped else (kept, here)
-        checkpoint[CURRENT] = current
-        checkpoint["state_dict"] |= {f"{PREFIX}{name}": weight for name, weight in average.items()}
+        weights = _weights(pl_module)
+        checkpoint[CURRENT] = self.held or weights
+        if not self.held:
+            checkpoint["state_dict"] |= {
+                f"{PREFIX}{name}": self.average[name].to(weight.dtype) for name, weight in weights.items()
+            }
+        if fine := {name: self.average[name] for name, one in weights.items() if _fine(one.dtype) != one.dtype}:
+            checkpoint[FINE] = fine
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Restore both where a run is resumed; a checkpoint without an average starts it from its weights."""
+        self.average, self.held = {}, {}  # those of another fit, whose weights have just been replaced
         if trainer.state.fn != TrainerFn.FITTING or CURRENT not in checkpoint:
             return
         module: Any = pl_module
         state = checkpoint["state_dict"].items()
         self.average = {name.removeprefix(PREFIX): weight for name, weight in state if name.startswith(PREFIX)}
+        self.average |= checkpoint.get(FINE, {})
         module.network.load_state_dict(checkpoint[CURRENT])
 
     @torch.no_grad()
-    def _swap(self, pl_module: pl.LightningModule) -> None:
-        for name, weight in _weights(pl_module).items():
-            held = weight.clone()
+    def _show(self, pl_module: pl.LightningModule) -> None:
+        """Put the average into the network, if there is one and it is not there yet."""
+        if not self.average or self.held:
+            return
+        weights = _weights(pl_module)
+        self.held = {name: weight.clone() for name, weight in weights.items()}
+        for name, weight in weights.items():
             weight.copy_(self.average[name])
-            self.average[name].copy_(held)
-        self.swapped = not self.swapped
+
+    @torch.no_grad()
+    def _restore(self, pl_module: pl.LightningModule) -> None:
+        """Put the weights back, if the network holds the average."""
+        weights = _weights(pl_module)
+        for name, held in self.held.items():
+            weights[name].copy_(held)
+        self.held = {}
 
 
 def _weights(module: Any) -> dict[str, Tensor]:
     """Return the network's parameters and buffers, in its own memory."""
     weights: dict[str, Tensor] = module.network.state_dict()
     return weights
+
+
+def _fine(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which the average of such weights is kept."""
+    return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype

@@ -70,7 +70,8 @@ class FiniteLoss(pl.Callback):
         self._write(path, trainer.train_dataloader, batch_idx)
         raise TrainingError(
             f"the loss of batch {first} became NaN or infinite; it held {', '.join(cases)} and is kept in {path}. "
-            "Run `raum check` on these cases; else lower module.lr, or set trainer.precision to 32-true"
+            "Run `raum check` on these cases; else resume with trainer.precision 32-true, or train another run with a "
+            "lower module.lr, from this one's weights with module.init_from"
         )
 
     def _write(self, path: Path, loader: Any, batch_idx: int) -> None:

@@ -55,6 +55,8 @@ class PredictionWriter(pl.Callback):
         settings = [weights, module.mode, module.flips, windows, str(trainer.precision)]
         if module.steps.plain:
             settings.append(module.steps.plain)
+        if data.without:
+            settings.append(list(data.without))
         for name in data.predict_cases:
             key = json.dumps([*settings, data.prepared[name].folder.name])
             self.fingerprints[name] = hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
@@ -69,9 +68,9 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     drawn.columns[0].footer, drawn.columns[0].no_wrap, drawn.columns[0].vertical = "mean", True, "bottom"
     for name in names:
         group, _, region = name.rpartition("dice_")
-        mean = fmean(row[name] for row in scores.values())
+        footer = f"{mean(row[name] for row in scores.values()):.3f}"
         heading = f"{group.strip('/_')}\n{region if region == 'mean' else region.upper()}".strip()
-        drawn.add_column(heading, f"{mean:.3f}", justify="right", vertical="bottom")
+        drawn.add_column(heading, footer, justify="right", vertical="bottom")
     for case, row in scores.items():
         drawn.add_row(case, *(f"{row[name]:.3f}" for name in names))
     return drawn

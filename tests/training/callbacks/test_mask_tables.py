@@ -1,5 +1,6 @@
-"""Volumes, and names and colours of labels, beside a folder of masks."""
+"""Volumes, and names and colours of labels, beside a folder of masks; and the printed table of scores."""
 
+import math
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +10,7 @@ from raum_lightning.cases.case import read_remark, write_mask
 from raum_lightning.cases.discovery import find_case
 from raum_lightning.datasets import load
 from raum_lightning.training.callbacks.mask_tables import write_label_tables, write_volumes
+from raum_lightning.training.callbacks.tables import table
 from tests.helpers.cases import tiny_volumes, write_brats
 
 
@@ -39,3 +41,9 @@ def test_a_mask_says_that_it_holds_labels_and_whose(tmp_path: Path) -> None:
     write_mask(tmp_path / "m.nii.gz", tiny_volumes()[1], case, "flair", "remark")
     assert nib.load(tmp_path / "m.nii.gz").header.get_intent()[0] == "label"
     assert read_remark(tmp_path / "m.nii.gz") == ("brats2020", "remark")
+
+
+def test_a_case_without_a_score_is_left_out_of_the_printed_mean() -> None:
+    scores = {"a": (0.5, 0.25), "b": (math.nan, 0.75), "c": (0.75, 0.5)}
+    drawn = table({case: dict(zip(("dice_et", "dice_mean"), values, strict=True)) for case, values in scores.items()})
+    assert [column.footer for column in drawn.columns] == ["mean", "0.625", "0.500"]

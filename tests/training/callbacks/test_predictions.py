@@ -106,7 +106,15 @@ def test_what_other_weights_settings_or_images_made_is_replaced(
     torch.save(content, other)
     copied = checkpoint.with_name("copied.ckpt")
     copied.write_bytes(other.read_bytes())
-    for command, again in ((flipped, CASES), (words(other), CASES), (words(copied), []), (words(copied), [])):
+    without = words(other, "--data.without", "[flair]")
+    for command, again in (
+        (flipped, CASES),
+        (without, CASES),
+        (without, []),
+        (words(other), CASES),
+        (words(copied), []),
+        (words(copied), []),
+    ):
         segmented.clear()
         capsys.readouterr()
         assert main(command) == 0
