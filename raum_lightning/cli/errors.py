@@ -31,7 +31,8 @@ def explain(error: BaseException) -> str | None:
     """Return the sentence for an exception that a user can mend; None for all others, which are defects."""
     said = str(error)
     if isinstance(error, UserError):
-        return said
+        # torch puts the worker's traceback before it
+        return said.rstrip().rpartition(f"{type(error).__name__}: ")[2] if said.startswith("Caught ") else said
     if isinstance(error, OSError):
         if mixed := mixed_up(error):
             return mixed

@@ -7,6 +7,8 @@ from raum_lightning.errors import ConfigError
 
 COMMAND = "raum import"
 LIBRARIES = ("monai",)
+# what only a file of ours can hold, or needs to be told
+OF_SOURCE = ("heads", "img_size", "modalities", "dataset", "mode")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="FILE", help=".safetensors, or .pt with --to")
     add("--heads", type=int, help="heads of the attention (default: one for 64 numbers of a token)")
     add("--img-size", type=int, nargs=3, metavar=("X", "Y", "Z"), help="in voxels (default: a cube)")
-    add("--modalities", nargs="+", default=[], help="what the input channels are, such as flair t1ce t2")
+    add("--modalities", nargs="+", help="what the input channels are, such as flair t1ce t2")
     add("--dataset", help="whose classes the outputs are: a name of `raum datasets`, or a YAML file")
-    add("--mode", choices=("labels", "regions"), default="labels", help="what the outputs are (default: labels)")
+    add("--mode", choices=("labels", "regions"), help="what the outputs are (default: labels)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,13 +43,21 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.out}: the name must end in {suffix}")
     if args.out.exists():
         raise ConfigError(f"{args.out}: exists; give another name, or remove it first")
+    given = {name: value for name in OF_SOURCE if (value := getattr(args, name)) is not None}
     if args.target:
+        if given:
+            words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(f"{words}: only with --from; a state dict for MONAI holds nothing but weights")
         export_monai(Path(file), args.out)
         print(f"{args.out}: a state dict for monai.networks.nets.UNETR")
         return 0
-    names = ("heads", "img_size", "modalities", "dataset", "mode")
-    network = import_monai(Path(file), args.out, **{name: getattr(args, name) for name in names})
+    network = import_monai(Path(file), args.out, **given)
     size = " x ".join(map(str, network.img_size))
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     print(f"{args.out}: UNETR, {network.in_channels} to {network.out_channels} channels, {size}, {millions:.2f} M")
+    if network.norm == "instance_affine":
+        print(
+            "norm: instance_affine is assumed; a network trained with group norm has the same tensors and would "
+            "compute something else"
+        )
     return 0

@@ -112,14 +112,18 @@ def _by_modality(weight: Tensor, modalities: Sequence[str], trained_on: Sequence
 
 def _interpolate(positions: Tensor, network: UNETR | UNETRV2, patches: int, img_size: Sequence[int] | None) -> Tensor:
     """Return 1 N E for the network's patches, trilinearly."""
-    patch_size = round((math.prod(network.img_size) / patches) ** (1 / 3))
-    edge = round(positions.shape[1] ** (1 / 3))
-    before = [size // patch_size for size in img_size] if img_size else [edge] * 3
-    now = [size // patch_size for size in network.img_size]
-    if math.prod(before) != positions.shape[1]:
-        raise ConfigError(f"{positions.shape[1]} positions are not those of img_size={img_size}: give the trained size")
+    count = positions.shape[1]
+    before, now = _grid(img_size or (1, 1, 1), count), _grid(network.img_size, patches)
+    if math.prod(before) != count:
+        raise ConfigError(f"{count} positions are not those of img_size={img_size}: give the trained size")
     if before == now:
         return positions
     x, y, z = before
     volume = rearrange(positions, "b (x y z) e -> b e x y z", x=x, y=y, z=z)
     return rearrange(F.interpolate(volume, now, mode="trilinear"), "b e x y z -> b (x y z) e")
+
+
+def _grid(img_size: Sequence[int], patches: int) -> list[int]:
+    """Return how many of the patches, which are cubes, lie along each axis of an image of these proportions."""
+    edge = (math.prod(img_size) / patches) ** (1 / 3)
+    return [round(size / edge) for size in img_size]

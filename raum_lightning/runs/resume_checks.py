@@ -20,6 +20,10 @@ FREE = {
     "data.batch_size",
     "module.network.init_args.checkpointing",
 }
+# what the checkpoint's optimiser and scheduler bring along, so that another value would change nothing; of
+# `module.warmup_steps`, `module.schedule` and the run's length see `follow_schedule`
+RECIPE = {f"module.{key}" for key in ("lr", "weight_decay", "betas", "no_decay", "layer_decay")}
+CLASSES = ("module.optimizer", "module.lr_scheduler")
 # keys of the release before, and what they are called now
 RENAMED = {
     "module.network.init_args.taps": "module.network.init_args.out_indices",
@@ -30,7 +34,7 @@ RENAMED = {
 def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, continues: bool) -> None:
     """Raise `RunError` where a checkpoint was trained on other channels than `config` has.
 
-    Where the run `continues` itself, data and network must be the same in all that decides what is computed.
+    Where the run `continues` itself, data, network and optimiser must be the same in all that decides what is computed.
     """
     content = structure(checkpoint)
     if continues and "config" in content:
@@ -58,18 +62,23 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings under their present keys."""
+    """Return the settings under their present keys; a class given by its path alone, or not at all, as one with it."""
     former = {RENAMED[key]: settings[key] for key in RENAMED if settings.get(key) is not None}
-    return {key: value for key, value in settings.items() if key not in RENAMED} | former
+    paths = {f"{key}.class_path": settings[key] for key in CLASSES if key in settings}
+    return {key: value for key, value in settings.items() if key not in RENAMED} | former | paths
 
 
 def _same_settings(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    fixed = [key for key in before if key.startswith(("data.", "module.network.")) and key not in FREE]
+    parts = ("data.", "module.network.", *(f"{key}." for key in CLASSES))
+    fixed = [key for key in before if key in RECIPE or (key.startswith(parts) and key not in FREE)]
     if changed := [key for key in fixed if key in now and now[key] != before[key]]:
         key = changed[0]
+        # its weights have seen cases of its own data: not for another fold
+        same_data = not any(key.startswith("data.") for key in changed)
+        weights = f" from its weights with --module.init_from {checkpoint}" if same_data else ""
         raise RunError(
             f"{checkpoint} was trained with other {_joined(changed)} ({key} was {before[key]} and is {now[key]}): "
-            "continue the run as it was, or train another under another --run.id"
+            f"continue the run as it was, or train another{weights} under another --run.id"
         )
 
 

@@ -201,7 +201,21 @@ def test_channels_in_another_order_are_noticed(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--data.fold", "1"], "was trained with other data.fold (data.fold was 0 and is 1)"),
+        (
+            ["--data.fold", "1"],
+            "was trained with other data.fold (data.fold was 0 and is 1): continue the run as it was, or train another "
+            "under another --run.id",
+        ),
+        (
+            ["--module.lr", "0.5"],
+            "was trained with other module.lr (module.lr was 0.0015 and is 0.5): continue the run as it was, or train "
+            "another from its weights with --module.init_from",
+        ),
+        (["--module.betas", "[.9,.95]", "--module.no_decay", "true"], "other module.betas, module.no_decay (module.be"),
+        (
+            ["--module.optimizer", "torch.optim.SGD", "--module.optimizer.init_args.lr", "0.1"],
+            "(module.optimizer.class_path was None and is torch.optim.SGD)",
+        ),
         (
             ["--module.network.init_args.dropout", "0.1", "--data.foreground_probability", "0.6"],
             "other module.network.init_args.dropout, data.foreground_probability (",

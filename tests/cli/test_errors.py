@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from raum_lightning import errors, geometry
 from raum_lightning.cli import errors as translated
@@ -111,6 +112,23 @@ def test_failures_of_libraries_are_explained() -> None:
         assert said in str(translated.explain(error)) and "\n" not in str(translated.explain(error))
     for defect in (RuntimeError("anything else"), ValueError("ours"), AssertionError()):
         assert translated.explain(defect) is None
+
+
+class Mistaken(Dataset[None]):
+    """What a user's mistake makes of each item."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise errors.ConfigError("data.a=3 cannot be: give 2")
+
+
+def test_a_mistake_found_in_a_worker_is_the_same_sentence() -> None:
+    with pytest.raises(errors.ConfigError) as error:
+        next(iter(DataLoader(Mistaken(), num_workers=1)))
+    assert "Traceback" in str(error.value)
+    assert translated.explain(error.value) == "data.a=3 cannot be: give 2"
 
 
 def test_a_refusal_names_the_key_and_our_own_errors_pass(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """MONAI's UNETR to a file of ours and back."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,9 @@ from tests.helpers.networks import small
 CARD = ["--modalities", "flair", "t1ce", "t2", "--dataset", "brats2020"]
 
 
-def theirs(channels: int = 3) -> nets.UNETR:
+def theirs(channels: int = 3, **changes: Any) -> nets.UNETR:
     torch.manual_seed(0)
-    return nets.UNETR(channels, 4, 32, feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2).eval()
+    return nets.UNETR(channels, 4, 32, feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2, **changes).eval()
 
 
 @pytest.fixture
@@ -47,6 +48,14 @@ def test_to_ours_and_back(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert torch.equal(back[name], weight), name
 
 
+@pytest.mark.parametrize("norm", ["instance", ("group", {"num_groups": 4})])
+def test_a_norm_that_no_tensor_tells_is_said(here: Path, capsys: pytest.CaptureFixture[str], norm: Any) -> None:
+    torch.save(theirs(norm_name=norm).state_dict(), "normed.pt")
+    assert main(["import", "--from", "monai", "normed.pt", "--out", "a.safetensors", "--heads", "2"]) == 0
+    said = "norm: instance_affine is assumed; a network trained with group norm has the same tensors"
+    assert (said in capsys.readouterr().out) == (norm != "instance")
+
+
 def test_without_a_card_it_is_to_start_from(here: Path) -> None:
     torch.save(theirs(1).state_dict(), "one.pt")
     assert main(["import", "--from", "monai", "one.pt", "--out", "one.safetensors", "--heads", "2"]) == 0
@@ -70,6 +79,10 @@ def test_without_a_card_it_is_to_start_from(here: Path) -> None:
         (["--from", "monai", "monai.pt", "--out", "a.safetensors", "--heads", "2", *CARD[:2]], "names 1 of 3 channels"),
         (["--to", "monai", "ours.safetensors", "--out", "a.pt"], "ours.safetensors: no such model"),
         (["--from", "monai", "monai.pt", "--out", "there.safetensors"], "there.safetensors: exists"),
+        (
+            ["--to", "monai", "there.safetensors", "--out", "a.pt", "--img-size", "32", "32", "32", *CARD],
+            "--img-size, --modalities, --dataset: only with --from",
+        ),
     ],
 )
 def test_mistakes_are_named(here: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

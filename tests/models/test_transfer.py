@@ -70,6 +70,16 @@ def test_positions_are_interpolated_along_three_axes() -> None:
         fit_weights(state, source)
 
 
+@pytest.mark.parametrize("img_size", [None, (32, 32, 32)])
+def test_positions_of_another_patch_size_are_interpolated_and_the_patches_new(img_size: tuple[int, ...] | None) -> None:
+    source, target = small(img_size=32), small(img_size=32, patch_size=16, out_indices=(1, 2, 3, 4))
+    state, table = fit_weights(source.state_dict(), target, img_size=img_size)
+    assert "vit.pos_embed" in table.adapted and "vit.patch_embed.weight" in table.new
+    eighths = source.vit.pos_embed.view(2, 2, 2, 2, 2, 2, 24)
+    torch.testing.assert_close(state["vit.pos_embed"].view(2, 2, 2, 24), eighths.mean(dim=(1, 3, 5)))
+    target.load_state_dict(state, strict=True)
+
+
 def test_monais_weights_go_to_another_size() -> None:
     sizes = {"in_channels": 3, "out_channels": 4, "feature_size": 4, "num_heads": 4, "mlp_dim": 96}
     theirs = nets.UNETR(**sizes, img_size=(32, 32, 32), hidden_size=48)

@@ -9,10 +9,11 @@ import torch
 from monai.networks import nets
 from torch import Tensor, nn
 
+from raum_lightning.errors import ConfigError
 from raum_lightning.models import UNETR, cpu, layout
 from raum_lightning.models.accelerate import accelerate
 from raum_lightning.models.monai import OUT_INDICES, from_monai, to_monai
-from tests.helpers.networks import gradients, small
+from tests.helpers.networks import SMALL, gradients, small
 
 # keywords of both networks; MONAI fixes depth and patch size
 SIZES = [
@@ -222,6 +223,21 @@ def test_transformer_starts_from_the_truncated_normal() -> None:
 def test_sizes_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**changes)
+
+
+class ByPlace(UNETR):
+    """A subclass that lets arguments stand without their names."""
+
+    def __init__(self, num_heads: int = 12, depth: int = 4, *rest: int, **others: Any) -> None:
+        super().__init__(num_heads=num_heads, depth=depth, **others)
+
+
+def test_arguments_by_place_are_described_by_name() -> None:
+    others = {key: value for key, value in SMALL.items() if key not in ("num_heads", "depth")}
+    assert ByPlace(3, **others).spec["init_args"] == {"num_heads": 3, **others}
+    assert ByPlace(3, 4, **others).spec["init_args"] == {"num_heads": 3, "depth": 4, **others}
+    with pytest.raises(ConfigError, match=r"given 3 arguments by place and has names for 2.*give them by keyword"):
+        ByPlace(3, 4, 5, **others)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 16, 16, 16), (1, 3, 16, 16, 24), (3, 16, 16, 16)])

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from raum_lightning.atomic import remove_partials
-from raum_lightning.errors import CheckpointError
+from raum_lightning.errors import CheckpointError, RunError
 from raum_lightning.runs.checkpoints import newest_sound, verify
 from raum_lightning.runs.folder import RunFolder
+from raum_lightning.runs.resume_checks import check_agreement
 from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 from tests.helpers.processes import exit_codes
 
@@ -157,3 +159,33 @@ def test_killed_at_any_moment_leaves_a_checkpoint(tmp_path: Path) -> None:
         newest = load(found)
     remove_partials(tmp_path / "checkpoints")
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} <= {"last.ckpt", "previous.ckpt"}
+
+
+STEP_LR = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 2, "gamma": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lr": 0.2}, r"module\.lr was 0\.1 and is 0\.2\): .*--module\.init_from \S+last\.ckpt under another"),
+        ({"weight_decay": 0.2}, r"module\.weight_decay was 0\.1 and is 0\.2"),
+        ({"layer_decay": 0.9}, r"module\.layer_decay was 1\.0 and is 0\.9"),
+        ({"lr_scheduler": None}, r"module\.lr_scheduler\.class_path was torch\S+StepLR and is None"),
+        ({"lr_scheduler": STEP_LR | {"init_args": {"step_size": 3}}}, r"init_args\.step_size was 2 and is 3"),
+        ({"optimizer": "torch.optim.SGD"}, r"module\.optimizer\.class_path was None and is torch\.optim\.SGD"),
+        ({"warmup_steps": 7, "schedule": "polynomial"}, None),  # followed from there on
+        ({"no_decay": True, "betas": [0.9, 0.95]}, None),  # which that run's configuration does not have
+    ],
+)
+def test_a_run_that_continues_has_its_optimiser(tmp_path: Path, changes: dict[str, Any], said: str | None) -> None:
+    module = {"lr": 0.1, "weight_decay": 0.1, "layer_decay": 1.0, "warmup_steps": 5, "schedule": "cosine"}
+    module |= {"optimizer": None, "lr_scheduler": STEP_LR}
+    path = tmp_path / "last.ckpt"
+    torch.save({"config": yaml.safe_dump({"module": module, "data": {}})}, path)
+    now = {"module": module | changes, "data": {}}
+    check_agreement(path, now, continues=False)
+    if said is None:
+        check_agreement(path, now, continues=True)
+        return
+    with pytest.raises(RunError, match=said):
+        check_agreement(path, now, continues=True)
