@@ -223,7 +223,8 @@ class RaumCLI(LightningCLI):
             check_modalities(start, card.modalities, self.settings)
             return
         own = start.resolve().parent == self.run.checkpoints.resolve()
-        check_agreement(start, self.settings, continues=own and self.subcommand == "fit")
+        trains = self.subcommand == "fit"
+        check_agreement(start, self.settings, trains=trains, continues=trains and own)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         saves = config.get("enable_checkpointing") is not False

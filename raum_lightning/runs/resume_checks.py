@@ -31,14 +31,16 @@ RENAMED = {
 }
 
 
-def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, continues: bool) -> None:
+def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, trains: bool, continues: bool) -> None:
     """Raise `RunError` where a checkpoint was trained on other channels than `config` has.
 
-    Where the run `continues` itself, data, network and optimiser must be the same in all that decides what is computed.
+    Where it is to be trained on, the optimiser must be the same, and where the run `continues` itself, data and network
+    too in all that decides what is computed.
     """
     content = structure(checkpoint)
-    if continues and "config" in content:
-        _same_settings(checkpoint, _renamed(flat(yaml.safe_load(content["config"]))), _renamed(flat(config)))
+    if trains and "config" in content:
+        before, now = (_renamed(flat(one)) for one in (yaml.safe_load(content["config"]), config))
+        _same_settings(checkpoint, before, now, ("data.", "module.network.") if continues else ())
     card = content.get(MODEL_CARD) or content.get("case", {})  # the key of older checkpoints
     check_modalities(checkpoint, card.get("modalities"), config)
 
@@ -68,8 +70,10 @@ def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in RENAMED} | former | paths
 
 
-def _same_settings(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    parts = ("data.", "module.network.", *(f"{key}." for key in CLASSES))
+def _same_settings(
+    checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any], groups: tuple[str, ...]
+) -> None:
+    parts = (*groups, *(f"{key}." for key in CLASSES))
     fixed = [key for key in before if key in RECIPE or (key.startswith(parts) and key not in FREE)]
     if changed := [key for key in fixed if key in now and now[key] != before[key]]:
         key = changed[0]

@@ -235,6 +235,15 @@ def test_a_run_goes_on_as_it_was(
     assert said in capsys.readouterr().err
 
 
+def test_another_run_that_resumes_has_its_optimiser(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    words = ["--run.id", "next", "--ckpt_path", "runs/debug/one/checkpoints/last.ckpt", "--trainer.logger", "false"]
+    assert main(["fit", *DEBUG, *words, "--trainer.max_steps", "6", "--module.lr", "0.5"]) == 2
+    assert "(module.lr was 0.0015 and is 0.5)" in capsys.readouterr().err
+
+
 def test_the_best_few_are_kept(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
     more = ["--run.keep", "2", "--trainer.max_steps", "6", "--trainer.logger", "false"]

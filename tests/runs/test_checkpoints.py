@@ -183,9 +183,9 @@ def test_a_run_that_continues_has_its_optimiser(tmp_path: Path, changes: dict[st
     path = tmp_path / "last.ckpt"
     torch.save({"config": yaml.safe_dump({"module": module, "data": {}})}, path)
     now = {"module": module | changes, "data": {}}
-    check_agreement(path, now, continues=False)
+    check_agreement(path, now, trains=False, continues=False)
     if said is None:
-        check_agreement(path, now, continues=True)
+        check_agreement(path, now, trains=True, continues=True)
         return
     with pytest.raises(RunError, match=said):
-        check_agreement(path, now, continues=True)
+        check_agreement(path, now, trains=True, continues=True)
