@@ -226,4 +226,5 @@ def test_what_is_scored_saved_and_resumed(brats: Path, tmp_path: Path, monkeypat
             torch.testing.assert_close(resumed[key], whole[key], rtol=0, atol=0)
     with pytest.raises(ConfigError, match=r"holds a mean of weights: resume with the module\.ema"):
         monkeypatch.setenv("RAUM_TRACEBACK", "1")
-        main(["fit", *words[:-2], "--data.test_fraction", "0.3", "--ckpt_path", "saved/step=1.ckpt"])
+        other = ["--data.test_fraction", "0.3", "--module.lr", "0.01", "--ckpt_path", "saved/step=1.ckpt"]
+        main(["fit", *words[:-2], *other])
