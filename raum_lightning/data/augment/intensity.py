@@ -148,7 +148,7 @@ class RandomBiasField(RandomIntensity):
     Args:
         coefficients: Range of the polynomial's coefficients; one number x means from -x to x.
         order: Of the polynomial.
-        brain_mean: Mean of the brain before normalisation, in its standard deviations: 2 to 4 in BraTS, 3 on average.
+        brain_mean: Mean of the brain before normalisation, in its standard deviations: about 3 in BraTS 2018.
         each_channel: A factor of its own for each channel: sequences are measured one after the other.
         kwargs: See `tio.Transform`.
     """
