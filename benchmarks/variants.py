@@ -28,6 +28,7 @@ HALF: Keys = SMALL | {"norm": "group", "stem_stride": 2}
 SPATIAL, *INTENSITY = default_augmentation().transforms
 FIELD = RandomBiasField(coefficients=0.2, order=2, brain_mean=3, each_channel=True, p=0.5)
 BIAS_FIELD: Keys = {"augmentation": [SPATIAL, FIELD, *INTENSITY]}
+FLAIR_FROM_T2: Keys = {"modality_dropout": {"flair": 0.2}, "fill_absent": {"flair": "t2"}}
 OFTEN_ABSENT: Keys = BIAS_FIELD | {"modality_dropout": {"flair": 0.5}}
 RECIPE: Keys = {"ema": 0.99, "no_decay": True, "weight_decay": 5e-2}
 # name -> arguments of UNETRV2, keys of `module`, keys of `data`; what is not named is that of v1
@@ -70,6 +71,7 @@ OURS: dict[str, tuple[Keys, Keys, Keys]] = {
     "v2 small, drop_path 0.2": (SMALL | {"drop_path": 0.2}, {}, {}),
     "v2 small with recipe": (SMALL, RECIPE, {}),
     "v2 small, stem_stride 2, modality_dropout": (HALF, {}, {"modality_dropout": {"flair": 0.2}}),
+    "v2 small, stem_stride 2, modality_dropout, fill_absent": (HALF, {}, FLAIR_FROM_T2),
     "v2 small, stem_stride 2, bias field": (HALF, {}, BIAS_FIELD),
     "v2 small, stem_stride 2, bias field, modality_dropout 0.5": (HALF, {}, OFTEN_ABSENT),
 }

@@ -12,6 +12,7 @@ from raum_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
     from raum_lightning.cases.case import Case
+    from raum_lightning.inference.card import ModelCard
     from raum_lightning.inference.segmenter import Segmenter
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     volumes = ", ".join(f"{region} {volume:.1f} ml" for region, volume in result.volumes.items())
     if result.missing:
-        print(_without(result.missing))
+        print(_without(result.missing, segmenter.card))
     if segmenter.steps.plain:
         print(f"cleaned: {segmenter.steps} (--postprocess none leaves the mask as the network made it)")
     print(f"{args.out}: {volumes}; labels of {result.data_set.name}; {seconds:.1f} s on {segmenter.device}")
@@ -131,7 +132,7 @@ def _segment_folder(args: argparse.Namespace) -> int:
         chosen: dict[str, Any] = {"look": review.add, "probabilities": args.probabilities}
         outcome = segment_cases(segmenter, cases, args.out, weights=weights, progress=progress, **chosen)
     for name, missing in outcome.missing.items():
-        print(f"{name}: {_without(missing)}")
+        print(f"{name}: {_without(missing, segmenter.card)}")
     if outcome.replaced:
         print(f"{len(outcome.replaced)} were of other weights, settings or images and are replaced")
     print(f"{args.out}: {len(outcome.written)} of {len(cases)} cases segmented, {len(outcome.kept)} were there already")
@@ -142,8 +143,8 @@ def _segment_folder(args: argparse.Namespace) -> int:
     return int(bool(outcome.failed))
 
 
-def _without(missing: Sequence[str]) -> str:
-    return f"segmented without {', '.join(missing)}, as the network has learnt to (data.modality_dropout)"
+def _without(missing: Sequence[str], card: "ModelCard") -> str:
+    return f"segmented without {card.without(missing)}, as the network has learnt to (data.modality_dropout)"
 
 
 def _source(args: argparse.Namespace) -> Any:

@@ -35,7 +35,7 @@ from raum_lightning.loggers import finish_wandb
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.runs.lock import locked
 from raum_lightning.runs.naming import RunOptions, new_id
-from raum_lightning.runs.resume_checks import check_agreement, check_modalities, flat
+from raum_lightning.runs.resume_checks import check_agreement, check_fill_absent, check_modalities, flat
 from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.callbacks.best import BestCheckpoint
 from raum_lightning.training.callbacks.checkpoint import Continuation, Provenance, TrainedCases
@@ -221,6 +221,7 @@ class RaumCLI(LightningCLI):
             if card.mode != self.model.mode:
                 raise ConfigError(f"{start}: its channels are {card.mode} and module.mode is {self.model.mode}")
             check_modalities(start, card.modalities, self.settings)
+            check_fill_absent(start, card.fill_absent, self.settings)
             return
         own = start.resolve().parent == self.run.checkpoints.resolve()
         trains = self.subcommand == "fit"

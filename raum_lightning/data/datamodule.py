@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from raum_lightning.atomic import expanded
 from raum_lightning.cases.check import check_before_training
 from raum_lightning.cases.splits import check_folds
+from raum_lightning.data.absent import stand_ins
 from raum_lightning.data.augment import BatchAugmentation
 from raum_lightning.data.augment.kernels import Size
 from raum_lightning.data.augment.presets import build_transform
@@ -66,10 +67,12 @@ class BratsDataModule(SelectedCases):
             degrees and intensity, as in the paper), default, strong (as nnU-Net); true for default, false for none.
         augment_on: Where patches are augmented, by the same parameters: workers (processes of the loader) or device
             (the batch, on the GPU).
-        modality_dropout: Probability of each modality, such as {flair: 0.2}, to be 0 in a whole patch, as it is outside
-            the brain; never all of them. The network then learns to segment without it.
-        without: Modalities that are 0 everywhere in the volumes of validate, test and predict, such as [flair]: how
-            well does the network do without them?
+        modality_dropout: Probability of each modality, such as {flair: 0.2}, to be absent from a whole patch, where it
+            is 0 as outside the brain; never all of them. The network then learns to segment without it.
+        fill_absent: What an absent modality is a copy of instead, such as {flair: t2}, on which edema is bright too; 0
+            where that is absent as well. In training, in `without`, and in cases that lack it.
+        without: Modalities that are absent from the volumes of validate, test and predict, such as [flair]: how well
+            does the network do without them?
         folds: Parts of the cross-validation.
         fold: The part that validates, from 0.
         test_fraction: Share of the patients held out for testing, the same in every fold.
@@ -100,6 +103,7 @@ class BratsDataModule(SelectedCases):
         augmentation: list[tio.Transform] | Literal["light", "default", "strong"] | bool = True,
         augment_on: Literal["workers", "device"] = "workers",
         modality_dropout: dict[str, float] | None = None,
+        fill_absent: dict[str, str] | None = None,
         without: Sequence[str] = (),
         folds: int = 5,
         fold: int = 0,
@@ -163,10 +167,11 @@ class BratsDataModule(SelectedCases):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         # last, as to know the modalities may take finding the cases
         self.modality_dropout = modality_dropout or {}
-        known = (self._modalities or self.modalities) if modality_dropout or without else ()
+        self.fill_absent = fill_absent or {}
+        known = (self._modalities or self.modalities) if modality_dropout or fill_absent or without else ()
         check_without(without, known)
         self.without = tuple(without)
-        self.transform = build_transform(augmentation, self.modality_dropout, known)
+        self.transform = build_transform(augmentation, self.modality_dropout, known, stand_ins(self.fill_absent, known))
         self.batch_augmentation: BatchAugmentation | None = None
         if augment_on == "device" and self.transform is not None:
             self.batch_augmentation = BatchAugmentation(self.transform, roi_size=self.roi_size)
@@ -268,8 +273,9 @@ class BratsDataModule(SelectedCases):
         return self._volumes([name for name in self.predict_cases if name not in self.predicted])
 
     def _volumes(self, names: Sequence[str]) -> DataLoader[dict[str, Any]]:
-        absent = [self.modalities.index(name) for name in self.without]
-        dataset = VolumeDataset([self.prepared[name] for name in names], absent)
+        cases = [self.prepared[name] for name in names]
+        present = [name not in self.without for name in self.modalities]
+        dataset = VolumeDataset(cases, present, stand_ins(self.fill_absent, self.modalities))
         sampler, workers = ShardSampler(len(dataset), **self._ranks), min(1, self.num_workers)
         collate = in_float32 if self.trainer is None else None  # else `on_after_batch_transfer` converts them
         loading = {"persistent_workers": workers > 0, "collate_fn": collate, **self._loading(workers)}

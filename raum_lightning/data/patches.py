@@ -14,6 +14,7 @@ import torch
 import torchio as tio
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
+from raum_lightning.data.absent import StandIns, fill_absent
 from raum_lightning.data.augment import SampledTransform, margin, samplable
 from raum_lightning.data.option_checks import check_batch
 from raum_lightning.data.sampling import CaseOrder, PatchPlaces
@@ -127,11 +128,11 @@ class VolumeDataset(Dataset[dict[str, Any]]):
     """Whole prepared volumes: `image` C X Y Z float16, `label` X Y Z uint8 (with a mask), `case`, `spacing` in mm.
     `voxels` are those of the file's grid, of which the volume is a crop.
 
-    Channels in `absent` are 0 everywhere.
+    Of the channels those are `present` that it says, or all; what takes the place of the others, `fill_absent` says.
     """
 
-    def __init__(self, cases: Sequence[Prepared], absent: Sequence[int] = ()) -> None:
-        self.cases, self.absent = cases, list(absent)
+    def __init__(self, cases: Sequence[Prepared], present: Sequence[bool] = (), stand_ins: StandIns = ()) -> None:
+        self.cases, self.present, self.stand_ins = cases, present, stand_ins
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -139,7 +140,8 @@ class VolumeDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         case = self.cases[index]
         image = torch.from_numpy(case.image).clone()
-        image[self.absent] = 0
+        if not all(self.present):
+            fill_absent(image, self.present, self.stand_ins)
         item = {"image": image, "case": case.id, "spacing": torch.tensor(case.spacing), "voxels": prod(case.shape)}
         if case.tumour is not None:
             item["label"] = torch.from_numpy(case.label).clone()

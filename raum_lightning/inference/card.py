@@ -6,7 +6,7 @@ It stands under the key `model_card` of a checkpoint as plain values, and as the
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite, prod
 from typing import Any, Self, get_type_hints
@@ -63,6 +63,7 @@ class ModelCard:
         temperature: Scales its probabilities: above 1 makes them less confident; see `temperature`.
         description: The whole description of the data set, with which cases like those of the training are found.
         may_lack: Modalities that it has learnt to do without, by `data.modality_dropout`.
+        fill_absent: What a modality that a case lacks is a copy of, by name; 0 where not given.
         license: Under which it is shared, an identifier of SPDX such as Apache-2.0; empty where not stated.
         evaluation: Scores with intervals on cases with references, and where they come from; see `readme`.
 
@@ -89,6 +90,7 @@ class ModelCard:
     temperature: float = 1.0
     description: Mapping[str, Any] = field(default_factory=dict)
     may_lack: tuple[str, ...] = ()
+    fill_absent: Mapping[str, str] = field(default_factory=dict)
     license: str = ""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -108,6 +110,8 @@ class ModelCard:
             "flips": self.flips in FLIPS,
             "temperature": isfinite(self.temperature) and self.temperature > 0,
             "may_lack": set(self.may_lack) <= set(self.modalities),
+            "fill_absent": {*self.fill_absent, *self.fill_absent.values()} <= set(self.modalities)
+            and all(name != other for name, other in self.fill_absent.items()),
             "license": not self.license or _is_license(self.license),
             "evaluation": _is_evaluation(self.evaluation),
         }
@@ -174,6 +178,11 @@ class ModelCard:
 
     def _are_classes(self, names: Sequence[str]) -> bool:
         return bool(names) and set(names) <= set(self.classes)
+
+    def without(self, names: Iterable[str]) -> str:
+        """Return absent modalities as words, each with what takes its place."""
+        fills = self.fill_absent
+        return ", ".join(f"{name} ({fills[name]} in its place)" if name in fills else name for name in names)
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ Only the box of the brain is held, modalities are read one after the other, and 
 float16, the precision in which cases are prepared for training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.nifti import Volume
+from raum_lightning.data.absent import fill_absent, stand_ins
 from raum_lightning.data.normalise import z_scores
 from raum_lightning.errors import GeometryError
 from raum_lightning.geometry import Box, Frame, Matrix, Resampler, bounding_box
@@ -40,12 +41,12 @@ class Grid:
 
 
 def read_framed(
-    case: Case, modalities: Sequence[str], frame: Frame
+    case: Case, modalities: Sequence[str], frame: Frame, fills: Mapping[str, str]
 ) -> tuple[Grid, NDArray[np.float16], NDArray[np.bool_]]:
     """Return where a case's brain lies and, in `frame`, its image C x y z, z-scored, and where that is brain, x y z.
 
-    A modality that the case lacks is 0 everywhere, as `RandomModalityDropout` has it. Raises `CaseError` as `Case.read`
-    does, and `GeometryError` as `Resampler` does.
+    A modality that the case lacks is a copy of what `fills` says, else 0 everywhere, as in training. Raises `CaseError`
+    as `Case.read` does, and `GeometryError` as `Resampler` does.
     """
     present = [modality for modality in modalities if modality in case.images]
     case.files(present)
@@ -81,6 +82,7 @@ def read_framed(
             values = resampler.reorientation(whole)[inside].astype(np.float32, copy=False)
         del whole
         image[modalities.index(modality)][inside] = z_scores(values)
+    fill_absent(image, [name in present for name in modalities], stand_ins(fills, modalities))
     return grid, image, inside
 
 

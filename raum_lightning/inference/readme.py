@@ -80,7 +80,7 @@ def _facts(card: ModelCard) -> list[tuple[str, str]]:
     tta = f"{card.flips} mirrored copies" if card.flips > 1 else "none"
     return [
         ("modalities", ", ".join(card.modalities)),
-        ("may be missing", ", ".join(card.may_lack) or "none of them"),
+        ("may be missing", card.without(card.may_lack) or "none of them"),
         ("frame", axes),
         ("window", f"{_times(card.roi_size)} voxels, overlap {card.overlap:g}"),
         ("labels", ", ".join(labels)),

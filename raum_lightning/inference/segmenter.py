@@ -125,7 +125,7 @@ class Segmenter:
     def _read(self, case: Case) -> tuple[Grid, Visit]:
         card = self.card
         self.modalities_of(case)
-        grid, image, brain = read_framed(case, card.modalities, Frame(card.orientation, card.spacing))
+        grid, image, brain = read_framed(case, card.modalities, Frame(card.orientation, card.spacing), card.fill_absent)
         tensors = [torch.from_numpy(array).to(self.device) for array in (image, brain)]
         give_back_memory()
         return grid, plan(tensors[0], roi_size=card.roi_size, overlap=card.overlap, brain=tensors[1])

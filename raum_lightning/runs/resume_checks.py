@@ -39,10 +39,11 @@ def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, trains: bool
     """
     content = structure(checkpoint)
     if trains and "config" in content:
-        before, now = (_renamed(flat(one)) for one in (yaml.safe_load(content["config"]), config))
+        before, now = (_renamed(_flat_settings(one)) for one in (yaml.safe_load(content["config"]), config))
         _same_settings(checkpoint, before, now, ("data.", "module.network.") if continues else ())
     card = content.get(MODEL_CARD) or content.get("case", {})  # the key of older checkpoints
     check_modalities(checkpoint, card.get("modalities"), config)
+    check_fill_absent(checkpoint, card.get("fill_absent", {}), config)
 
 
 def check_modalities(checkpoint: Path, trained: Sequence[str] | None, config: Mapping[str, Any]) -> None:
@@ -55,12 +56,28 @@ def check_modalities(checkpoint: Path, trained: Sequence[str] | None, config: Ma
         )
 
 
+def check_fill_absent(checkpoint: Path, trained: Mapping[str, str], config: Mapping[str, Any]) -> None:
+    """Raise `RunError` where modalities are left out and `config` fills them with others than the training did."""
+    given = config["data"].get("fill_absent") or {}
+    if config["data"].get("without") and given != trained:
+        wanted = ", ".join(f"{name}: {other}" for name, other in trained.items())
+        raise RunError(
+            f"{checkpoint} was trained with other data.fill_absent: give --data.fill_absent '{{{wanted}}}', as "
+            "`raum segment` has it"
+        )
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Keys within keys joined by dots."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
+
+
+def _flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings as `flat` does, those of data whole: a mapping that is there or not is another value."""
+    return flat(config) | {f"data.{key}": value for key, value in config["data"].items()}
 
 
 def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:

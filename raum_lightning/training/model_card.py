@@ -33,4 +33,5 @@ def describe(module: Any, data: Any) -> ModelCard:
         versions=versions(),
         postprocess=module.steps.plain or None,
         may_lack=tuple(name for name in data.modalities if data.modality_dropout.get(name)),
+        fill_absent=data.fill_absent,
     )

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -20,7 +21,8 @@ from raum_lightning.labels import ED, ET
 from tests.helpers import DEBUG
 from tests.helpers.handmade import TRUST, fit_handmade
 
-DROPOUT = ["--data.modality_dropout", "{flair: 0.5, t2: 0.5}", "--data.test_fraction", "0.4"]
+DROPOUT = ["--data.modality_dropout", "{flair: 0.5, t2: 0.5}", "--data.fill_absent", "{flair: t2}"]
+DROPOUT += ["--data.test_fraction", "0.4"]
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,28 @@ def test_subsets_are_what_test_says_without_the_others(tmp_path: Path, capsys: p
     assert rows["t1ce t2"] == pytest.approx(mean_of_test("--data.without", "[flair]"), abs=2e-3)
     assert rows["t2"] == pytest.approx(mean_of_test("--data.without", "[flair, t1ce]"), abs=2e-3)
     assert len(set(rows.values())) > 3
+
+
+def test_an_absent_modality_is_filled_by_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, absent = tmp_path / "whole/BraTS20_Training_002", tmp_path / "absent/BraTS20_Training_002"
+    for case in (whole, absent):
+        shutil.copytree(CASES / case.name, case)
+    flair, t2 = (f"{whole.name}_{name}.nii.gz" for name in ("flair", "t2"))
+    (absent / flair).unlink()
+    shutil.copyfile(whole / t2, whole / flair)
+    network = load(BEST)
+    assert network.card.fill_absent == {"flair": "t2"}
+    found = network.segment(absent)
+    np.testing.assert_array_equal(found.labels, network.segment(whole).labels)
+    network.card = replace(network.card, fill_absent={})
+    assert (found.probabilities != network.segment(absent).probabilities).any()
+    assert main(["segment", "--checkpoint", BEST, "--case", str(absent), "--out", str(tmp_path / "a.nii.gz")]) == 0
+    assert "segmented without flair (t2 in its place), as the network" in capsys.readouterr().out
+    test = ["test", "-c", DEBUG, *DROPOUT, "--run.id", "dropout", "--data.fill_absent", "null"]
+    assert main([*test, "--data.without", "[flair]"]) == 2
+    assert "best.ckpt was trained with other data.fill_absent: give --data.fill_absent '{flair: t2}'" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_blocks_are_taken_out_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,30 +6,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raum_lightning.data.augment import kernels
+from raum_lightning.data.absent import StandIns, fill_absent
 from raum_lightning.data.augment.intensity import RandomIntensity
 from raum_lightning.data.augment.kernels import Params
 from raum_lightning.errors import ConfigError
 
 
 class RandomModalityDropout(RandomIntensity):
-    """Sets whole channels to 0, each with a probability of its own, never all of them.
+    """Takes whole channels away, each with a probability of its own, never all of them.
 
-    The network sees such a channel as it sees what lies outside the brain, 0 everywhere, while the other channels still
-    show where the brain is. Where all would be 0, one stays, sampled by the probabilities to stay. Belongs behind all
-    other transforms, which would add noise or a shift to the zeros.
+    In its place the network sees 0 everywhere, as outside the brain, or a copy of another channel, as `fill_absent`
+    says. Where all would be taken away, one stays, sampled by the probabilities to stay. Belongs behind all other
+    transforms, which would add noise or a shift to the zeros.
 
     Args:
-        probabilities: Of setting a channel to 0, in [0, 1), one for each channel.
+        probabilities: Of taking a channel away, in [0, 1), one for each channel.
+        stand_ins: For each channel the one that is copied into its place; None, and where not given, for 0.
         kwargs: See `tio.Transform`.
     """
 
-    def __init__(self, *, probabilities: Sequence[float], **kwargs: Any) -> None:
+    def __init__(self, *, probabilities: Sequence[float], stand_ins: StandIns | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.probabilities = tuple(probabilities)
+        self.stand_ins = stand_ins or [None] * len(self.probabilities)
 
     def get_params(self, channels: int) -> Params:
-        """Return "kept", C: 1 for what stays and 0 for what does not; raise `ConfigError` for another number."""
+        """Return "kept", C booleans: what stays; raise `ConfigError` for another number of channels."""
         if len(self.probabilities) != channels:
             raise ConfigError(
                 f"RandomModalityDropout: probabilities={list(self.probabilities)} are {len(self.probabilities)} for "
@@ -39,8 +41,13 @@ class RandomModalityDropout(RandomIntensity):
         kept = torch.rand(len(chances)) >= chances
         if not kept.any():
             kept[torch.multinomial(1 - chances, 1)] = True
-        return {"kept": kept.float()}
+        return {"kept": kept}
 
     def apply(self, image: Tensor, params: Params) -> Tensor:
-        """Return the image with 0 in the channels that do not stay."""
-        return kernels.scale_shift(image, params["kept"], torch.zeros_like(params["kept"]))
+        """Return the image with what takes the place of the channels that do not stay."""
+        kept = params["kept"].tolist()
+        if all(kept):
+            return image
+        image = image.clone()
+        fill_absent(image, kept, self.stand_ins)
+        return image

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torchio as tio
 
+from raum_lightning.data.absent import StandIns
 from raum_lightning.data.augment.contrast import RandomContrast, RandomInvertedGamma
 from raum_lightning.data.augment.dropout import RandomModalityDropout
 from raum_lightning.data.augment.intensity import RandomBlur, RandomGamma, RandomNoise, RandomScaleShift
@@ -63,9 +64,14 @@ PRESETS: dict[str, Callable[[], tio.Compose]] = {
 
 
 def build_transform(
-    augmentation: Sequence[tio.Transform] | str | bool, dropout: Mapping[str, float], modalities: Sequence[str]
+    augmentation: Sequence[tio.Transform] | str | bool,
+    dropout: Mapping[str, float],
+    modalities: Sequence[str],
+    stand_ins: StandIns | None = None,
 ) -> tio.Transform | None:
     """Return data.augmentation and data.modality_dropout as one transform, or None where nothing is to be done.
+
+    `stand_ins` are those of `RandomModalityDropout`.
 
     Raises:
         ConfigError: For an unknown name, and for a modality or a probability that cannot be used.
@@ -82,5 +88,6 @@ def build_transform(
                 raise ConfigError(
                     f"data.modality_dropout gives {name} the probability {probability}; it must be in [0, 1)"
                 )
-        parts.append(RandomModalityDropout(probabilities=[dropout.get(name, 0.0) for name in modalities]))
+        chances = [dropout.get(name, 0.0) for name in modalities]
+        parts.append(RandomModalityDropout(probabilities=chances, stand_ins=stand_ins))
     return tio.Compose(parts) if parts else None

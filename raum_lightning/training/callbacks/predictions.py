@@ -57,6 +57,8 @@ class PredictionWriter(pl.Callback):
             settings.append(module.steps.plain)
         if data.without:
             settings.append(list(data.without))
+            if data.fill_absent:
+                settings.append(data.fill_absent)
         for name in data.predict_cases:
             key = json.dumps([*settings, data.prepared[name].folder.name])
             self.fingerprints[name] = hashlib.sha256(key.encode()).hexdigest()[:16]
