@@ -6,7 +6,7 @@ It stands under the key `model_card` of a checkpoint as plain values, and as the
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite, prod
 from typing import Any, Self, get_type_hints
@@ -179,9 +179,9 @@ class ModelCard:
     def _are_classes(self, names: Sequence[str]) -> bool:
         return bool(names) and set(names) <= set(self.classes)
 
-    def without(self, names: Iterable[str]) -> str:
-        """Return absent modalities as words, each with what takes its place."""
-        fills = self.fill_absent
+    def without(self, names: Sequence[str]) -> str:
+        """Return absent modalities as words, each with what takes its place unless that is absent too."""
+        fills = {name: other for name, other in self.fill_absent.items() if other not in names}
         return ", ".join(f"{name} ({fills[name]} in its place)" if name in fills else name for name in names)
 
     @property

@@ -80,7 +80,8 @@ def _facts(card: ModelCard) -> list[tuple[str, str]]:
     tta = f"{card.flips} mirrored copies" if card.flips > 1 else "none"
     return [
         ("modalities", ", ".join(card.modalities)),
-        ("may be missing", card.without(card.may_lack) or "none of them"),
+        ("may be missing", ", ".join(card.may_lack) or "none of them"),
+        ("in its place", ", ".join(f"{other} for {name}" for name, other in card.fill_absent.items()) or "0"),
         ("frame", axes),
         ("window", f"{_times(card.roi_size)} voxels, overlap {card.overlap:g}"),
         ("labels", ", ".join(labels)),

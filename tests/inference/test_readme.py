@@ -124,3 +124,10 @@ def test_a_strangers_card_stays_within_its_cells() -> None:
             ModelCard.from_plain(CARD.to_plain() | {"evaluation": wrong})
     with pytest.raises(ConfigError, match="license="):
         replace(CARD, license="a\nb: c")
+
+
+def test_what_takes_the_place_of_a_missing_modality_is_said() -> None:
+    card = replace(CARD, may_lack=("flair", "t2"), fill_absent={"flair": "t2"})
+    assert card.without(["flair"]) == "flair (t2 in its place)"
+    assert card.without(["flair", "t2"]) == "flair, t2"
+    assert "| in its place | t2 for flair |" in readme(card, 1) and "| in its place | 0 |" in readme(CARD, 1)

@@ -23,12 +23,21 @@ class RandomModalityDropout(RandomIntensity):
         probabilities: Of taking a channel away, in [0, 1), one for each channel.
         stand_ins: For each channel the one that is copied into its place; None, and where not given, for 0.
         kwargs: See `tio.Transform`.
+
+    Raises:
+        ConfigError: `stand_ins` are not one for each channel, or name a channel that there is not.
     """
 
     def __init__(self, *, probabilities: Sequence[float], stand_ins: StandIns | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.probabilities = tuple(probabilities)
-        self.stand_ins = stand_ins or [None] * len(self.probabilities)
+        channels = len(self.probabilities)
+        self.stand_ins = stand_ins or [None] * channels
+        if len(self.stand_ins) != channels or not {*self.stand_ins} <= {None, *range(channels)}:
+            raise ConfigError(
+                f"RandomModalityDropout: stand_ins={list(self.stand_ins)} must be null or a channel from 0 to "
+                f"{channels - 1} for each of the {channels} probabilities"
+            )
 
     def get_params(self, channels: int) -> Params:
         """Return "kept", C booleans: what stays; raise `ConfigError` for another number of channels."""
