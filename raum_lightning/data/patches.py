@@ -140,8 +140,7 @@ class VolumeDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         case = self.cases[index]
         image = torch.from_numpy(case.image).clone()
-        if not all(self.present):
-            fill_absent(image, self.present, self.stand_ins)
+        fill_absent(image, self.present, self.stand_ins)
         item = {"image": image, "case": case.id, "spacing": torch.tensor(case.spacing), "voxels": prod(case.shape)}
         if case.tumour is not None:
             item["label"] = torch.from_numpy(case.label).clone()
