@@ -6,8 +6,8 @@
     python benchmarks/ablation.py --root DIR --steps 2000 --size 128 --embed 768 --depth 12 --heads 12 --out runs/full
     python benchmarks/ablation.py --root DIR --steps 800 --size 48 --variants all --parallel 14 --out runs/parts
 
-Of 25 cases 6 are for testing and 19 train, the same for all variants, by patient and a hash of their ids. At one seed
-all variants of the network see the same patches in the same order: a variant that takes longer for a step sees the
+Of 25 cases 6 are for testing and 19 train, the same for all variants, by patient and a hash of their ids; or those that
+`--splits` names. At one seed all variants of the network see the same patches in the same order: a variant that takes longer for a step sees the
 first of them. The learning rate rises over the first 20th of the time (or steps) and falls by half a cosine to 0 at its
 end, whatever a step takes. The time is that of training, from the first request for a batch to the last step; prepared
 volumes are made before. With `--processor` it is the time that the training had a core, and each has one thread: then
@@ -23,7 +23,7 @@ of the process, or what the training took of the GPU where there is one.
 TorchIO's `Queue` with its own transforms, of like strength. The learning rate is the same for all: what suits one
 network best need not suit another.
 
-Each finished training is a line of OUT/runs.jsonl. Started again with the same options, only what is not there is
+Each finished training is a line of OUT/runs.jsonl, with the scores of each case. Started again with the same options, only what is not there is
 trained. OUT/table.md and OUT/table.json are written anew after each.
 """
 
@@ -45,7 +45,7 @@ from variants import NAMES, OURS, STOCK, Keys, MonaiLoss, Options, StockData, ne
 from raum_lightning import BratsDataModule, SegmentationModule
 from raum_lightning.atomic import append_text, write_json, write_text
 from raum_lightning.cases.discovery import find_cases
-from raum_lightning.cases.splits import Split, make_split
+from raum_lightning.cases.splits import Split, make_split, read_split
 from raum_lightning.cli.run_plan import lacks_bf16
 from raum_lightning.datasets import load
 from raum_lightning.phantom import write_phantoms
@@ -154,7 +154,7 @@ def train(name: str, seed: int, options: Options) -> dict[str, Any]:
     memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     memory = memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     trainer.test(module, datamodule=data, verbose=False)
-    scores = means(module, METRICS)
+    scores: dict[str, Any] = {"cases": module.case_scores} | means(module, METRICS)
     if options.without:
         data.without = tuple(options.without)
         trainer.test(module, datamodule=data, verbose=False)
@@ -226,7 +226,9 @@ def parse(words: Sequence[str] | None = None) -> Options:
     add("--processor", action="store_true", help="count the time of one core instead of that which passes")
     add("--parallel", type=int, default=1, help="processes; at once with --processor or --steps, else in turns")
     add("--without", nargs="+", default=[], choices=MODALITIES, help="also test with these modalities absent")
-    add("--test", type=int, default=2, help="number of test patients")
+    cases = parser.add_mutually_exclusive_group()
+    cases.add_argument("--test", type=int, default=2, help="number of test patients")
+    cases.add_argument("--splits", type=Path, help="a file with train and test, as data.splits; val trains too")
     for name, value in {"size": 64, "batch": 2, "embed": 96, "depth": 4, "heads": 4, "workers": 0}.items():
         add(f"--{name}", type=int, default=value)
     add("--lr", type=float, default=1e-3)
@@ -243,8 +245,11 @@ def prepare(options: Options) -> None:
         write_phantoms(options.root, cases=8, seed=0, shape=(96, 96, 80), dataset=load("brats2020"))
     cases = [case for case in find_cases(options.root) if case.label]
     options.out.mkdir(parents=True, exist_ok=True)
-    patients = len({case.patient for case in cases})
-    split = make_split(cases, folds=2, test_fraction=options.test / patients)
+    if options.splits:
+        split = read_split(options.splits, cases)
+    else:
+        patients = len({case.patient for case in cases})
+        split = make_split(cases, folds=2, test_fraction=options.test / patients)
     options.split = Split(sorted(split.train + split.val), [], split.test)
     options.split.save(options.out / "splits.json")
     free = ("variants", "seeds", "out", "prepared", "workers", "split", "parallel")
