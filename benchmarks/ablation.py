@@ -7,14 +7,14 @@
     python benchmarks/ablation.py --root DIR --steps 800 --size 48 --variants all --parallel 14 --out runs/parts
 
 Of 25 cases 6 are for testing and 19 train, the same for all variants, by patient and a hash of their ids; or those that
-`--splits` names. At one seed all variants of the network see the same patches in the same order: a variant that takes longer for a step sees the
-first of them. The learning rate rises over the first 20th of the time (or steps) and falls by half a cosine to 0 at its
-end, whatever a step takes. The time is that of training, from the first request for a batch to the last step; prepared
-volumes are made before. With `--processor` it is the time that the training had a core, and each has one thread: then
-other work on the machine makes it wait, and takes from it no more than caches and memory, and `--parallel 2` trains two
-at once. So it does with `--steps`, where time does not matter: one GPU holds a dozen small trainings. Else `--parallel
-2` has trainings take turns: one starts up, or tests, while the other trains. Only what ran beside each other compares:
-the same training made 538 steps on one day and 309 on another.
+`--splits` names. At one seed all variants of the network see the same patches in the same order: a variant that takes
+longer for a step sees the first of them. The learning rate rises over the first 20th of the time (or steps) and falls
+by half a cosine to 0 at its end, whatever a step takes. The time is that of training, from the first request for a
+batch to the last step; prepared volumes are made before. With `--processor` it is the time that the training had a
+core, and each has one thread: then other work on the machine makes it wait, and takes from it no more than caches and
+memory, and `--parallel 2` trains two at once. So it does with `--steps`, where time does not matter: one GPU holds a
+dozen small trainings. Else `--parallel 2` has trainings take turns: one starts up, or tests, while the other trains.
+Only what ran beside each other compares: the same training made 538 steps on one day and 309 on another.
 
 Scores are those of whole test cases: mean over cases, then mean and standard deviation over seeds. Memory is the peak
 of the process, or what the training took of the GPU where there is one.
@@ -23,8 +23,9 @@ of the process, or what the training took of the GPU where there is one.
 TorchIO's `Queue` with its own transforms, of like strength. The learning rate is the same for all: what suits one
 network best need not suit another.
 
-Each finished training is a line of OUT/runs.jsonl, with the scores of each case. Started again with the same options, only what is not there is
-trained. OUT/table.md and OUT/table.json are written anew after each.
+Each finished training is a line of OUT/runs.jsonl. Started again with the same options, only what is not there is
+trained. OUT/table.md and OUT/table.json are written anew after each, and OUT/<variant>-<seed>.json has the scores of
+its cases, for `raum compare`.
 """
 
 import argparse
@@ -48,6 +49,7 @@ from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cases.splits import Split, make_split, read_split
 from raum_lightning.cli.run_plan import lacks_bf16
 from raum_lightning.datasets import load
+from raum_lightning.metrics.evaluation import plain
 from raum_lightning.phantom import write_phantoms
 from raum_lightning.training.schedule import warmup_cosine
 
@@ -161,7 +163,7 @@ def train(name: str, seed: int, options: Options) -> dict[str, Any]:
         scores |= {f"absent_{key}": value for key, value in means(module, ("dice",)).items()}
     parameters = sum(parameter.numel() for parameter in module.network.parameters()) / 1e6
     cost = {"seconds": clock.took, "steps": clock.done, "gib": memory / 2**30, "parameters": parameters}
-    return {"variant": name, "seed": seed, "device": str(device), **cost, **scores}
+    return {"variant": name, "seed": seed, "rules": module.rules.name, "device": str(device), **cost, **scores}
 
 
 def means(module: SegmentationModule, metrics: Sequence[str]) -> dict[str, float]:
@@ -281,6 +283,13 @@ def results(tasks: Sequence[tuple[str, int]], options: Options) -> Iterator[dict
             yield future.result()
 
 
+def _save_cases(row: dict[str, Any], folder: Path) -> None:
+    name = f"{row['variant']}, seed {row['seed']}"
+    cases = {case: plain(scores) for case, scores in row["cases"].items()}
+    content = {"name": name, "rules": {"name": row["rules"]}, "cases": cases}
+    write_json(folder / f"{row['variant']}-{row['seed']}.json".replace(" ", "_").replace(",", ""), content)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     options = parse(words)
     prepare(options)
@@ -295,6 +304,7 @@ def main(words: Sequence[str] | None = None) -> None:
         table = summary(rows)
         write_json(options.out / "table.json", {"rows": table, "runs": rows})
         write_text(options.out / "table.md", markdown(table, options, row["device"]))
+        _save_cases(row, options.out)
         cost = f"{row['steps']} steps, {row['seconds']:.0f} s"
         print(f"{row['variant']}, seed {row['seed']}: Dice {row['dice_mean']:.3f}, {cost}", flush=True)
     print((options.out / "table.md").read_text())

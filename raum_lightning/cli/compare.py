@@ -21,13 +21,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="RESULTS",
-        help="JSON of `raum evaluate` or `raum cross-validate`, or a folder of the latter; the first is the reference",
+        help="JSON of `raum evaluate` or `raum cross-validate`, a folder of the latter, or the folder of a run that "
+        "`lightning test` has scored; the first is the reference",
     )
     add("--names", nargs="+", default=[], metavar="NAME", help="what to call them, in the same order")
     add(
         "--metrics", nargs="+", default=[], help="such as dice hd95 nsd_10 (default: those that the challenge ranks by)"
     )
-    add("--cleaned", action="store_true", help="take the masks after post-processing, of cross-validations")
+    add("--cleaned", action="store_true", help="take the masks after post-processing, where there are such")
     add("--out", type=Path, metavar="JSON", help="write everything here, and the tables beside it as Markdown")
     add("--figure", type=Path, help="draw the differences: .png, .pdf or .svg")
 

@@ -239,7 +239,7 @@ class RaumCLI(LightningCLI):
             # before the table, which it would else write over
             *([ProgressBar()] if shows else []),
             RunSummary(self.run_dir, best),
-            CaseTable(self.results.cases),
+            CaseTable(self.results, f"{self.run.path.parent.name}/{self.run.path.name}"),
             TrainedCases(),
             PredictionWriter(self.predictions),
             WandbRun(self.predictions, best),

@@ -16,7 +16,7 @@ class RunFolder:
     metrics.csv          losses, learning rate and Dice by step
     checkpoints/         best.ckpt (by `module.monitor`), last.ckpt and the one before it, previous.ckpt
     wandb/               offline runs and W&B's own files
-    validate/ test/      numbers and tables of the other verbs: cases.csv, metrics.csv
+    validate/ test/      numbers and tables of the other verbs: cases.csv, cases.json, metrics.csv
     predictions/         segmentations, <case id>.nii.gz or as the data set has it
     report.html          the page that `raum report` writes
     nonfinite-*.pt       a batch whose loss became NaN
@@ -104,6 +104,11 @@ class RunFolder:
     def cases(self) -> Path:
         """The scores of each case, in the folder of a verb."""
         return self.path / "cases.csv"
+
+    @property
+    def scores(self) -> Path:
+        """The same with the rules by which they were made, for `raum compare`."""
+        return self.path / "cases.json"
 
     def nonfinite(self, batch: int, rank: int) -> Path:
         """Return where a batch is kept whose loss became NaN."""

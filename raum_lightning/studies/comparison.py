@@ -24,8 +24,11 @@ from raum_lightning.metrics.evaluation import plain
 from raum_lightning.metrics.measures import METRICS
 from raum_lightning.metrics.statistics import bootstrap_interval
 from raum_lightning.postprocess.variants import figures
+from raum_lightning.runs.folder import RunFolder
+from raum_lightning.runs.study_folder import StudyFolder
 
 WRITER = "raum compare"
+READABLE = "the JSON of raum evaluate or cross-validate, or the folder of a run that `lightning test` has scored"
 # what differs by less is a tie: rounding
 SAME = 1e-9
 
@@ -34,7 +37,7 @@ Scores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Results:
-    """What `raum evaluate` or `raum cross-validate` found: scores by case, and the rules by which they were made."""
+    """What `raum evaluate`, `raum cross-validate` or `lightning test` found: scores by case, and by which rules."""
 
     name: str
     rules: str
@@ -42,11 +45,12 @@ class Results:
 
     @classmethod
     def read(cls, path: Path, *, cleaned: bool = False) -> "Results":
-        """Return the results in a JSON file, or in the folder of a cross-validation.
+        """Return the results in a JSON file, or in the folder of a cross-validation or of a run, of which its test's.
 
         Raises `EvaluationError` for another file, and where it has no `cleaned` masks.
         """
-        file = path / "results.json" if path.is_dir() else path
+        study, test = StudyFolder(path).results, RunFolder(path).of("test").scores
+        file = path if not path.is_dir() else test if test.exists() else study
         try:
             content = parse_json(file.read_bytes())
             chosen = content["cleaned"] if cleaned else content
@@ -56,10 +60,10 @@ class Results:
             own = file.parent.name if file.name == "results.json" else file.stem
             return cls(str(content.get("name", own)), str(content["rules"]["name"]), scores)
         except FileNotFoundError:
-            raise EvaluationError(f"{file}: no such file; give the JSON of raum evaluate or cross-validate") from None
+            raise EvaluationError(f"{file}: no such file; give {READABLE}") from None
         except (ValueError, LookupError, TypeError, AttributeError):
             lacks = "has no cleaned masks" if cleaned else "is not a result"
-            raise EvaluationError(f"{file}: {lacks}; give the JSON of raum evaluate or cross-validate") from None
+            raise EvaluationError(f"{file}: {lacks}; give {READABLE}") from None
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,8 @@ class Comparison:
 def compare(results: Sequence[Results], *, metrics: Sequence[str] = ()) -> Comparison:
     """Compare methods by `metrics`, where not given those of the rules' challenge: Dice and HD95, from 2023 by lesion.
 
+    Of the latter only those that all have, or Dice where they have neither.
+
     Raises:
         EvaluationError: Fewer than two results, two of one name, other rules, no common case, or a missing score.
     """
@@ -151,7 +157,7 @@ def compare(results: Sequence[Results], *, metrics: Sequence[str] = ()) -> Compa
     cases = tuple(sorted(set.intersection(*(set(one.scores) for one in results))))
     if not cases:
         raise EvaluationError(f"{' and '.join(names)} have no case in common")
-    table = dict(_table(results, cases, metrics or figures(find_rules(results[0].rules))[:2]))
+    table = dict(_table(results, cases, metrics or _ranked_by(results)))
     found = [
         _difference((names[a], names[b]), key, scores[a], scores[b])
         for a, b in combinations(range(len(names)), 2)
@@ -214,6 +220,13 @@ def _table(
         for name in common:
             rows = [[one.scores[case].get(name, math.nan) for case in cases] for one in results]
             yield (metric, name.rpartition("_")[2]), np.array(rows)
+
+
+def _ranked_by(results: Sequence[Results]) -> Sequence[str]:
+    """Return the two metrics that the challenge ranks by; where not all have both, what they have of them, or Dice."""
+    ranked = figures(find_rules(results[0].rules))[:2]
+    found = [{name.rpartition("_")[0] for row in one.scores.values() for name in row} for one in results]
+    return [name for name in dict.fromkeys((*ranked, "dice")) if all(name in one for one in found)][:2] or ranked
 
 
 def _difference(

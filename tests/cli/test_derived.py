@@ -14,6 +14,9 @@ from raum_lightning.datasets import presets
 from tests.helpers import EXPERIMENTS
 from tests.helpers.cases import write_brats, write_brats_cases
 
+# by `test` with a logger
+WRITTEN = {"cases.csv", "cases.json", "metrics.csv"}
+
 UNETR, DEBUG = str(EXPERIMENTS / "unetr.yaml"), str(EXPERIMENTS / "debug.yaml")
 
 
@@ -134,9 +137,9 @@ def test_results_go_where_they_were_asked_for(
     before = sorted(path for path in (tmp_path / "theirs").rglob("*"))
     checkpoint = ["--ckpt_path", "theirs/debug/one/checkpoints/last.ckpt"]
     assert main(["test", *words, *csv, *checkpoint, "--run.root", "mine"]) == 0
-    assert {path.name for path in (tmp_path / "mine/debug/last/test").iterdir()} == {"cases.csv", "metrics.csv"}
+    assert {path.name for path in (tmp_path / "mine/debug/last/test").iterdir()} == WRITTEN
     assert main(["test", *words, *csv, *checkpoint, "--out", "scores"]) == 0
-    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"cases.csv", "metrics.csv"}
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == WRITTEN
     assert main(["predict", *words, *csv, *checkpoint, "--out", "masks"]) == 0
     assert {path.suffix for path in (tmp_path / "masks").iterdir()} <= {".gz", ".csv", ".txt", ".ctbl"}
     assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 2

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from raum_lightning.studies.comparison import Results
 from tests.helpers import ROOT
 from tests.helpers.cases import write_brats_cases
 
@@ -50,9 +51,17 @@ def test_it_trains_scores_and_continues(
     assert all(0 <= row["dice_mean"] <= 1 and row["hd95_mean"] >= 0 and row["gib"] > 0 for row in rows)
     split = json.loads(Path("out/splits.json").read_text())
     assert (len(split["train"]), split["val"], len(split["test"])) == (4, [], 2)
+    files = [Results.read(Path("out", name)) for name in ("v1-0.json", "v2_with_recipe-0.json", "monai_torchio-0.json")]
+    assert [one.name for one in files] == [f"{name}, seed 0" for name in variants]
+    assert all(sorted(one.scores) == split["test"] for one in files)
     lines = Path("out/table.md").read_text().splitlines()
     assert lines[0].startswith("2 steps each, 32^3, batch 2, 4 train and 2 test cases, cpu")
     assert [line.split("|")[1].strip() for line in lines[4:]] == variants
+    split |= {"val": split["train"][:1], "train": split["train"][1:]}
+    Path("own.json").write_text(json.dumps(split))
+    own = ablation.parse(["--root", root, "--out", "own", "--splits", "own.json"])
+    ablation.prepare(own)
+    assert (sorted(own.split.train), own.split.test) == (sorted(split["val"] + split["train"]), split["test"])
     with pytest.raises(SystemExit, match="out holds runs with another lr; give another --out"):
         ablation.main([*words, "--lr", "0.1"])
 

@@ -13,6 +13,7 @@ import torch
 
 from raum_lightning.cli import main
 from raum_lightning.postprocess import Postprocess
+from raum_lightning.studies.comparison import Results
 from tests.helpers.handmade import DEBUG, fit_handmade
 from tests.helpers.ranks import run, splits
 
@@ -90,6 +91,10 @@ def test_test_prints_raw_and_cleaned_rows_by_the_model_card(
     for masks, name in (("raw", "dice_wt"), ("cleaned", "cleaned/dice_wt")):
         assert any(f" {masks} " in line and f"{float(row[name]):.3f}" in line for line in shown.splitlines())
     assert f"cleaned by: {Postprocess.of(card(root, 'one')['postprocess'])}" in " ".join(shown.split())
+    for cleaned, name in ((False, "dice_wt"), (True, "cleaned/dice_wt")):
+        found = Results.read(Path("runs/debug/one"), cleaned=cleaned)
+        assert (found.name, found.rules) == ("debug/one", "brats2020")
+        assert found.scores[row["case"]]["dice_wt"] == pytest.approx(float(row[name]))
     assert main(["test", "-c", str(config), "--module.postprocess", "none"]) == 0
     assert "cleaned" not in capsys.readouterr().out and "cleaned/dice_wt" not in cases.read_text()
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from scipy import stats
 
 from raum_lightning.cli import main
 from raum_lightning.errors import EvaluationError
+from raum_lightning.metrics import find_rules
+from raum_lightning.runs.folder import RunFolder
 from raum_lightning.studies.comparison import Results, compare, holm, mean_ranks, wilcoxon
+from raum_lightning.training.callbacks.tables import CaseTable
 
 DICE = [0.50, 0.60, 0.70, 0.80, 0.90, 0.40]
 GAINS = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]
@@ -110,6 +114,40 @@ def test_what_cannot_be_compared() -> None:
         compare([a, results("b", DICE)], metrics=["nsd_10"])
     with pytest.raises(EvaluationError, match="'volume' does not say which"):
         compare([a, results("b", DICE)], metrics=["volume"])
+
+
+@pytest.mark.parametrize(
+    ("rules", "scores", "compared"),
+    [
+        ("brats2020", ("dice", "hd95", "nsd_10"), {"dice", "hd95"}),
+        ("brats2020", ("dice", "recall"), {"dice"}),
+        ("brats2023", ("dice", "hd95"), {"dice"}),
+        ("brats2023", ("lesion_dice", "lesion_hd95", "dice"), {"lesion_dice", "lesion_hd95"}),
+    ],
+)
+def test_without_metrics_the_challenges_are_compared(rules: str, scores: Sequence[str], compared: set[str]) -> None:
+    rows = {f"case{number}": {f"{score}_wt": number / 3 for score in scores} for number in range(3)}
+    found = compare([Results("a", rules, rows), Results("b", rules, rows)])
+    assert {one.metric for one in found.differences} == compared
+
+
+def test_a_run_is_read_by_the_scores_of_its_test(tmp_path: Path) -> None:
+    run = tmp_path / "runs/unetr/first"
+    run.mkdir(parents=True)
+    with pytest.raises(EvaluationError, match=r"first/results.json: no such file; .* a run that `lightning test` has"):
+        Results.read(run)
+    case = {"dice_wt": 0.5, "hd95_wt": math.inf, "flair/dice_wt": 0.25}
+    folder = RunFolder(run).of("test")
+    folder.path.mkdir()
+    for more, text in (({}, None), ({"cleaned/dice_wt": 0.75, "cleaned/hd95_wt": math.nan}, "cleaned")):
+        module = SimpleNamespace(case_scores={"a": case | more}, rules=find_rules("brats2023"), steps=text)
+        CaseTable(folder, "unetr/first").on_test_end(SimpleNamespace(is_global_zero=True), module)
+        assert Results.read(run) == Results("unetr/first", "brats2023", {"a": case})
+        if not more:
+            with pytest.raises(EvaluationError, match=r"cases.json: has no cleaned masks"):
+                Results.read(run, cleaned=True)
+    cleaned = Results.read(run, cleaned=True).scores["a"]
+    assert cleaned["dice_wt"] == 0.75 and math.isnan(cleaned["hd95_wt"]) and len(cleaned) == 2
 
 
 @pytest.mark.slow

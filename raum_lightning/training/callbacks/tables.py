@@ -1,7 +1,7 @@
-"""The table of cases after validation and test: printed, and kept as CSV."""
+"""The table of cases after validation and test: printed, and kept as CSV and JSON."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
@@ -9,9 +9,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from raum_lightning.atomic import write_csv
+from raum_lightning.atomic import write_csv, write_json
 from raum_lightning.metrics import DEFAULT, explain
+from raum_lightning.metrics.evaluation import plain, plain_rules
 from raum_lightning.metrics.statistics import mean
+from raum_lightning.runs.folder import RunFolder
 from raum_lightning.training.callbacks.attributes import scores_of
 from raum_lightning.training.callbacks.flair_baseline import FlairThreshold
 
@@ -27,28 +29,29 @@ Scores = dict[str, dict[str, float]]
 
 
 class CaseTable(pl.Callback):
-    """Prints the Dice of every case and the mean, and writes all metrics to `path`, CSV.
+    """Prints the Dice of every case and the mean, and writes all metrics to the folder of a verb.
 
     Scores come from `pl_module.case_scores`: case id to name to value. Every name that ends in `dice_<region>` is a
     column; what stands before it heads a group of columns. Where masks were cleaned too, a second table has the means
     of both.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: RunFolder, name: str) -> None:
+        self.folder, self.name = folder, name
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print and write on rank 0."""
         scores = scores_of(pl_module)
         if trainer.is_global_zero and scores:
+            rules = getattr(pl_module, "rules", DEFAULT)
             rows = ({"case": case, **row} for case, row in scores.items())
-            write_csv(self.path, ["case", *next(iter(scores.values()))], rows)
+            write_csv(self.folder.cases, ["case", *next(iter(scores.values()))], rows)
+            write_json(self.folder.scores, {"name": self.name, "rules": plain_rules(rules), **by_masks(scores)})
             console = Console()
             console.print(table(scores))
             if any(name.startswith(CLEANED) for name in next(iter(scores.values()))):
                 console.print(means(scores))
                 console.print(f"cleaned by: {getattr(pl_module, 'steps', '')}", style="dim")
-            rules = getattr(pl_module, "rules", DEFAULT)
             console.print(f"rules {rules}; dice: {explain('dice', rules)}", style="dim")
             if any("flair/dice_mean" in row for row in scores.values()):
                 console.print(BASELINE, style="dim")
@@ -57,6 +60,19 @@ class CaseTable(pl.Callback):
         """Do the same for `validate`; within `fit` the curves show it."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self.on_test_end(trainer, pl_module)
+
+
+def by_masks(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Return "cases", scores of raw masks by case, and in "cleaned" the same of cleaned masks where there are such."""
+    cleaned = {
+        case: plain({name.removeprefix(CLEANED): value for name, value in row.items() if name.startswith(CLEANED)})
+        for case, row in scores.items()
+    }
+    raw = {
+        case: plain({name: value for name, value in row.items() if not name.startswith(CLEANED)})
+        for case, row in scores.items()
+    }
+    return {"cases": raw} | ({"cleaned": {"cases": cleaned}} if any(cleaned.values()) else {})
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> Table:
