@@ -56,6 +56,13 @@ def unetr() -> TrainedNetwork:
 
 
 @pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, float, float]]:
+    """`unetr()` in each format: the file, alone in its folder, and what `write` returned."""
+    paths = {suffix: tmp_path_factory.mktemp(suffix[1:]) / f"model{suffix}" for suffix in SUFFIXES}
+    return {suffix: (path, *write(unetr(), path)) for suffix, path in paths.items()}
+
+
+@pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint of a few steps, and the folder of one of its cases."""
     here = tmp_path_factory.mktemp("export")
@@ -84,12 +91,11 @@ def test_the_card_holds_the_scores(trained: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_logits_and_model_card_survive(suffix: str, tmp_path: Path) -> None:
-    ours, path = unetr(), tmp_path / f"model{suffix}"
-    difference, largest = write(ours, path)
+def test_logits_and_model_card_survive(suffix: str, written: dict[str, tuple[Path, float, float]]) -> None:
+    ours, (path, difference, largest) = unetr(), written[suffix]
     again = open_network(path, trust_code=True)
     assert again.card == REGIONS
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(path.parent.iterdir()) == [path]
     for batch in (1, 2, 5):
         image = torch.randn(batch, 2, 16, 8, 8)
         with torch.inference_mode():
@@ -98,13 +104,11 @@ def test_logits_and_model_card_survive(suffix: str, tmp_path: Path) -> None:
     assert difference <= 1e-4 and largest > 0.1
 
 
-def test_other_programs_read_the_card(tmp_path: Path) -> None:
-    write(unetr(), tmp_path / "model.onnx")
-    write(unetr(), tmp_path / "model.safetensors")
-    model = onnx.load(tmp_path / "model.onnx")
+def test_other_programs_read_the_card(written: dict[str, tuple[Path, float, float]]) -> None:
+    model = onnx.load(written[".onnx"][0])
     (text,) = (entry.value for entry in model.metadata_props if entry.key == "model_card")
     assert [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim] == [0, 2, 16, 8, 8]
-    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+    with safe_open(written[".safetensors"][0], "pt") as file:
         assert file.metadata()["model_card"] == text
         assert json.loads(file.metadata()["network"]) == SPEC
     values = json.loads(text)
@@ -252,14 +256,12 @@ def test_a_missing_onnxruntime_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         open_network(tmp_path / "model.onnx")
 
 
-def test_a_program_is_of_the_plain_network(tmp_path: Path) -> None:
-    plain, fast = unetr(), unetr()
+def test_a_program_is_of_the_plain_network(written: dict[str, tuple[Path, float, float]], tmp_path: Path) -> None:
+    fast = unetr()
     accelerate(fast.network, "cpu")
-    programs = []
-    for number, one in enumerate((plain, fast)):
-        write(one, tmp_path / f"{number}.pt2")
-        programs.append(torch.export.load(tmp_path / f"{number}.pt2").graph_module.code)
-    assert programs[0] == programs[1]
+    write(fast, tmp_path / "fast.pt2")
+    plain, other = (torch.export.load(path).graph_module.code for path in (written[".pt2"][0], tmp_path / "fast.pt2"))
+    assert plain == other
 
 
 def test_a_network_that_returns_other_channels_than_its_card_says_is_named(tmp_path: Path) -> None:
