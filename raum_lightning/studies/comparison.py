@@ -49,8 +49,7 @@ class Results:
 
         Raises `EvaluationError` for another file, and where it has no `cleaned` masks.
         """
-        study, test = StudyFolder(path).results, RunFolder(path).of("test").scores
-        file = path if not path.is_dir() else test if test.exists() else study
+        file = _inside(path) if path.is_dir() else path
         try:
             content = parse_json(file.read_bytes())
             chosen = content["cleaned"] if cleaned else content
@@ -64,6 +63,16 @@ class Results:
         except (ValueError, LookupError, TypeError, AttributeError):
             lacks = "has no cleaned masks" if cleaned else "is not a result"
             raise EvaluationError(f"{file}: {lacks}; give {READABLE}") from None
+
+
+def _inside(folder: Path) -> Path:
+    """Return the file of results in the folder of a cross-validation or of a run."""
+    places = StudyFolder(folder).results, RunFolder(folder).of("test").scores
+    for place in places:
+        if place.exists():
+            return place
+    neither = " nor ".join(str(place.relative_to(folder)) for place in places)
+    raise EvaluationError(f"{folder}: has neither {neither}; give {READABLE}")
 
 
 @dataclass(frozen=True)

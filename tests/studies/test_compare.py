@@ -134,7 +134,9 @@ def test_without_metrics_the_challenges_are_compared(rules: str, scores: Sequenc
 def test_a_run_is_read_by_the_scores_of_its_test(tmp_path: Path) -> None:
     run = tmp_path / "runs/unetr/first"
     run.mkdir(parents=True)
-    with pytest.raises(EvaluationError, match=r"first/results.json: no such file; .* a run that `lightning test` has"):
+    with pytest.raises(
+        EvaluationError, match=r"first: has neither results.json nor test.cases.json; give .* `lightning test`"
+    ):
         Results.read(run)
     case = {"dice_wt": 0.5, "hd95_wt": math.inf, "flair/dice_wt": 0.25}
     folder = RunFolder(run).of("test")
