@@ -56,7 +56,7 @@ class Results:
             scores = {
                 case: {name: _number(value) for name, value in row.items()} for case, row in chosen["cases"].items()
             }
-            own = file.parent.name if file.name == "results.json" else file.stem
+            own = file.parent.name if file == StudyFolder(file.parent).results else file.stem
             return cls(str(content.get("name", own)), str(content["rules"]["name"]), scores)
         except FileNotFoundError:
             raise EvaluationError(f"{file}: no such file; give {READABLE}") from None
