@@ -25,7 +25,7 @@ FILE = "is a file where a folder is expected"
         (["evaluate", "--predictions", "cases", "--references", "file"], f"file: {FILE}"),
         (["init", "file"], "file"),
         (["report", "file"], "file is no folder; give another name"),
-        (["compare", "folder", "folder"], "no such file; give the JSON"),
+        (["compare", "folder", "folder"], "folder: has neither results.json nor test/cases.json"),
         (["segment", "--checkpoint", "folder", "--case", "cases", "--out", "a.nii.gz"], "folder: is "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
