@@ -12,6 +12,9 @@ from raum_lightning.training.background import Background
 
 Scores = dict[str, float]
 
+# before the names of the scores of cleaned masks
+CLEANED = "cleaned/"
+
 
 class CaseScoring(Background):
     """Scores the cases of batches in the background and counts each in metrics."""
@@ -50,7 +53,7 @@ def _count(
     metrics: SegmentationMetrics, raw: torch.Tensor, target: torch.Tensor, cleaned: torch.Tensor | None, **case: Any
 ) -> None:
     beside = {} if cleaned is None else metrics.score(cleaned, target, spacing=case["spacing"], voxels=case["voxels"])
-    case |= {f"cleaned/{name}": value for name, value in beside.items()}
+    case |= {f"{CLEANED}{name}": value for name, value in beside.items()}
     metrics.update(raw, target, **case)
 
 

@@ -16,14 +16,12 @@ from raum_lightning.metrics.statistics import mean
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.training.callbacks.attributes import scores_of
 from raum_lightning.training.callbacks.flair_baseline import FlairThreshold
+from raum_lightning.training.scoring import CLEANED
 
 # of FlairThreshold: where configurations of the release before look for it
 __all__ = ["CaseTable", "FlairThreshold", "table"]
 
 BASELINE = "flair: voxels brighter than a threshold on FLAIR, the best one on the training cases for each region."
-
-# before the names of the scores of cleaned masks
-CLEANED = "cleaned/"
 
 Scores = dict[str, dict[str, float]]
 
