@@ -51,6 +51,7 @@ from raum_lightning.cli.run_plan import lacks_bf16
 from raum_lightning.datasets import load
 from raum_lightning.metrics.evaluation import plain
 from raum_lightning.phantom import write_phantoms
+from raum_lightning.signals import end_after_parent
 from raum_lightning.training.schedule import warmup_cosine
 
 MODALITIES = ("flair", "t1ce", "t2")
@@ -268,8 +269,10 @@ def at_once(options: Options) -> bool:
     return options.processor or options.steps is not None
 
 
-def take_turns(turn: Any) -> None:
+def begin(turn: Any) -> None:
+    """Take turns with the other processes, and end with the one that started this."""
     Clock.turn = turn
+    end_after_parent()
 
 
 def results(tasks: Sequence[tuple[str, int]], options: Options) -> Iterator[dict[str, Any]]:
@@ -278,7 +281,7 @@ def results(tasks: Sequence[tuple[str, int]], options: Options) -> Iterator[dict
     turn = None if at_once(options) else context.Lock()
     tasks_each = None if torch.cuda.is_available() else 1  # the peak of a GPU's memory is asked for each training
     # not a Pool, whose processes may not have the loader's as children
-    with ProcessPoolExecutor(options.parallel, context, take_turns, (turn,), max_tasks_per_child=tasks_each) as pool:
+    with ProcessPoolExecutor(options.parallel, context, begin, (turn,), max_tasks_per_child=tasks_each) as pool:
         for future in as_completed([pool.submit(train, *task, options) for task in tasks]):
             yield future.result()
 

@@ -52,7 +52,11 @@ def leave_to_parent() -> None:
     if hasattr(signal, "sigwaitinfo"):  # on macOS and Windows nobody could tell who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=_end_with_parent, daemon=True).start()
-    # last, as threads take over what is blocked
+    end_after_parent()  # last, as threads take over what is blocked
+
+
+def end_after_parent() -> None:
+    """End this process once the one that started it has ended: that may be killed, and nobody else would."""
     Thread(target=_end_after_parent, daemon=True).start()
 
 
@@ -66,7 +70,7 @@ def _end_with_parent() -> None:
 
 def _end_after_parent() -> None:
     if parent := parent_process():
-        parent.join()  # it may have been killed, and nobody else would end this process
+        parent.join()
         os._exit(1)
 
 
