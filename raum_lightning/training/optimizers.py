@@ -111,8 +111,9 @@ class Recipe:
 def parameter_groups(module: nn.Module, *, no_decay: bool, layer_decay: float) -> list[dict[str, Any]]:
     """Return a group for each pair of weight decay and learning rate: one where neither differs.
 
-    With `no_decay`, vectors and position embeddings have weight decay 0. With `layer_decay` d and L blocks, block i of
-    `vit.blocks`, from 0, has `lr_scale` d^(L - i), what lies before it d^(L + 1), and the decoder 1.
+    With `no_decay`, vectors, along whichever axis, and position embeddings have weight decay 0. With `layer_decay` d
+    and L blocks, block i of `vit.blocks`, from 0, has `lr_scale` d^(L - i), what lies before it d^(L + 1), and the
+    decoder 1.
 
     Raises:
         ConfigError: `layer_decay` is not 1 and there is no `vit.blocks`.
@@ -123,7 +124,8 @@ def parameter_groups(module: nn.Module, *, no_decay: bool, layer_decay: float) -
         raise ConfigError(f"module.layer_decay={layer_decay} is for networks with vit.blocks: leave it out")
     groups: dict[tuple[bool, float], list[Tensor]] = {}
     for name, parameter in parameters.items():
-        plain = no_decay and (parameter.ndim <= 1 or name.endswith("pos_embed"))
+        vector = parameter.numel() == max(parameter.shape, default=1)
+        plain = no_decay and (vector or name.endswith("pos_embed"))
         groups.setdefault((plain, layer_decay ** _layers_behind(name, depth)), []).append(parameter)
     return [
         {"params": group} | ({"weight_decay": 0.0} if plain else {}) | ({"lr_scale": scale} if scale < 1 else {})

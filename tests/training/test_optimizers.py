@@ -14,7 +14,7 @@ from raum_lightning.errors import ConfigError
 from raum_lightning.training.optimizers import MuonAdamW, follow_schedule, parameter_groups
 from raum_lightning.training.schedule import warmup_polynomial
 from tests.helpers import DEBUG
-from tests.helpers.networks import small
+from tests.helpers.networks import MODERN, modern, small
 
 
 def scales(layer_decay: float) -> dict[str, float]:
@@ -38,6 +38,16 @@ def test_vectors_and_positions_do_not_decay() -> None:
     free = {names[id(one)] for one in plain["params"]}
     assert {"vit.pos_embed", "vit.norm.weight", "vit.blocks.0.norm1.bias", "head.bias"} <= free
     assert all(names[id(one)].endswith("weight") and one.ndim > 1 for one in decaying["params"])
+
+
+def test_nor_do_the_factors_of_the_modern_network() -> None:
+    network = modern(**MODERN)
+    decaying, plain = parameter_groups(network, no_decay=True, layer_decay=1.0)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    free = {names[id(one)] for one in plain["params"]}
+    assert {f"projections.{level}.factor" for level in range(3)} | {"vit.blocks.0.scale1.factor"} <= free
+    assert plain["weight_decay"] == 0
+    assert all(names[id(one)].endswith("weight") for one in decaying["params"])
 
 
 def test_the_rate_falls_towards_the_input() -> None:
