@@ -19,7 +19,7 @@ from raum_lightning.cases.background import clear_background, cut_out
 from raum_lightning.cases.ids import check_id
 from raum_lightning.cases.nifti import Volume, read_channels, read_header, read_nifti, write_like
 from raum_lightning.cases.patients import patient_of
-from raum_lightning.datasets import DataSet
+from raum_lightning.datasets import DataSet, presets
 from raum_lightning.errors import CaseError, LabelError
 
 # begins the description in the header of the masks that this project writes
@@ -68,8 +68,18 @@ class Case:
 
     @property
     def patient(self) -> str:
-        """Who was examined: what the data set's `patient` finds in the id, else `patient_of`."""
-        found = re.fullmatch(self.dataset.patient, self.id) if self.dataset.patient else None
+        """Who was examined: what the data set's `patient` finds in the id, else `patient_of`.
+
+        Raises:
+            CaseError: `patient` of a data set of one's own does not fit the id, so that visits could part.
+        """
+        pattern = self.dataset.patient
+        found = re.fullmatch(pattern, self.id) if pattern else None
+        if pattern and not found and self.dataset.name not in presets():
+            raise CaseError(
+                f"case {self.id}: patient: {pattern} of data set {self.dataset.name} does not fit this id; it has to "
+                "fit whole ids, as in (p[0-9]+)_.*"
+            )
         return found[1] if found else patient_of(self.id)
 
     def files(self, modalities: Sequence[str]) -> list[Path]:
@@ -123,11 +133,13 @@ class Case:
         if isinstance(background, str) and background != "none":
             if self.brain is None:
                 raise CaseError(f"case {self.id}: no brain mask ({background}) in {self.folder}")
-            brain = read_nifti(self.brain).data
+            brain = read_nifti(self.brain)
         for path, names in by_file.items():
             targets = {channel: out[modality] for channel, modality in names.items() if modality in out}
             for channel, volume in read_channels(path, names, targets):
-                cut_out(volume.data, background, brain)
+                if brain is not None:
+                    brain.check_grid(volume)
+                cut_out(volume.data, background, None if brain is None else brain.data)
                 yield names[channel], cleaned(volume)
 
     def read_labelled(

@@ -81,11 +81,16 @@ def _nnunet(root: Path, content: Any) -> list[Case]:
         raise ConfigError(f"file_ending {content['file_ending']} is not NIfTI's")
     by_name = {str(name): value for name, value in content["labels"].items()}
     ignore = by_name.pop("ignore", None)
-    regions = {_plain(name): value for name, value in by_name.items() if isinstance(value, list)}
+    regions = {}
+    if any(isinstance(value, list) for value in by_name.values()):
+        # a region of one value may stand without brackets
+        members = {name: value if isinstance(value, list) else [value] for name, value in by_name.items()}
+        regions = {_plain(name): values for name, values in members.items() if values != [0]}
     labels = {value: name for name, value in by_name.items() if isinstance(value, int) and value}
-    names = {members[0]: name for name, members in regions.items() if len(members) == 1}
-    for value in sorted({value for members in regions.values() for value in members} - set(labels)):
-        labels[value] = names.get(value, f"label{value}")
+    if regions:
+        names = {members[0]: name for name, members in regions.items() if len(members) == 1}
+        found = sorted({value for members in regions.values() for value in members})
+        labels = {value: names.get(value, f"label{value}") for value in found}
     dataset = _described(root, content, labels, ignore=ignore)
     if regions:
         indices = dataset.indices

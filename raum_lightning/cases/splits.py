@@ -87,7 +87,9 @@ def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
             content = content[fold]
         split = Split(*(sorted(map(str, _ids(key, content.get(key, [])))) for key in ("train", "val", "test")))
     except FileNotFoundError:
-        raise SplitError(f"{path}: no such file; data.splits is a JSON file with train, val and test") from None
+        raise SplitError(
+            f"{path}: no such file; data.splits, or `splits` of a data set, is a JSON file with train, val and test"
+        ) from None
     except IndexError:
         raise SplitError(f"{path}: has no fold {fold}") from None
     except (ValueError, AttributeError, TypeError) as error:

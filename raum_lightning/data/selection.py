@@ -82,8 +82,7 @@ class SelectedCases(pl.LightningDataModule):
             rank_zero_info(f"{len(without)} cases have no mask and are left out: {', '.join(without[:5])}")
         if announce and (patients := len({case.patient for case in labelled})) < len(labelled):
             rank_zero_info(f"{len(labelled)} cases of {patients} patients: all visits of a patient stay in one part")
-        own = self.root / self.dataset.splits if self.dataset.splits else None
-        if splits := self.splits or (own if own and own.is_file() else None):
+        if splits := self.splits or self._own_splits:
             self.split = read_split(splits, labelled, fold=self.fold)
             if announce:
                 rank_zero_info(f"split: {splits}, fold {self.fold}")
@@ -92,6 +91,14 @@ class SelectedCases(pl.LightningDataModule):
         used = {*self.split.train, *self.split.val, *self.split.test}
         self.cases = {case.id: case for case in labelled if case.id in used}
         self.weights = weights_of(self.split.train, self.case_weights, {*self.cases, *self.exclude})
+
+    @property
+    def _own_splits(self) -> Path | None:
+        """The file that the data set names; a YAML of one's own has to be right, nnU-Net's may lie there or not."""
+        if not self.dataset.splits:
+            return None
+        path = self.root / self.dataset.splits
+        return path if self.dataset is self.declared or path.is_file() else None
 
     def _find(self, root: Path | None) -> list[Case]:
         """Return the cases below a folder that are not excluded; each folder is searched once."""

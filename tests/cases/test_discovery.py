@@ -256,10 +256,11 @@ def test_an_nnunet_folder_is_read_as_it_is(tmp_path: Path, declared: str) -> Non
     assert one.dataset.ignore == 3 and one.dataset.splits == "splits_final.json"
 
 
-def test_regions_of_nnunet_are_lists_of_values(tmp_path: Path) -> None:
+@pytest.mark.parametrize("enhancing", [[3], 3])
+def test_regions_of_nnunet_are_lists_of_values_or_single_ones(tmp_path: Path, enhancing: object) -> None:
     nnunet(
         tmp_path,
-        labels={"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]},
+        labels={"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": enhancing},
         regions_class_order=[1, 2, 3],
     )
     known = find_cases(tmp_path)[0].dataset
