@@ -122,9 +122,7 @@ class BratsDataModule(SelectedCases):
             rank_zero_info("data.edition is called data.dataset now; the old key will be removed in the next release")
         name = edition if edition is not None else dataset
         self.declared = name if name == "auto" else load(name)
-        classes = CLASSES
         if isinstance(self.declared, DataSet) and self.declared.labels:
-            classes = self.declared.classes
             check_names("modalities", modalities or self.declared.modalities, list(self.declared.images))
         if modalities is not None:
             # of a data set that is still to be recognised any name may be right
@@ -143,13 +141,6 @@ class BratsDataModule(SelectedCases):
         self.roi_size = roi_size
         self.batch_size = batch_size
         self.patches_per_epoch = patches_per_epoch
-        self.places = PatchPlaces(
-            roi_size,
-            foreground_probability=foreground_probability,
-            class_weights=class_weights,
-            classes=classes,
-            equal_classes=balanced,
-        )
         self.balanced = balanced
         self.case_weights = read_weights(case_weights)
         self.folds, self.fold, self.test_fraction = folds, fold, test_fraction
@@ -165,7 +156,14 @@ class BratsDataModule(SelectedCases):
         self.predicted: frozenset[str] = frozenset()
         # with fewer cases than ranks some have none
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        # last, as to know the modalities may take finding the cases
+        # last, as to know modalities and classes may take finding the cases
+        self.places = PatchPlaces(
+            roi_size,
+            foreground_probability=foreground_probability,
+            class_weights=class_weights,
+            classes=self.dataset.classes if class_weights else CLASSES,
+            equal_classes=balanced,
+        )
         self.modality_dropout = modality_dropout or {}
         self.fill_absent = fill_absent or {}
         known = (self._modalities or self.modalities) if modality_dropout or fill_absent or without else ()

@@ -60,3 +60,18 @@ def check_batch(batch_size: int, patches_per_epoch: int, ranks: int = 1) -> None
         raise ConfigError(
             f"data.batch_size={batch_size} is larger than an epoch of data.patches_per_epoch={patches_per_epoch}{share}"
         )
+
+
+def background_of(batch: int, foreground_probability: float) -> int:
+    """Return how many patches of a balanced batch need not lie on tumour; nnU-Net rounds these, not the others."""
+    return round(batch * (1 - foreground_probability))
+
+
+def check_balanced(foreground_probability: float, batch: int) -> None:
+    """Raise `ConfigError` where a balanced batch is a single patch, or rounding leaves none of it on tumour."""
+    on = batch - background_of(batch, foreground_probability)
+    if 0 < foreground_probability < 1 and (on == 0 or batch == 1):
+        raise ConfigError(
+            f"data.balanced: with data.foreground_probability={foreground_probability}, {on} of the {batch} patches of "
+            "every batch over all ranks would lie on tumour; raise data.batch_size, or leave balanced out"
+        )

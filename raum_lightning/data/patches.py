@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_co
 
 from raum_lightning.data.absent import StandIns, fill_absent
 from raum_lightning.data.augment import SampledTransform, margin, samplable
-from raum_lightning.data.option_checks import check_batch
+from raum_lightning.data.option_checks import background_of, check_balanced, check_batch
 from raum_lightning.data.sampling import CaseOrder, PatchPlaces
 from raum_lightning.data.store import Prepared
 from raum_lightning.data.transport import SharedBatches
@@ -163,6 +163,9 @@ class PatchDataset(Dataset[dict[str, Any]]):
         transform: A TorchIO transform.
         raw: Leave patches as read, for `BatchAugmentation` to augment them on the device.
         seed: Decides, with the key, the patch and its augmentation.
+
+    Raises:
+        ConfigError: `batch` has no patch on tumour by rounding, or is one patch; or the transform leaves less than one.
     """
 
     def __init__(
@@ -188,6 +191,10 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self.margin = (0, 0, 0) if self.samplable else margin(self.transform, self.roi_size)
         self.raw = raw
         self.seed = seed
+        if batch is not None:
+            check_balanced(places.foreground_probability, batch)
+        if cases and not self.samplable:
+            self[0, 0]  # what a worker raised would come with its traceback
 
     def __len__(self) -> int:
         return self.patches_per_epoch
@@ -220,9 +227,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
             return None
         number, place = divmod(index, self.batch)
         order = np.random.default_rng((self.seed, epoch, number, self.batch)).permutation(self.batch)
-        # nnU-Net rounds the number of the others
-        others = round(self.batch * (1 - self.places.foreground_probability))
-        return bool(order[place] >= others)
+        return bool(order[place] >= background_of(self.batch, self.places.foreground_probability))
 
     def _transformed(
         self, volume: torch.Tensor, mask: torch.Tensor, start: Sequence[int], seed: int
@@ -233,7 +238,9 @@ class PatchDataset(Dataset[dict[str, Any]]):
         with torch.random.fork_rng(devices=[]):  # TorchIO samples from torch's global generator
             torch.default_generator.manual_seed(seed)
             subject = self.transform(subject)
-        return _centre(subject["image"].data, self.roi_size), _centre(subject["label"].data, self.roi_size)
+        image, label = subject["image"].data, subject["label"].data
+        _check_transformed(image, label, self.roi_size)
+        return _centre(image, self.roi_size), _centre(label, self.roi_size)
 
 
 def in_float32(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -257,6 +264,16 @@ def read_box(
     target = tuple(slice(a - first, max(a, b) - first) for (a, b), (first, _) in zip(inside, wanted, strict=True))
     box[:, *target] = volume[:, *(slice(a, max(a, b)) for a, b in inside)]
     return box
+
+
+def _check_transformed(image: torch.Tensor, label: torch.Tensor, size: Sequence[int]) -> None:
+    shapes = [tuple(one.shape[1:]) for one in (image, label)]
+    if len(label) != 1 or any(have < want for shape in shapes for have, want in zip(shape, size, strict=True)):
+        shown = " and ".join(" x ".join(map(str, one.shape)) for one in (image, label))
+        raise ConfigError(
+            f"data.augmentation: image and label are {shown} (C X Y Z) after it, which holds no patch of "
+            f"data.roi_size={list(size)} with one channel of classes; leave out what crops, resamples or encodes"
+        )
 
 
 def _centre(volume: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

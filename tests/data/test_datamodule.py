@@ -1,5 +1,6 @@
 """What the data module refuses before any case is read, and what its batches are without a trainer."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.datasets import presets
-from raum_lightning.errors import ConfigError, SplitError
-from tests.helpers.cases import AFFINE, write_brats
+from raum_lightning.errors import CaseError, ConfigError, SplitError
+from tests.helpers.cases import AFFINE, write_brats, write_msd
 
 
 def datamodule(root: Path, **options: Any) -> BratsDataModule:
@@ -35,8 +36,6 @@ def datamodule(root: Path, **options: Any) -> BratsDataModule:
         ({"test_fraction": -0.1}, r"data\.test_fraction=-0\.1 must be at least 0 and below 1"),
         ({"folds": 1}, r"data\.folds=1 must be 2 or more"),
         ({"fold": 5}, r"data\.fold=5 does not exist"),
-        ({"class_weights": {"WT": 1}}, "names WT; give NCR, ED, ET, RC"),
-        ({"class_weights": {"ET": -1}}, "class_weights gives ET the weight -1"),
         ({"case_weights": {"a": float("nan")}}, "case_weights gives a the weight nan"),
         ({"modalities": ["flair", "flair"]}, r"data\.modalities=\['flair', 'flair'\] must be some of"),
         ({"modalities": []}, r"data\.modalities=\[\] must be some of"),
@@ -52,6 +51,40 @@ def test_weights_of_unknown_cases_are_refused_before_any_is_prepared(brats: Path
     with pytest.raises(ConfigError, match=r"case_weights names BraTS20_Training_999"):
         data.prepare_data()
     assert not (brats.parent / "prepared").exists()
+
+
+def test_class_weights_name_the_classes_of_the_cases(tmp_path: Path) -> None:
+    write_msd(tmp_path / "cases", 3)
+    index = tmp_path / "cases/dataset.json"
+    labels = {"0": "background", "1": "ET", "2": "ED", "3": "core"}
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"labels": labels}))
+    assert datamodule(tmp_path / "cases", class_weights={"ET": 1}).places.class_weights == {1: 1}
+    for weights, message in (({"RC": 1}, "names RC; give ET, ED, core"), ({"ET": -1}, "gives ET the weight -1")):
+        with pytest.raises(ConfigError, match=f"class_weights {message}"):
+            datamodule(tmp_path / "cases", class_weights=weights)
+
+
+def test_visits_of_a_data_set_of_ones_own(tmp_path: Path) -> None:
+    """A pattern that fits no id, or splits that are not there, would let one visit train and another one test."""
+    about = {"images": {"flair": "{case}/scan"}, "mask": "{case}/seg", "labels": {1: "tumour"}}
+    for case in ("p1_a", "p1_b", "p2_a", "p2_b", "p3_a", "p3_b"):
+        (tmp_path / "cases" / case).mkdir(parents=True)
+        for role in ("scan", "seg"):
+            nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), AFFINE), tmp_path / "cases" / case / f"{role}.nii")
+
+    def select(**more: str) -> BratsDataModule:
+        (tmp_path / "own.yaml").write_text(json.dumps(about | more))
+        data = datamodule(tmp_path / "cases", dataset=str(tmp_path / "own.yaml"), folds=2, test_fraction=0.2)
+        data.select()
+        return data
+
+    split = select(patient="(p[0-9]+)_.").split
+    parts = [{name[:2] for name in part} for part in (split.train, split.val, split.test)]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 3
+    with pytest.raises(CaseError, match=r"case p1_a: patient: \(p\[0-9\]\+\) of data set own does not fit this id"):
+        select(patient="(p[0-9]+)")
+    with pytest.raises(SplitError, match=r"cases/final\.json: no such file; data\.splits, or `splits` of a data set"):
+        select(splits="final.json")
 
 
 @pytest.mark.parametrize("where", ["workers", "device"])

@@ -13,6 +13,7 @@ from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler, ShardSampler, read_box
 from raum_lightning.data.sampling import PatchPlaces
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
+from raum_lightning.errors import ConfigError
 from raum_lightning.labels import BACKGROUND
 
 MODALITIES = ("flair", "t1ce", "t2")
@@ -187,6 +188,28 @@ def test_every_balanced_batch_has_its_share_on_tumour(
             for index, wanted in enumerate(chosen, first):
                 assert not wanted or dataset_label(patches, (epoch, index)) != BACKGROUND
     assert len(patterns) > 1 or expected == batch
+
+
+@pytest.mark.parametrize(("batch", "share", "on"), [(1, 0.33, 0), (1, 0.5, 1), (2, 0.2, 0)])
+def test_a_balanced_batch_that_cannot_have_its_share(cases: list[Prepared], batch: int, share: float, on: int) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"data\.balanced: .*={share}, {on} of the {batch} patches .* data\.batch_size"
+    ):
+        dataset(cases, foreground=share, batch=batch)
+    dataset(cases, foreground=1.0, batch=batch)
+
+
+@pytest.mark.parametrize(
+    ("transform", "shown"),
+    [
+        (tio.CropOrPad(14), "3 x 14 x 14 x 14 and 1 x 14 x 14 x 14"),
+        (tio.OneHot(num_classes=4), "and 4 x 16 x 12 x 20"),
+    ],
+    ids=["crop", "one-hot"],
+)
+def test_a_transform_that_leaves_no_patch(cases: list[Prepared], transform: tio.Transform, shown: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.augmentation: .*{shown} \(C X Y Z\) .*roi_size=\[16, 12, 20\]"):
+        dataset(cases, transform=transform)
 
 
 def dataset_label(patches: PatchDataset, key: tuple[int, int]) -> int:
