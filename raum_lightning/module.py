@@ -26,7 +26,7 @@ from raum_lightning.runs.checkpoints import MODEL_CARD
 from raum_lightning.training.callbacks.average import CURRENT, AveragedWeights
 from raum_lightning.training.callbacks.search import PostprocessSearch
 from raum_lightning.training.checkpoint_io import EXPORT, VerifiedCheckpointIO
-from raum_lightning.training.data_fit import check_fit, check_outputs, outputs_of
+from raum_lightning.training.data_fit import check_classes, check_fit, check_outputs, outputs_of
 from raum_lightning.training.freezing import Frozen
 from raum_lightning.training.model_card import describe
 from raum_lightning.training.optimizers import Recipe
@@ -209,7 +209,7 @@ class SegmentationModule(WholeVolumeModule):
         if self.follows_rules:
             self.rules = find_rules(dataset.scoring)
         for metrics in (self.val_metrics, self.test_metrics):
-            metrics.follow(self.rules, self.regions)
+            metrics.follow(self.rules.of(dataset.classes), self.regions)
         self.steps.check(self.regions)
         if isinstance(self.loss, DiceCELoss):
             self.loss.follow(dataset)
@@ -289,6 +289,8 @@ class SegmentationModule(WholeVolumeModule):
         card = ModelCard.of_checkpoint(checkpoint)
         if data is not None and trainer is not None and not trainer.training and card is not None:
             data.check_trained(card.orientation, card.spacing)
+            if not trainer.predicting:
+                check_classes(card.classes, data.dataset)
         fitting = trainer is not None and trainer.training
         if card is not None and not fitting and self.postprocess in (None, SEARCH):
             self.steps = Postprocess.of(card.postprocess or {}, "the model card's postprocess")

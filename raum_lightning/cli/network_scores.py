@@ -98,7 +98,9 @@ def mean_scores(segmenter: "Segmenter", cases: Iterable["Case"], args: argparse.
     from raum_lightning.metrics import SegmentationMetrics, find_rules
 
     card = segmenter.card
-    metrics = SegmentationMetrics(args.metrics, rules=find_rules(args.rules), regions=card.region_indices)
+    metrics = SegmentationMetrics(
+        args.metrics, rules=find_rules(args.rules).of(card.classes), regions=card.region_indices
+    )
     for case in cases:
         labels = torch.from_numpy(segmenter.segment(case).labels)
         target, affine = case.read_label()

@@ -219,7 +219,8 @@ def score_pair(
         return str(error)
     names = list(dict.fromkeys([*metrics, PRESENT]))
     dataset = reference.dataset
-    chosen: dict[str, Any] = {"classes": classes, "rules": rules, "regions": dataset.regions, "names": dataset.classes}
+    chosen: dict[str, Any] = {"classes": classes, "regions": dataset.regions, "names": dataset.classes}
+    chosen["rules"] = rules.of(dataset.classes)
     scores = score(guess, target, metrics=names, spacing=voxel_size(affine), **chosen)
     if prediction is None:
         for name in scores:

@@ -49,14 +49,27 @@ class MaskFile:
         return self.found
 
     def beside(self, reference: "MaskFile") -> "MaskFile":
-        """Return a prediction with the data set of its reference where its own is not known, or is the same by name."""
+        """Return a prediction with the data set of its reference where its own is not known, or is the same by name.
+
+        Raises:
+            EvaluationError: Its data set has classes that the reference's does not know.
+        """
         known = reference.dataset
         if self.found is None:
             # 4 of BraTS 2024 was declared for the reference: here it may mean what it did in 2020
             known = load("brats2023") if known.name == "brats2024" else known
             return replace(self, found=known, known_by="reference")
         # what dataset.json of MSD Task01 says of its values holds for predictions too
-        return replace(self, found=known) if self.found.name == known.name else self
+        if self.found.name == known.name:
+            return replace(self, found=known)
+        ours, theirs = self.found.classes, known.classes
+        if not (set(ours) <= set(theirs) or ours[: len(theirs)] == theirs):
+            raise EvaluationError(
+                f"{self.path}: has the classes {', '.join(ours[1:])} (it is {self}), its reference {reference.path} "
+                f"{', '.join(theirs[1:])} (it is {reference}); where the prediction has these too, give "
+                "--dataset-predictions"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -139,13 +152,20 @@ def find_masks(root: Path, dataset: str = "auto") -> dict[str, MaskFile]:
 
 
 def read_pair(prediction: MaskFile, reference: MaskFile) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.float64]]:
-    """Return class indices X Y Z of both, and their affine.
+    """Return class indices X Y Z of both, those of the reference's data set, and their affine.
 
     Raises `CaseError` or `LabelError` where one cannot be read, or they lie on different grids.
     """
     guess, volume = read_mask(prediction, "predictions")
     truth, other = read_mask(reference, "references")
     volume.check_grid(other)
+    ours, theirs = prediction.dataset.classes, reference.dataset.classes
+    if ours != theirs[: len(ours)]:
+        # what the reference does not know keeps an index that none of its classes has
+        table = np.arange(256, dtype=np.uint8)
+        for index, name in enumerate(ours):
+            table[index] = theirs.index(name) if name in theirs else index
+        guess = torch.from_numpy(table[guess.numpy()])
     return guess, truth, other.affine
 
 

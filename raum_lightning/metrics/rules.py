@@ -21,18 +21,18 @@ github.com/rachitsaluja/BraTS-2023-Metrics, `eval.py`; github.com/rachitsaluja/B
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from raum_lightning.errors import ConfigError
-from raum_lightning.labels import ED, ET, NCR, RC
+from raum_lightning.labels import CLASSES, ED, ET, NCR, RC
 
 Members = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """One column of the table; regions are told apart by the class indices that they are made of.
+    """One column of the table; regions are told apart by the class indices that they are made of, see `of`.
 
     Args:
         name: What users choose by.
@@ -78,6 +78,25 @@ class Rules:
     def small_in(self, region: Members) -> float:
         """The volume in mm³ up to which a region's lesions are left out."""
         return self.small_mm3_of.get(region, self.small_mm3)
+
+    def of(self, classes: Sequence[str]) -> "Rules":
+        """Return these rules, which stand here by the indices of `labels`, by those of a data set with these classes.
+
+        Classes, background first, are told by name; what is said of a class that it has not is left out.
+        """
+        if tuple(classes) == CLASSES[: len(classes)]:
+            return self
+        index = {CLASSES.index(name): place for place, name in enumerate(classes) if name in CLASSES}
+
+        def known(members: Iterable[Members]) -> dict[Members, Members]:
+            return {one: tuple(map(index.__getitem__, one)) for one in members if index.keys() >= set(one)}
+
+        return replace(
+            self,
+            reach_of={new: self.reach_of[old] for old, new in known(self.reach_of).items()},
+            small_mm3_of={new: self.small_mm3_of[old] for old, new in known(self.small_mm3_of).items()},
+            joins={new: tuple(known(self.joins[old]).values()) for old, new in known(self.joins).items()},
+        )
 
     @property
     def absent_text(self) -> str:

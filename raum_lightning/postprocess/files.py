@@ -42,7 +42,9 @@ class Files:
             _probabilities(self.probabilities).check(self.probabilities, prediction.numpy(), dataset)
             decide = partial(self._decide, self.probabilities)
         masks = prediction.numpy(), target.numpy()
-        return Variants(*masks, self.rules, spacing=voxel_size(affine), dataset=dataset, decide=decide)
+        return Variants(
+            *masks, self.rules.of(dataset.classes), spacing=voxel_size(affine), dataset=dataset, decide=decide
+        )
 
     def _decide(self, path: Path, thresholds: Thresholds) -> Labels:
         return _probabilities(path).labels(self.reference.dataset, thresholds)

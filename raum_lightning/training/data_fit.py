@@ -70,6 +70,16 @@ def check_outputs(outputs: int, mode: str, dataset: DataSet, *, fewer: bool = Fa
         )
 
 
+def check_classes(trained: Sequence[str], dataset: DataSet) -> None:
+    """Raise `ConfigError` where a mask of the data set has other classes in the places of those that were trained."""
+    shared = min(len(trained), len(dataset.classes))
+    if tuple(trained[:shared]) != dataset.classes[:shared]:
+        raise ConfigError(
+            f"the checkpoint was trained on the classes {', '.join(trained[1:])}, those of {dataset.name} are "
+            f"{', '.join(dataset.classes[1:])}: write masks with `raum segment` and score them with `raum evaluate`"
+        )
+
+
 def check_ignored(loss: nn.Module, dataset: DataSet) -> None:
     """Raise `ConfigError` where the loss would count voxels that the data set ignores."""
     if dataset.ignore is None or isinstance(loss, DiceCELoss) or getattr(loss, "ignore_index", None) == IGNORED:

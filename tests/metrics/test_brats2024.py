@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, generate_binary_structure, label
 
-from raum_lightning.labels import ED, ET, NCR, RC
+from raum_lightning.labels import CLASSES, ED, ET, NCR, RC
 from raum_lightning.metrics import RULES, score
 from raum_lightning.metrics.surface import hd95
 from tests.helpers.pairs import Labels, blob, predicted, same, tumour
@@ -229,3 +229,25 @@ def test_the_pairs_are_what_they_are_named_for() -> None:
     assert lesions("two merged into one", "et") == (2, 0, 0)
     assert lesions("joined by necrosis", "et") == (1, 0, 0)
     assert lesions("cavity missed", "rc") == (0, 0, 1)
+
+
+def test_tissues_are_told_by_name() -> None:
+    """In a data set that lists ET first, ET has the reach and the smallest volume of ET."""
+    rules = RULES["brats2024"].of(("background", "ET", "SNFH", "NCR"))
+    assert [rules.reach_in((index,)) for index in (1, 2, 3)] == [3, 3, 5]
+    assert [rules.small_in((index,)) for index in (1, 2, 3)] == [10, 20, 20]
+    assert rules.joins == {(3,): ((1,),), (1,): ((3,),)}
+    assert RULES["brats2024"].of(("background", "NCR", "ED", "ET")) is RULES["brats2024"]
+    order = np.array([0, 3, 2, 1, 4], np.uint8)
+    for name in ("joined by necrosis", "10 voxels false", "20 voxels missed"):
+        there, here = (
+            score(
+                *(torch.from_numpy(table[mask]) for mask in BUILT[name]),
+                metrics=METRICS,
+                spacing=(1, 1, 1),
+                rules=RULES["brats2024"].of([CLASSES[index] for index in table]),
+                regions={"ET": (int(table[ET]),), "NETC": (int(table[NCR]),)},
+            )
+            for table in (np.arange(5, dtype=np.uint8), order)
+        )
+        assert all(same(here[metric], there[metric]) for metric in there)

@@ -374,3 +374,25 @@ def test_work_is_shared_with_this_process_and_comes_in_order() -> None:
     assert [number for number, _ in outcomes] == [*range(40)] and [number for number, _ in again] == [0, 1, 2]
     # the other process starts while this one is done with most
     assert os.getpid() in {process for _, process in outcomes} and len({process for _, process in outcomes}) <= 2
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_classes_are_told_by_name(brats: Path, tmp_path: Path, wrong: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same voxels in the values of another data set, whose classes have another order or are other ones."""
+    labels = {5: "tumour", 6: "cyst", 7: "bone"} if wrong else {5: "ET", 6: "NCR", 7: "ED"}
+    about = {"images": {"flair": "{case}_flair"}, "mask": "{case}_mask", "labels": labels}
+    (tmp_path / "own.yaml").write_text(json.dumps(about))
+    values = np.array([0, 6, 7, 5], np.uint8)  # background, NCR, ED, ET
+    for number, case in enumerate(BRATS, 1):
+        write(tmp_path / "p" / f"{case}_seg.nii.gz", shifted(number, 0))
+        (tmp_path / "r").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(values[shifted(number, 0)], AFFINE), tmp_path / "r" / f"{case}_mask.nii.gz")
+        nib.save(nib.Nifti1Image(tiny_volumes(number)[0]["flair"], AFFINE), tmp_path / "r" / f"{case}_flair.nii.gz")
+    words = ["--dataset-references", tmp_path / "own.yaml", "--metrics", "dice", "--out", tmp_path / "m.json"]
+    assert command(tmp_path / "p", tmp_path / "r", *words) == (2 if wrong else 0)
+    if wrong:
+        said = capsys.readouterr().err
+        assert "has the classes NCR, ED, ET (it is brats2020, by file name)" in said and "--dataset-predictions" in said
+    else:
+        summary = json.loads((tmp_path / "m.json").read_text())["summary"]
+        assert [summary[f"dice_{name}"]["mean"] for name in ("et", "ncr", "ed")] == [1, 1, 1]

@@ -105,7 +105,9 @@ def _segmented(trainer: pl.Trainer, module: Any) -> dict[str, Variants]:
         columns = batch["case"], masks, batch["label"], batch["spacing"].tolist()
         for case, *both, (x, y, z) in zip(*columns, strict=True):
             prediction, target = (labels.to(torch.uint8).cpu().numpy() for labels in both)
-            found[case] = Variants(prediction, target, module.rules, spacing=(x, y, z), dataset=dataset)
+            found[case] = Variants(
+                prediction, target, module.rules.of(dataset.classes), spacing=(x, y, z), dataset=dataset
+            )
     module.train(training)
     return found
 
