@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from raum_lightning.atomic import expanded
 from raum_lightning.datasets import DataSet
 from raum_lightning.errors import CheckpointError, ConfigError, UserError
 from raum_lightning.inference.card import ModelCard
@@ -138,6 +139,8 @@ class SegmentationModule(WholeVolumeModule):
             schedule=schedule,
         )
         self.init_from = init_from
+        # the file, and the cases of this data set that trained its weights
+        self.started_from: tuple[Path, frozenset[str]] | None = None
         self.frozen = Frozen(network, freeze, thaw_after)
         self.average = None if ema is None else AveragedWeights(ema)
         self.monitor = monitor
@@ -197,10 +200,12 @@ class SegmentationModule(WholeVolumeModule):
         """Load the weights of `init_from`, once, for the modalities and classes of `data` (a `BratsDataModule`)."""
         if self.init_from is None:
             return
-        path, self.init_from = Path(self.init_from), None
+        path, self.init_from = expanded(self.init_from), None
         names = outputs_of(data.dataset, self.mode)
-        table = start_from(path, self.network, modalities=data.modalities, outputs=names)
-        for line in lines(path, table):
+        table, weights = start_from(path, self.network, modalities=data.modalities, outputs=names)
+        if weights.card is None or weights.card.dataset == data.dataset.name:
+            self.started_from = path, frozenset(weights.trained or ())
+        for line in lines(path, table, weights):
             rank_zero_info(line)
 
     def _follow(self, dataset: DataSet) -> None:

@@ -1,5 +1,6 @@
 """Weights to start a network from: a checkpoint, a safetensors file or a state dict of MONAI, opened as data alone."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.inference.card import ModelCard
-from raum_lightning.inference.exported import NETWORKS, SAFETENSORS
+from raum_lightning.inference.exported import NETWORK, NETWORKS, SAFETENSORS
 from raum_lightning.inference.hub import local
 from raum_lightning.inference.loading import network_weights
 from raum_lightning.models.monai import from_monai
@@ -30,10 +31,15 @@ _SHOWN = 6
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by name, and what is known of the network that they were; None where the file does not say."""
+    """Tensors by name, and what is known of the network that they were; None where the file does not say.
+
+    `img_size` is the size of its images, X Y Z in voxels, and `trained` the ids of the cases that trained it.
+    """
 
     tensors: dict[str, Tensor]
     card: ModelCard | None = None
+    img_size: Sequence[int] | None = None
+    trained: Sequence[str] | None = None
 
 
 def read_weights(path: Path) -> Weights:
@@ -52,8 +58,10 @@ def read_weights(path: Path) -> Weights:
     tensors = {str(name).removeprefix(_WRAPPED): one for name, one in state.items() if isinstance(one, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path}: holds no state dict, tensors by name, here or under {', '.join(_PLACES)}")
-    ours = network_weights(tensors, path.stat().st_size)
-    return Weights(ours, ModelCard.of_checkpoint(content)) if ours else Weights(tensors)
+    if not (ours := network_weights(tensors, path.stat().st_size)):
+        return Weights(tensors)
+    card = ModelCard.of_checkpoint(content)
+    return Weights(ours, card, card.roi_size if card else None, content.get("trained"))
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -70,7 +78,16 @@ def _read_safetensors(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: safetensors cannot read it ({error})") from error
-    return Weights(tensors, ModelCard.from_json(card) if card else None)
+    return Weights(tensors, ModelCard.from_json(card) if card else None, _img_size(path, metadata.get(NETWORK)))
+
+
+def _img_size(path: Path, network: str | None) -> Sequence[int] | None:
+    """Return the size of the images of a network that is described in JSON, where it says one."""
+    try:
+        size: Any = json.loads(network)["init_args"].get("img_size") if network else None
+        return None if size is None else [int(edge) for edge in size]
+    except (ValueError, LookupError, AttributeError, TypeError):
+        raise CheckpointError(f"{path}: does not say how its network is made, under {NETWORK}") from None
 
 
 def named_as_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -82,12 +99,15 @@ def named_as_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return from_monai(tensors) if f"vit.{_MONAI}" in tensors else dict(tensors)
 
 
-def start_from(path: Path, network: nn.Module, *, modalities: Sequence[str], outputs: Sequence[str]) -> Table:
-    """Load into `network` what fits of the weights in `path`, and return what became of each tensor.
+def start_from(
+    path: Path, network: nn.Module, *, modalities: Sequence[str], outputs: Sequence[str]
+) -> tuple[Table, Weights]:
+    """Load into `network` what fits of the weights in `path`; return what became of each tensor, and the weights.
 
     The layers that see the image take the weights of each modality by its name where the file says what it was trained
     on; where it does not, the same number of channels is taken to be the same ones, and any other number to be others,
-    each of which starts from the mean. The head is left out where the file says that its channels mean something else.
+    each of which starts from the mean. The head is left out where the file says that its channels mean something else:
+    of a network that is not one of this package, all tensors with as many rows as it has channels.
 
     Args:
         path: As for `read_weights`.
@@ -97,29 +117,39 @@ def start_from(path: Path, network: nn.Module, *, modalities: Sequence[str], out
 
     Raises:
         CheckpointError: The file cannot be read.
-        ConfigError: No tensor fits.
+        ConfigError: No tensor fits, or a network that is not adapted was trained on other modalities.
     """
     weights = read_weights(path)
     tensors, card = weights.tensors, weights.card
     target: Any = network
     try:
-        if isinstance(network, (UNETR, UNETRV2)):
+        if adapted := isinstance(network, (UNETR, UNETRV2)):
             tensors = named_as_ours(tensors)
+        elif card and card.modalities != tuple(modalities):
+            raise ConfigError(
+                f"was trained on {', '.join(card.modalities)}, in this order, and a {type(network).__name__} is not "
+                f"adapted to others: give data.modalities '[{', '.join(card.modalities)}]'"
+            )
         heads = {}
         if card and card.channels != tuple(outputs):
-            heads = {name: one for name, one in tensors.items() if name.startswith(_HEADS)}
+            rows = len(card.channels)
+            heads = {
+                name: one
+                for name, one in tensors.items()
+                if (name.startswith(_HEADS) if adapted else one.ndim and len(one) == rows)
+            }
         fitted, table = fit_weights(
             {name: one for name, one in tensors.items() if name not in heads},
             target,
             modalities=modalities,
             trained_on=card.modalities if card else _unnamed(tensors, network, modalities),
-            img_size=card.roi_size if card else None,
+            img_size=weights.img_size,
         )
     except ConfigError as error:
         raise ConfigError(f"module.init_from={path}: {error}") from error
     table.left_over.extend(heads)
     network.load_state_dict(fitted)
-    return table
+    return table, weights
 
 
 def _unnamed(tensors: Mapping[str, Tensor], network: nn.Module, modalities: Sequence[str]) -> Sequence[str]:
@@ -132,10 +162,12 @@ def _unnamed(tensors: Mapping[str, Tensor], network: nn.Module, modalities: Sequ
     return modalities
 
 
-def lines(path: Path, table: Table) -> list[str]:
+def lines(path: Path, table: Table, weights: Weights) -> list[str]:
     """Return the table for people: a line for each fate, with the first names of all but those taken."""
     found = [f"init_from {path}", f"  taken      {len(table.taken)} tensors"]
     for fate, names in (("adapted", table.adapted), ("new", table.new), ("left over", table.left_over)):
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         found.append(f"  {fate:<10} {len(names)}{': ' if names else ''}{', '.join(names[:_SHOWN])}{more}")
+    if weights.trained is None:
+        found.append("  it does not say which cases trained it: scores on these would be too high")
     return found

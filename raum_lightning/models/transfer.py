@@ -61,7 +61,8 @@ def fit_weights(
         network: Which it is to fit; is not changed.
         modalities: The network's channels, in their order.
         trained_on: The channels of `state`, in their order; both may be left out where they are the same.
-        img_size: X, Y, Z in voxels that `state` was trained on; a cube where not given.
+        img_size: X, Y, Z in voxels that `state` was trained on; where not given that of `network` if it has as many
+            positions, else a cube.
 
     Raises:
         ConfigError: No tensor fits, or what is left out is needed.
@@ -73,7 +74,7 @@ def fit_weights(
             table.new.append(name)
             continue
         adapted = given
-        if name == POSITIONS and given.shape[-1] == own.shape[-1]:
+        if name == POSITIONS and given.shape[-1] == own.shape[-1] and (img_size or given.shape != own.shape):
             adapted = _interpolate(given, network, own.shape[1], img_size)
         elif _sees_image(name, network):
             adapted = _by_modality(given, modalities, trained_on, network.in_channels)
@@ -115,7 +116,8 @@ def _interpolate(positions: Tensor, network: UNETR | UNETRV2, patches: int, img_
     count = positions.shape[1]
     before, now = _grid(img_size or (1, 1, 1), count), _grid(network.img_size, patches)
     if math.prod(before) != count:
-        raise ConfigError(f"{count} positions are not those of img_size={img_size}: give the trained size")
+        size = "a cube" if img_size is None else f"img_size={list(img_size)}"
+        raise ConfigError(f"{count} positions are not those of {size}: give the trained size, `raum import --img-size`")
     if before == now:
         return positions
     x, y, z = before

@@ -61,7 +61,7 @@ def test_without_a_card_it_is_to_start_from(here: Path) -> None:
     assert main(["import", "--from", "monai", "one.pt", "--out", "one.safetensors", "--heads", "2"]) == 0
     sizes = {"embed_dim": 24, "mlp_dim": 48, "num_heads": 2, "out_indices": (4, 7, 10, 12), "feature_size": 4}
     network = UNETR(in_channels=1, out_channels=4, img_size=32, **sizes)
-    table = start_from(Path("one.safetensors"), network, modalities=("flair",), outputs=("a", "b", "c", "d"))
+    table, _ = start_from(Path("one.safetensors"), network, modalities=("flair",), outputs=("a", "b", "c", "d"))
     assert not table.new and not table.left_over
 
 

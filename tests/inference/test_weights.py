@@ -1,5 +1,7 @@
 """Starting from other weights: each kind of file, what is adapted, what stays new, and what is refused."""
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ def test_other_modalities_classes_and_size_at_once(tmp_path: Path) -> None:
     source, target = small(), small(in_channels=2, out_channels=5, img_size=24)
     head = target.head.weight.clone()
     path = checkpoint(tmp_path / "last.ckpt", source)
-    table = start_from(path, target, modalities=("t1ce", "t1"), outputs=FIVE)
+    table, weights = start_from(path, target, modalities=("t1ce", "t1"), outputs=FIVE)
     before, after = (network.state_dict()["skips.0.conv1.weight"] for network in (source, target))
     torch.testing.assert_close(after, torch.stack([before[:, 1], before.mean(dim=1)], dim=1))
     assert target.vit.pos_embed.shape[1] == 27
@@ -52,11 +54,12 @@ def test_other_modalities_classes_and_size_at_once(tmp_path: Path) -> None:
     assert torch.equal(target.head.weight, head)
     assert torch.equal(target.vit.norm.weight, source.vit.norm.weight)
     assert table.new == table.left_over == ["head.weight", "head.bias"]
-    assert lines(path, table)[1:] == [
+    assert lines(path, table, weights)[1:] == [
         f"  taken      {len(source.state_dict()) - 6} tensors",
         "  adapted    4: vit.pos_embed, vit.patch_embed.weight, skips.0.conv1.weight, skips.0.shortcut.0.weight",
         "  new        2: head.weight, head.bias",
         "  left over  2: head.weight, head.bias",
+        "  it does not say which cases trained it: scores on these would be too high",
     ]
 
 
@@ -78,7 +81,7 @@ def test_monais_unetr_gives_its_logits(tmp_path: Path, wrapped: bool) -> None:
     path = tmp_path / "unetr.pt"
     torch.save({"state_dict": {f"module.{name}": weight for name, weight in state.items()}} if wrapped else state, path)
     ours = UNETR(in_channels=1, out_channels=2, img_size=32, feature_size=4, **LIKE_MONAI).eval()
-    table = start_from(path, ours, modalities=("flair",), outputs=("a", "b"))
+    table, _ = start_from(path, ours, modalities=("flair",), outputs=("a", "b"))
     image = torch.randn(1, 1, 32, 32, 32)
     torch.testing.assert_close(ours(image), theirs(image), rtol=1e-4, atol=1e-4)
     assert not table.new
@@ -90,7 +93,7 @@ def test_monais_vit_alone_becomes_the_encoder_of_three_modalities(tmp_path: Path
     theirs = nets.ViT(1, (32,) * 3, (16,) * 3, classification=True, **sizes)
     torch.save(theirs.state_dict(), tmp_path / "vit.pt")
     ours = UNETR(in_channels=3, out_channels=4, img_size=32, feature_size=4, **LIKE_MONAI)
-    table = start_from(tmp_path / "vit.pt", ours, modalities=THREE, outputs=FOUR)
+    table, _ = start_from(tmp_path / "vit.pt", ours, modalities=THREE, outputs=FOUR)
     assert not [name for name in table.new if name.startswith("vit.")]
     assert {"cls_token", "classification_head.0.weight"} <= set(table.left_over)
     kernel = theirs.state_dict()["patch_embedding.patch_embeddings.weight"].flatten(1)
@@ -100,10 +103,35 @@ def test_monais_vit_alone_becomes_the_encoder_of_three_modalities(tmp_path: Path
 def test_a_network_of_another_library_takes_tensors_by_name(tmp_path: Path) -> None:
     source, target = (nets.SegResNet(init_filters=8, in_channels=2, out_channels=n) for n in (2, 4))
     save_file(source.state_dict(), tmp_path / "segresnet.safetensors")
-    table = start_from(tmp_path / "segresnet.safetensors", target, modalities=("flair", "t2"), outputs=FOUR)
+    table, _ = start_from(tmp_path / "segresnet.safetensors", target, modalities=("flair", "t2"), outputs=FOUR)
     assert set(table.new) == set(table.left_over) == {"conv_final.2.conv.weight", "conv_final.2.conv.bias"}
     name = "convInit.conv.weight"
     assert torch.equal(target.state_dict()[name], source.state_dict()[name])
+
+
+def test_a_network_of_another_library_is_not_adapted(tmp_path: Path) -> None:
+    source, target = (nets.SegResNet(init_filters=8, in_channels=3, out_channels=4) for _ in range(2))
+    path = checkpoint(tmp_path / "last.ckpt", source)
+    with pytest.raises(ConfigError, match=r"was trained on flair, t1ce, t2, in this order, .*'\[flair, t1ce, t2\]'"):
+        start_from(path, target, modalities=("t2", "flair", "t1ce"), outputs=FOUR)
+    table, _ = start_from(path, target, modalities=THREE, outputs=("background", "one", "two", "three"))
+    assert set(table.new) == set(table.left_over) == {"conv_final.2.conv.weight", "conv_final.2.conv.bias"}
+
+
+def test_positions_of_an_image_that_is_no_cube(tmp_path: Path) -> None:
+    """Which has as many patches as a cube of 32^3, along other axes."""
+    source, target = (small(img_size=(64, 32, 16)) for _ in range(2))
+    torch.nn.init.normal_(source.vit.pos_embed)
+    torch.save(source.state_dict(), tmp_path / "plain.pt")
+    start_from(tmp_path / "plain.pt", target, modalities=THREE, outputs=FOUR)
+    assert torch.equal(target.vit.pos_embed, source.vit.pos_embed)
+    with pytest.raises(ConfigError, match=r"32 positions are not those of a cube: .*`raum import --img-size`"):
+        torch.save(small(img_size=(32, 32, 16)).state_dict(), tmp_path / "plain.pt")
+        start_from(tmp_path / "plain.pt", target, modalities=THREE, outputs=FOUR)
+    description = json.dumps({"class_path": "raum_lightning.models.UNETR", "init_args": {"img_size": [32, 32, 16]}})
+    save_file(small(img_size=(32, 32, 16)).state_dict(), tmp_path / "sized.safetensors", {"network": description})
+    table, _ = start_from(tmp_path / "sized.safetensors", target, modalities=THREE, outputs=FOUR)
+    assert table.adapted == ["vit.pos_embed"]
 
 
 def test_what_cannot_be_started_from(tmp_path: Path) -> None:
@@ -142,6 +170,10 @@ def test_a_run_starts_from_a_file_and_resumes_without_it(
     before = torch.load("start.ckpt", weights_only=True)["state_dict"]
     assert main(["fit", *words, "--trainer.max_steps", "1"]) == 0
     assert f"taken      {len(before)} tensors" in caplog.text and "frozen: vit, 0." in caplog.text
+    assert main(["fit", *words, "--run.id", "c", "--trainer.max_steps", "1", "--data.fold", "1"]) == 2
+    assert re.search(
+        r"cases to be scored were used to train module.init_from=start.ckpt \(BraTS20", capfd.readouterr().err
+    )
     Path("start.ckpt").unlink()
     assert main(["fit", *words, "--trainer.max_steps", "2", "--ckpt_path", "auto"]) == 0
     after = torch.load("runs/debug/b/checkpoints/last.ckpt", weights_only=True)["state_dict"]

@@ -66,7 +66,7 @@ def test_positions_are_interpolated_along_three_axes() -> None:
     assert field[2, 3, 1].item() == pytest.approx((2.5 * 4 / 6 - 0.5) + 10 * 1.25 + 100 * 1)
     back, _ = fit_weights(state, source, img_size=(48, 64, 32))
     assert back["vit.pos_embed"].shape == (1, 64, 24)
-    with pytest.raises(ValueError, match="192 positions are not those of img_size=None: give the trained size"):
+    with pytest.raises(ValueError, match="192 positions are not those of a cube: give the trained size"):
         fit_weights(state, source)
 
 

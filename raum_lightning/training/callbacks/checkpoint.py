@@ -29,10 +29,17 @@ class TrainedCases(pl.Callback):
     def __init__(self) -> None:
         self.trained: frozenset[str] = frozenset()
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Counts those that trained the weights that the run starts from; raises `RunError` as below."""
+        if started := getattr(pl_module, "started_from", None):
+            path, trained = started
+            self.trained |= trained
+            _check_unseen(trainer, trained, f"module.init_from={path}")
+
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds `trained`, their ids: of this run, and of those whose checkpoints it resumed from."""
+        """Adds `trained`, their ids: of this run, and of those whose checkpoints it resumed or started from."""
         data = data_of(trainer)
         checkpoint["trained"] = sorted(self.trained.union(data.split.train))
 
@@ -40,17 +47,20 @@ class TrainedCases(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Raises `RunError` naming cases; one that the split itself has twice is meant."""
-        data = data_of(trainer)
-        split = data.split
-        parts = {"fit": [*split.val, *split.test], "validate": split.val}
-        scored = parts.get(trainer.state.fn or "", split.test)
         self.trained = frozenset(checkpoint.get("trained", ()))
-        if known := sorted(self.trained.intersection(scored).difference(split.train)):
-            raise RunError(
-                f"{len(known)} of {len(scored)} cases to be scored were used to train this checkpoint "
-                f"({', '.join(known[:5])}); give data.fold, folds and test_fraction as they "
-                "were, or the splits.json of its run as data.splits"
-            )
+        _check_unseen(trainer, self.trained, "this checkpoint")
+
+
+def _check_unseen(trainer: pl.Trainer, trained: frozenset[str], weights: str) -> None:
+    split = data_of(trainer).split
+    parts = {"fit": [*split.val, *split.test], "validate": split.val}
+    scored = parts.get(trainer.state.fn or "", split.test)
+    if known := sorted(trained.intersection(scored).difference(split.train)):
+        raise RunError(
+            f"{len(known)} of {len(scored)} cases to be scored were used to train {weights} "
+            f"({', '.join(known[:5])}); give data.fold, folds and test_fraction as they "
+            "were, or the splits.json of its run as data.splits"
+        )
 
 
 class Continuation(pl.Callback):
