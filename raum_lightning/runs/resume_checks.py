@@ -24,6 +24,10 @@ FREE = {
 # `module.warmup_steps`, `module.schedule` and the run's length see `follow_schedule`
 RECIPE = {f"module.{key}" for key in ("lr", "weight_decay", "betas", "no_decay", "layer_decay")}
 CLASSES = ("module.optimizer", "module.lr_scheduler")
+# beginnings of what else decides what a run computes, for one that continues itself
+LOSS = "module.loss"
+CONTINUED = ("data.", "module.network.", f"{LOSS}.", "trainer.gradient_clip", "seed_everything")
+CONTINUED += tuple(f"module.{key}" for key in ("mode", "monitor", "freeze", "thaw_after", "ema"))
 # keys of the release before, and what they are called now
 RENAMED = {
     "module.network.init_args.taps": "module.network.init_args.out_indices",
@@ -34,13 +38,13 @@ RENAMED = {
 def check_agreement(checkpoint: Path, config: Mapping[str, Any], *, trains: bool, continues: bool) -> None:
     """Raise `RunError` where a checkpoint was trained on other channels than `config` has.
 
-    Where it is to be trained on, the optimiser must be the same, and where the run `continues` itself, data and network
-    too in all that decides what is computed.
+    Where it is to be trained on, the optimiser must be the same, and where the run `continues` itself, data, network,
+    loss and what is frozen too in all that decides what is computed.
     """
     content = structure(checkpoint)
     if trains and "config" in content:
         before, now = (_renamed(_flat_settings(one)) for one in (yaml.safe_load(content["config"]), config))
-        _same_settings(checkpoint, before, now, ("data.", "module.network.") if continues else ())
+        _same_settings(checkpoint, before, now, CONTINUED if continues else ())
     card = content.get(MODEL_CARD) or content.get("case", {})  # the key of older checkpoints
     check_modalities(checkpoint, card.get("modalities"), config)
     check_fill_absent(checkpoint, card.get("fill_absent", {}), config)
@@ -83,14 +87,14 @@ def _flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings under their present keys; a class given by its path alone, or not at all, as one with it."""
     former = {RENAMED[key]: settings[key] for key in RENAMED if settings.get(key) is not None}
-    paths = {f"{key}.class_path": settings[key] for key in CLASSES if key in settings}
+    paths = {f"{key}.class_path": settings[key] for key in (*CLASSES, LOSS) if key in settings}
     return {key: value for key, value in settings.items() if key not in RENAMED} | former | paths
 
 
 def _same_settings(
-    checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any], groups: tuple[str, ...]
+    checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any], beginnings: tuple[str, ...]
 ) -> None:
-    parts = (*groups, *(f"{key}." for key in CLASSES))
+    parts = (*beginnings, *(f"{key}." for key in CLASSES))
     fixed = [key for key in before if key in RECIPE or (key.startswith(parts) and key not in FREE)]
     if changed := [key for key in fixed if key in now and now[key] != before[key]]:
         key = changed[0]

@@ -211,6 +211,8 @@ def test_channels_in_another_order_are_noticed(
             "was trained with other module.lr (module.lr was 0.0015 and is 0.5): continue the run as it was, or train "
             "another from its weights with --module.init_from",
         ),
+        (["--trainer.gradient_clip_val", "0.5"], "other trainer.gradient_clip_val (trainer.gradient_clip_val was 1.0"),
+        (["--seed_everything", "7"], "other seed_everything (seed_everything was 0 and is 7)"),
         (["--data.modality_dropout", "{flair: 0.2}"], "(data.modality_dropout was None and is {'flair': 0.2})"),
         (["--data.fill_absent", "{flair: t2}"], "trained with other data.fill_absent ("),
         (["--module.betas", "[.9,.95]", "--module.no_decay", "true"], "other module.betas, module.no_decay (module.be"),

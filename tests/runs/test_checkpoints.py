@@ -173,13 +173,17 @@ STEP_LR = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_
         ({"lr_scheduler": None}, r"module\.lr_scheduler\.class_path was torch\S+StepLR and is None"),
         ({"lr_scheduler": STEP_LR | {"init_args": {"step_size": 3}}}, r"init_args\.step_size was 2 and is 3"),
         ({"optimizer": "torch.optim.SGD"}, r"module\.optimizer\.class_path was None and is torch\.optim\.SGD"),
+        ({"freeze": []}, r"module\.freeze was \['vit'\] and is \[\]"),
+        ({"ema": 0.9}, r"module\.ema was None and is 0\.9"),
+        ({"loss": "torch.nn.CrossEntropyLoss"}, r"module\.loss\.class_path was None and is torch\S+CrossEntropyLoss"),
+        ({"loss": {"class_path": "a.Loss", "init_args": {}}}, r"module\.loss\.class_path was None and is a\.Loss"),
         ({"warmup_steps": 7, "schedule": "polynomial"}, None),  # followed from there on
         ({"no_decay": True, "betas": [0.9, 0.95]}, None),  # which that run's configuration does not have
     ],
 )
-def test_a_run_that_continues_has_its_optimiser(tmp_path: Path, changes: dict[str, Any], said: str | None) -> None:
+def test_a_run_that_continues_is_computed_as_it_was(tmp_path: Path, changes: dict[str, Any], said: str | None) -> None:
     module = {"lr": 0.1, "weight_decay": 0.1, "layer_decay": 1.0, "warmup_steps": 5, "schedule": "cosine"}
-    module |= {"optimizer": None, "lr_scheduler": STEP_LR}
+    module |= {"optimizer": None, "lr_scheduler": STEP_LR, "loss": None, "freeze": ["vit"], "ema": None}
     path = tmp_path / "last.ckpt"
     torch.save({"config": yaml.safe_dump({"module": module, "data": {}})}, path)
     now = {"module": module | changes, "data": {}}
