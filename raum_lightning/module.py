@@ -1,5 +1,6 @@
 """Training, validation and prediction of a segmentation network as a LightningModule."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -189,12 +190,14 @@ class SegmentationModule(WholeVolumeModule):
         return self.monitor == "loss" or METRICS[self.monitor.rpartition("_")[0]].better < 0
 
     def check_data(self, data: Any, *, fitting: bool = True) -> None:
-        """Check that network, loss and data (a `BratsDataModule`) fit, by one made-up patch and without values.
+        """Check that network, loss, optimiser and data (a `BratsDataModule`) fit, by a made-up patch without values.
 
         Raises `ConfigError`. Where not `fitting` the number of classes is left to `setup`, which knows the cases.
         """
         self._follow(data.dataset)
         check_fit(self, data, fitting=fitting)
+        if fitting:
+            self.recipe.build(self, lambda: math.inf)  # for what they refuse
 
     def start_from(self, data: Any) -> None:
         """Load the weights of `init_from`, once, for the modalities and classes of `data` (a `BratsDataModule`)."""
@@ -248,6 +251,10 @@ class SegmentationModule(WholeVolumeModule):
     def on_train_start(self) -> None:
         """Check that the schedule fits the run."""
         self.recipe.check_length(self.trainer.estimated_stepping_batches)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Leave the statistics of frozen norms as they are."""
+        self.frozen.hold_statistics(self.global_step)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave frozen parts as they are."""

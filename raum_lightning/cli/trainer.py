@@ -205,8 +205,9 @@ class RaumCLI(LightningCLI):
         self.settings = yaml.safe_load(self.text)
         if self.subcommand == "fit":
             check_length(self.settings["trainer"], self.model.recipe.warmup)
-            if self.start:
-                self.model.init_from = None  # a run that is resumed has its weights
+            if self.start and self.model.init_from:
+                rank_zero_info(f"module.init_from is not read: the weights are those of {self.start}")
+                self.model.init_from = None
             self.model.start_from(self.datamodule)
         if self.start:
             self._check_start(self.start)

@@ -26,8 +26,10 @@ RECIPE = {f"module.{key}" for key in ("lr", "weight_decay", "betas", "no_decay",
 CLASSES = ("module.optimizer", "module.lr_scheduler")
 # beginnings of what else decides what a run computes, for one that continues itself
 LOSS = "module.loss"
-CONTINUED = ("data.", "module.network.", f"{LOSS}.", "trainer.gradient_clip", "seed_everything")
-CONTINUED += tuple(f"module.{key}" for key in ("mode", "monitor", "freeze", "thaw_after", "ema"))
+CONTINUED = (
+    *("data.", "module.network.", f"{LOSS}.", "trainer.gradient_clip", "seed_everything"),
+    *(f"module.{key}" for key in ("mode", "monitor", "freeze", "thaw_after", "ema")),
+)
 # keys of the release before, and what they are called now
 RENAMED = {
     "module.network.init_args.taps": "module.network.init_args.out_indices",

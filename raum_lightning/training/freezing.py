@@ -10,7 +10,7 @@ from raum_lightning.training.option_checks import at_least
 
 
 class Frozen:
-    """Keeps the weights of parts of a network as they are.
+    """Keeps the weights of parts of a network, and the running statistics of their norms, as they are.
 
     Frozen for good, they get no gradient and cost none. Where they thaw later they get one all the time, since ranks
     agree on what they exchange before the first step, and it is dropped until then.
@@ -53,6 +53,16 @@ class Frozen:
         rank_zero_info(f"frozen{until}: {', '.join(part[:-1] for part in self.parts)}, {count:.2f} M parameters")
         for parameter in self.parameters:
             parameter.requires_grad_(self.thaw_after is not None)
+
+    def hold_statistics(self, step: int) -> None:
+        """Before a step, let norms that keep running statistics normalise by these, and not change them, while frozen.
+
+        Validation sets them back to training.
+        """
+        frozen = self.thaw_after is None or step < self.thaw_after
+        for name, module in self.network.named_modules() if self.parts else ():
+            if f"{name}.".startswith(self.parts) and getattr(module, "track_running_stats", False):
+                module.train(not frozen)
 
     def hold(self, step: int) -> None:
         """Drop their gradients before a step in which they are still frozen."""

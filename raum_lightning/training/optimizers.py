@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -23,7 +23,11 @@ from raum_lightning.errors import ConfigError
 from raum_lightning.training.option_checks import at_least
 from raum_lightning.training.schedule import SCHEDULES
 
+Made = TypeVar("Made")
+
 _BLOCK = re.compile(r"(?:^|\.)vit\.blocks\.(\d+)\.")
+# of this package's networks, and of MONAI's
+_POSITIONS = ("pos_embed", "position_embeddings", "relative_position_bias_table")
 _INPUT = re.compile(r"(?:^|\.)(vit|stem)\.(?!norm\.)")
 
 
@@ -65,11 +69,11 @@ class Recipe:
         `total_steps` is the run's length, and is not asked for before the first step.
 
         Raises:
-            ConfigError: The scheduler needs a score.
+            ConfigError: One of them refuses its arguments, or the scheduler needs a score or undoes `layer_decay`.
         """
         groups = parameter_groups(module, no_decay=self.no_decay, layer_decay=self.layer_decay)
         if self.optimizer:
-            optimizer = self.optimizer(groups)
+            optimizer = _made("optimizer", self.optimizer, groups)
         else:
             options: dict[str, Any] = {"lr": self.lr, "betas": self.betas, "weight_decay": self.weight_decay}
             optimizer = torch.optim.AdamW(groups, fused=True, **options)
@@ -82,11 +86,16 @@ class Recipe:
 
     def _scheduler(self, optimizer: Optimizer, total_steps: Callable[[], float]) -> LRScheduler:
         if self.lr_scheduler:
-            scheduler = self.lr_scheduler(optimizer)
+            scheduler = _made("lr_scheduler", self.lr_scheduler, optimizer)
             if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
                 raise ConfigError(
                     f"module.lr_scheduler={type(scheduler).__name__} needs a validation score; schedulers are stepped "
                     "after each optimiser step and are given none: give one that depends on the step alone"
+                )
+            if len({round(group["initial_lr"] / group.get("lr_scale", 1), 12) for group in optimizer.param_groups}) > 1:
+                raise ConfigError(
+                    f"module.layer_decay={self.layer_decay} has no effect with {type(scheduler).__name__}, which sets "
+                    "the rate of every group itself: leave layer_decay out, or take another scheduler"
                 )
             return scheduler
         factor = partial(SCHEDULES[self.schedule], warmup_steps=self.warmup_steps)
@@ -108,6 +117,14 @@ class Recipe:
             )
 
 
+def _made(key: str, make: Callable[[Any], Made], argument: Any) -> Made:
+    """Return what the user's class makes of the groups or the optimiser; raise `ConfigError` where it refuses."""
+    try:
+        return make(argument)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"module.{key}: {str(error).partition(chr(10))[0]}") from error
+
+
 def parameter_groups(module: nn.Module, *, no_decay: bool, layer_decay: float) -> list[dict[str, Any]]:
     """Return a group for each pair of weight decay and learning rate: one where neither differs.
 
@@ -125,7 +142,7 @@ def parameter_groups(module: nn.Module, *, no_decay: bool, layer_decay: float) -
     groups: dict[tuple[bool, float], list[Tensor]] = {}
     for name, parameter in parameters.items():
         vector = parameter.numel() == max(parameter.shape, default=1)
-        plain = no_decay and (vector or name.endswith("pos_embed"))
+        plain = no_decay and (vector or name.endswith(_POSITIONS))
         groups.setdefault((plain, layer_decay ** _layers_behind(name, depth)), []).append(parameter)
     return [
         {"params": group} | ({"weight_decay": 0.0} if plain else {}) | ({"lr_scale": scale} if scale < 1 else {})

@@ -45,3 +45,15 @@ def test_thawed_after_so_many_steps(tmp_path: Path) -> None:
 def test_what_cannot_be_frozen(options: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         SegmentationModule(UNETR(**SIZES, feature_size=2), **options)
+
+
+@pytest.mark.parametrize(("thaw_after", "moved"), [(None, False), (3, False), (1, True)])
+def test_statistics_of_frozen_norms(tmp_path: Path, thaw_after: int | None, moved: bool) -> None:
+    network = UNETR(**SIZES, feature_size=2, norm="batch")
+    module = SegmentationModule(network, lr=1e-2, warmup_steps=0, freeze=["skips"], thaw_after=thaw_after)
+    before = {name: one.clone() for name, one in network.named_buffers() if name.endswith("running_mean")}
+    train(tmp_path, 3, module)
+    after = dict(network.named_buffers())
+    assert {name.partition(".")[0] for name in before} == {"skips", "levels"}
+    for name, one in before.items():
+        assert torch.equal(after[name], one) is (name.startswith("skips.") and not moved), name

@@ -1,12 +1,14 @@
 """Groups of parameters, schedules, optimisers: literal numbers, torch's own steps, the keys through the trainer."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from monai.networks import nets
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, StepLR
 
 from raum_lightning import SegmentationModule
 from raum_lightning.cli import main
@@ -111,6 +113,40 @@ def test_a_scheduler_that_waits_for_a_score_is_refused() -> None:
     module = SegmentationModule(small(), lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
     with pytest.raises(ConfigError, match=r"module\.lr_scheduler=ReduceLROnPlateau needs a validation score"):
         module.recipe.build(module, lambda: 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"lr_scheduler": partial(OneCycleLR, max_lr=1e-3)},
+            r"module\.lr_scheduler: You must define either total",
+        ),
+        ({"optimizer": torch.optim.LBFGS, "no_decay": True}, r"module\.optimizer: LBFGS doesn't support per-parameter"),
+        (
+            {"lr_scheduler": partial(OneCycleLR, max_lr=1e-3, total_steps=9), "layer_decay": 0.5},
+            r"module\.layer_decay=0\.5 has no effect with OneCycleLR",
+        ),
+        ({"lr_scheduler": partial(CosineAnnealingLR, T_max=9), "layer_decay": 0.5}, None),
+    ],
+)
+def test_what_torch_refuses_or_undoes_is_said(options: dict[str, Any], said: str | None) -> None:
+    module = SegmentationModule(small(), **options)
+    if said is None:
+        optimizer, _ = module.recipe.build(module, lambda: 10)
+        assert {group["lr"] for group in optimizer.param_groups} == {1e-4 * 0.5**layers for layers in range(6)}
+        return
+    with pytest.raises(ConfigError, match=said):
+        module.recipe.build(module, lambda: 10)
+
+
+def test_positions_of_monai_do_not_decay() -> None:
+    network = nets.SwinUNETR(1, 2, feature_size=12)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    groups = parameter_groups(network, no_decay=True, layer_decay=1.0)
+    free = {names[id(one)] for group in groups if group.get("weight_decay") == 0 for one in group["params"]}
+    tables = {name for name in names.values() if "position" in name}
+    assert tables and tables <= free
 
 
 def test_a_longer_schedule_is_followed_and_an_equal_one_changes_nothing() -> None:
