@@ -157,6 +157,7 @@ def _begin(args: argparse.Namespace) -> "Study":
     """Return the study of the configuration, begun or continued."""
     from raum_lightning.cli.command_line import read_command_line
     from raum_lightning.runs.study_folder import StudyFolder
+    from raum_lightning.studies.prediction import check_start
     from raum_lightning.studies.wandb_summary import group_folds
 
     config = _resolved(args.forwarded)
@@ -168,6 +169,7 @@ def _begin(args: argparse.Namespace) -> "Study":
     folder = StudyFolder(Path(config["run"]["root"]) / experiment / f"cv-{args.id or f'{folds}fold'}")
     group_folds(config, folder)
     study = _study(folder, config, data, folds, _without("--slurm", args.words), given.folders)
+    check_start(study)
     study.begin()
     if held_out := len(study.splits[0].test):
         print(f"{held_out} test cases are held out from every fold; --data.test_fraction 0 validates them too")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raum_lightning.cli.model_options import add_trust
-from raum_lightning.errors import ConfigError
+from raum_lightning.errors import ConfigError, RunError
+from raum_lightning.json_files import read_json
 
 if TYPE_CHECKING:
     from raum_lightning.cases.case import Case
@@ -64,6 +65,7 @@ def find_scored(args: argparse.Namespace, segmenter: "Segmenter") -> list["Case"
 
     Raises:
         ConfigError: It is not known which cases trained the network, or the part is empty.
+        RunError: Some of the cases trained it.
         CaseError: A case lacks a modality.
     """
     from raum_lightning.cases.discovery import find_cases
@@ -81,13 +83,30 @@ def find_scored(args: argparse.Namespace, segmenter: "Segmenter") -> list["Case"
                 f"{args.checkpoint}: no splits.json beside it says which cases are for testing; give --splits JSON, or "
                 "--part all where none of the cases was used to train it"
             )
+        if isinstance(folds := read_json(splits, ConfigError), list) and len(folds) > 1:
+            raise ConfigError(f"{splits}: holds {len(folds)} folds; give a file with the one split of this network")
         wanted = {*getattr(read_split(splits, cases), args.part)}
         cases = [case for case in cases if case.id in wanted]
     if not cases:
         raise ConfigError(f"--part {args.part} has no case with a mask in {args.root}; choose from {', '.join(PARTS)}")
+    _check_unseen(args.checkpoint, cases)
     for case in cases:
         case.files(segmenter.card.modalities)
     return cases
+
+
+def _check_unseen(checkpoint: Path, cases: Sequence["Case"]) -> None:
+    """Raise `RunError` for cases that trained the network; say so where its file does not name them."""
+    from raum_lightning.inference.weights import UNKNOWN
+    from raum_lightning.runs.checkpoints import structure
+
+    trained = structure(checkpoint).get("trained") if checkpoint.suffix == ".ckpt" else None
+    if trained is None:
+        print(f"{checkpoint}: {UNKNOWN}")
+    elif seen := sorted({*trained} & {case.id for case in cases}):
+        raise RunError(
+            f"{checkpoint}: was trained on {len(seen)} of these cases ({', '.join(seen[:5])}); leave them out"
+        )
 
 
 def mean_scores(segmenter: "Segmenter", cases: Iterable["Case"], args: argparse.Namespace) -> dict[str, float]:

@@ -171,7 +171,7 @@ class RaumCLI(LightningCLI):
         self.run_dir = plan.run.path if plan.run else plan.experiment / new_id(plan.experiment)
         if plan.start and verb != "fit":
             config.module.network = take_trained(config.module.network, self.derived, plan.start, verb)
-        self.results = RunFolder(config.out) if config.out else self.run.of(verb)
+        self.results = RunFolder(config.out) if config.out else self.run.of(verb, without=config.data.without)
         self.predictions = config.out or self.run.predictions
         config.run.experiment = self.run_dir.parent.name
         config.trainer.precision = plan.precision

@@ -284,11 +284,15 @@ def _is_license(value: str) -> bool:
 
 
 def _is_evaluation(found: Any) -> bool:
-    rows = found.get("scores", {})
-    if not is_like(rows, Mapping[str, Mapping[str, Any]]):
+    tables = [found.get(key, {}) for key in ("scores", "cleaned")]
+    if not all(is_like(rows, Mapping[str, Mapping[str, Any]]) for rows in tables):
+        return False
+    try:
+        Postprocess.of(found.get("postprocess", {}))
+    except ConfigError:
         return False
     facts = [found.get(key, "") for key in ("rules", "folds", "data", "splits")]
-    numbers = [row.get(key) for row in rows.values() for key in ("mean", "low", "high", "cases")]
+    numbers = [row.get(key) for rows in tables for row in rows.values() for key in ("mean", "low", "high", "cases")]
     return all(isinstance(value, (str, int)) for value in facts) and all(
         value is None or isinstance(value, (str, int, float)) for value in numbers
     )

@@ -33,7 +33,7 @@ def readme(card: ModelCard, networks: int = 1) -> str:
         "## Use\n\n```sh\nraum segment --checkpoint FILE.safetensors --case FOLDER --out mask.nii.gz\n```",
         "## What it takes and what it gives\n\n" + _table(["", ""], _facts(card)),
         "## Data and splits\n\n" + _data(card),
-        "## Scores\n\n" + (_evaluated(card.evaluation) if card.evaluation else _validated(card, networks)),
+        "## Scores\n\n" + (_evaluated(card, networks) if card.evaluation else _validated(card, networks)),
         "## Licence\n\n" + _licence(card),
         "## Versions\n\n" + (_joined(f"{name} {number}" for name, number in card.versions.items()) or "not known"),
     ]
@@ -55,19 +55,23 @@ def beside_of(path: Path) -> Path:
 def evaluation_of(content: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return what a card says of the scores in the JSON of `raum evaluate` or `raum cross-validate`.
 
-    Of a cross-validation they are those of the cleaned masks. Raises `ExportError` naming `source` for other content.
+    Of a cross-validation "scores" are those of the raw masks and "cleaned" those after its "postprocess". Raises
+    `ExportError` naming `source` for other content.
     """
-    try:
-        about = content.get("provenance") or {}
-        scores = content.get("cleaned", content)["summary"]
-        kept = {
+
+    def kept(summary: Mapping[str, Any]) -> dict[str, Any]:
+        return {
             name: {key: one[key] for key in ("mean", "low", "high", "cases")}
-            for name, one in scores.items()
+            for name, one in summary.items()
             if name.rpartition("_")[0] in content["metrics"]  # volumes stand beside scores
         }
-        made: dict[str, Any] = {"rules": str(content["rules"]["name"]), "scores": kept}
+
+    try:
+        about = content.get("provenance") or {}
+        made: dict[str, Any] = {"rules": str(content["rules"]["name"]), "scores": kept(content["summary"])}
         if folds := content.get("folds"):
             made |= {"folds": len(folds), "data": str(about["data"]), "splits": str(about["splits"])}
+            made |= {"cleaned": kept(content["cleaned"]["summary"]), "postprocess": dict(content["postprocess"])}
         return made
     except (AttributeError, LookupError, TypeError):
         raise ExportError(f"{source}: is not a result; give the JSON of raum evaluate or cross-validate") from None
@@ -107,18 +111,23 @@ def _data(card: ModelCard) -> str:
     return "\n".join(lines)
 
 
-def _evaluated(found: Mapping[str, Any]) -> str:
-    rows = []
-    for name, one in found.get("scores", {}).items():
+def _evaluated(card: ModelCard, networks: int) -> str:
+    found, rows = card.evaluation, []
+    chosen = Postprocess.of(found.get("postprocess", {}))
+    # older cards have those of cleaned masks alone
+    cleans = "cleaned" not in found or chosen == Postprocess.of(card.postprocess or {})
+    for name, one in found.get("cleaned" if cleans and "cleaned" in found else "scores", {}).items():
         metric, _, part = str(name).rpartition("_")
         digits = 1 if metric.endswith("hd95") else 3
         mean, low, high = (_number(one.get(key), digits) for key in ("mean", "low", "high"))
         rows.append((metric, part, mean, f"{low} to {high}", str(one.get("cases", ""))))
     source = "Scores of its masks of cases with references, by `raum evaluate`"
     if folds := found.get("folds"):
+        masks = "masks after the post-processing, which was chosen on them" if cleans else "masks as they are"
+        scored = "The average of all networks was not scored" if networks > 1 else "This is one of these networks"
         source = (
-            f"{_cell(folds)}-fold cross-validation: each case by the one network that has not seen it, masks after the "
-            "post-processing, which was chosen on them. The average of all networks was not scored"
+            f"{_cell(folds)}-fold cross-validation: each case by the one network that was not trained on it, with the "
+            f"checkpoint that was best on the cases of its fold, {masks}. {scored}"
         )
     rules = _cell(found.get("rules", ""))
     note = f"{source}; rules {rules}. Intervals of 95 % are of the mean, by a bootstrap over cases."

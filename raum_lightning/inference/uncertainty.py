@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from raum_lightning.atomic import write_csv
+from raum_lightning.errors import OutputError
 from raum_lightning.inference.framed import Prediction
 from raum_lightning.inference.segmentation import Segmentation
 from raum_lightning.inference.sliding_window import decide
@@ -54,6 +55,9 @@ class Review:
 
     Args:
         folder: The table is its review.csv; cases that it has already stay in it.
+
+    Raises:
+        OutputError: There is a review.csv that is another table.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +65,10 @@ class Review:
         self.rows: dict[str, dict[str, str]] = {}
         if self.path.exists():
             with self.path.open(newline="") as file:
-                self.rows = {row["case"]: row for row in csv.DictReader(file)}
+                table = csv.DictReader(file)
+                if list(table.fieldnames or ())[:2] != ["case", "estimated_dice"]:
+                    raise OutputError(f"{self.path}: was not written by `raum segment`; move it, or give another --out")
+                self.rows = {row["case"]: row for row in table}
 
     def add(self, result: Segmentation) -> None:
         """Add a case: estimated Dice, its mean and by region, and volumes in ml."""

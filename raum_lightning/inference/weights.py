@@ -27,6 +27,8 @@ _MONAI_VIT = ("patch_embedding.", "blocks.", "norm.")
 # what depends on the classes
 _HEADS = ("head.", "deep_heads.")
 _SHOWN = 6
+UNKNOWN = "it does not say which cases trained it: scores on these would be too high"
+"""What is said where a file has no ids of cases."""
 
 
 @dataclass(frozen=True)
@@ -169,5 +171,5 @@ def lines(path: Path, table: Table, weights: Weights) -> list[str]:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         found.append(f"  {fate:<10} {len(names)}{': ' if names else ''}{', '.join(names[:_SHOWN])}{more}")
     if weights.trained is None:
-        found.append("  it does not say which cases trained it: scores on these would be too high")
+        found.append(f"  {UNKNOWN}")
     return found

@@ -15,6 +15,7 @@ from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.errors import CaseError, EvaluationError, RunError
 from raum_lightning.json_files import is_like, parse_json, read_json
+from raum_lightning.metrics import Rules, find_rules
 from raum_lightning.metrics.folders import find_masks
 from raum_lightning.runs.folder import RunFolder
 
@@ -87,7 +88,21 @@ class Run:
         """The test cases' scores by id, the best mean Dice first."""
         table = _read_csv(self.files.of("test").cases)
         rows = {row.pop("case"): {name: float(value) for name, value in row.items()} for row in table}
-        return dict(sorted(rows.items(), key=lambda item: item[1].get(SORTED_BY, 0), reverse=True))
+
+        def quality(item: tuple[str, dict[str, float]]) -> float:
+            dice = item[1].get(SORTED_BY, 0)
+            return -1 if math.isnan(dice) else dice
+
+        return dict(sorted(rows.items(), key=quality, reverse=True))
+
+    @cached_property
+    def rules(self) -> Rules:
+        """By which they are scored: those beside the scores, of older runs those of the configuration."""
+        path = self.files.of("test").scores
+        content: dict[str, Any] = read_json(path, RunError) if path.exists() else {}
+        if is_like(content, Mapping[str, Any]) and is_like(content.get("rules"), Mapping[str, Any]):
+            return find_rules(str(content["rules"].get("name")))
+        return find_rules(self.config["module"].get("rules", "default"))
 
     @cached_property
     def cases(self) -> dict[str, Case]:

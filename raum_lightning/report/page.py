@@ -1,7 +1,8 @@
 """The page: sections of HTML, each of which says what it lacks and which command makes it."""
 
+import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from itertools import groupby
@@ -11,7 +12,7 @@ from statistics import fmean, median
 from raum_lightning.errors import CaseError
 from raum_lightning.figures.curves import chart
 from raum_lightning.labels import REGIONS
-from raum_lightning.metrics import explain, find_rules
+from raum_lightning.metrics import explain
 from raum_lightning.report.calibration import calibration_section, fold_calibration
 from raum_lightning.report.files import SORTED_BY, Run
 from raum_lightning.report.links import anchor, linked
@@ -67,8 +68,8 @@ def _head(run: Run) -> str:
         step, best = max(validated, key=lambda point: point[1])
         tiles.append(("best validation Dice", best, f"mean of {', '.join(regions)} at step {step:,.0f}"))
     for region in regions:
-        values = [row[f"dice_{region.lower()}"] for row in run.scores.values() if SORTED_BY in row]
-        distances = [row[key] for row in run.scores.values() if (key := f"hd95_{region.lower()}") in row]
+        dice, hd95 = (f"{metric}_{region.lower()}" for metric in ("dice", "hd95"))
+        values, distances = (_known([row.get(key, math.nan) for row in run.scores.values()]) for key in (dice, hd95))
         beside = f", HD95 {fmean(distances):.1f} mm" if distances else ""
         tiles += (
             [(f"test Dice {region}", fmean(values), f"mean, median {median(values):.3f}{beside}")] if values else []
@@ -137,11 +138,11 @@ def _table(run: Run, pictures: str, beside: Path) -> str:
     rows = [_row(linked(case, pictures, run.prediction(case), beside), scores) for case, scores in run.scores.items()]
     values = {name: [row[name] for row in run.scores.values()] for name in names}
     foot = [
-        _row(title, {name: reduce(column) for name, column in values.items()})
+        _row(title, {name: reduce(known) if (known := _known(one)) else math.nan for name, one in values.items()})
         for title, reduce in (("mean", fmean), ("median", median))
     ]
     distances = [name for name in names if name.startswith("hd95_")]
-    rules = find_rules(run.config.get("module", {}).get("rules", "default"))
+    rules = run.rules
     asked = shlex.join(["--module.metrics", "[dice, precision, recall, hd95]"])
     more = "" if distances else _missing("HD95 was not computed; this does it:", f"{run.command('test')} {asked}")
     return (
@@ -154,12 +155,20 @@ def _table(run: Run, pictures: str, beside: Path) -> str:
 
 def _row(head: str, scores: Mapping[str, float]) -> str:
     """Return a row under a head in HTML."""
-    cells = "".join(f"<td{bar(name, value)}>{value:.3f}</td>" for name, value in scores.items())
+    cells = "".join(
+        "<td></td>" if math.isnan(value) else f"<td{bar(name, value)}>{value:.3f}</td>"
+        for name, value in scores.items()
+    )
     return f"<tr><th>{head}</th>{cells}</tr>"
 
 
+def _known(values: Sequence[float]) -> list[float]:
+    """Return those that are not NaN, which is no score."""
+    return [value for value in values if not math.isnan(value)]
+
+
 def _pictures(run: Run, progress: Callable[[int, int], None] | None) -> str:
-    ids = [case for case, scores in run.scores.items() if SORTED_BY in scores]
+    ids = [case for case, scores in run.scores.items() if not math.isnan(scores.get(SORTED_BY, math.nan))]
     if not ids:
         return (
             NO_TEST

@@ -1,5 +1,6 @@
 """Where a run lies on disk, `<root>/<experiment>/<id>/`, and what its files are called: here and nowhere else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ class RunFolder:
     metrics.csv          losses, learning rate and Dice by step
     checkpoints/         best.ckpt (by `module.monitor`), last.ckpt and the one before it, previous.ckpt
     wandb/               offline runs and W&B's own files
-    validate/ test/      numbers and tables of the other verbs: cases.csv, cases.json, metrics.csv
+    validate/ test/      numbers and tables of the other verbs: cases.csv, cases.json, metrics.csv; with
+                         `--data.without` in a folder inside
     predictions/         segmentations, <case id>.nii.gz or as the data set has it
     report.html          the page that `raum report` writes
     nonfinite-*.pt       a batch whose loss became NaN
@@ -96,9 +98,14 @@ class RunFolder:
         """Says which process trains here."""
         return self.path / "fit.lock"
 
-    def of(self, verb: str) -> "RunFolder":
-        """Return where a verb writes its numbers: the run's own folder for `fit`, one inside it for the others."""
-        return self if verb == "fit" else RunFolder(self.path / verb)
+    def of(self, verb: str, *, without: Sequence[str] = ()) -> "RunFolder":
+        """Return where a verb writes its numbers: the run's own folder for `fit`, one inside it for the others.
+
+        Scores `without` some modalities lie in a folder of their own inside that, such as test/without-flair-t2.
+        """
+        if verb == "fit":
+            return self
+        return RunFolder(Path(self.path / verb, *([f"without-{'-'.join(without)}"] if without else [])))
 
     @property
     def cases(self) -> Path:

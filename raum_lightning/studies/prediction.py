@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from raum_lightning.atomic import expanded
 from raum_lightning.cases.case import read_remark
 from raum_lightning.cases.nifti import write_like
 from raum_lightning.errors import CheckpointError, EvaluationError, RunError
 from raum_lightning.geometry import voxel_size
 from raum_lightning.inference.folder import hash_files, segment_cases
 from raum_lightning.inference.segmenter import load
+from raum_lightning.inference.weights import read_weights
 from raum_lightning.metrics.folders import Folders, MaskFile, read_mask
 from raum_lightning.postprocess import Postprocess, clean
 from raum_lightning.postprocess.probabilities import by_thresholds
@@ -33,6 +35,22 @@ def check_unseen(study: Study, fold: int) -> None:
             f"{checkpoint}: was trained on {', '.join(seen[:5])}, which fold {fold} has to predict; move the run away, "
             "so that it is trained again"
         )
+
+
+def check_start(study: Study) -> None:
+    """Raise `RunError` where the weights that every fold starts from were trained on a case that one has to predict."""
+    given = study.config["module"].get("init_from")
+    if given is None:
+        return
+    weights = read_weights(expanded(given))
+    if weights.card and weights.card.dataset != next(iter(study.cases.values())).dataset.name:
+        return
+    for fold, split in enumerate(study.splits):
+        if seen := sorted({*(weights.trained or ())} & {*split.val, *split.test}):
+            raise RunError(
+                f"module.init_from={given}: was trained on {', '.join(seen[:5])}, which fold {fold} has to predict; "
+                "start from weights that have seen none of these cases, or leave it out"
+            )
 
 
 def predict_folds(

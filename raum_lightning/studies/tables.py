@@ -16,7 +16,8 @@ def markdown(content: Content) -> str:
     parts = [
         f"# Cross-validation {content['name']}",
         f"{about['cases']} cases, {len(content['folds'])} folds; each case segmented by the fold that has not seen it, "
-        f"and scored once, by the rules {rules['name']} (BraTS {rules['years']}, {rules['source']})."
+        f"and scored once, by the rules {rules['name']} (BraTS {rules['years']}, {rules['source']}). Of each fold that "
+        "checkpoint was taken that was best on these cases: scores on new cases are lower by what choosing gains."
         + _held_out(about["held_out"]),
     ]
     for state, summary in states.items():

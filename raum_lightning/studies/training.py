@@ -14,6 +14,7 @@ from raum_lightning.atomic import write_json
 from raum_lightning.errors import RunError
 from raum_lightning.json_files import read_json
 from raum_lightning.machine import usable_cores
+from raum_lightning.runs.checkpoints import structure
 from raum_lightning.runs.lock import holder
 from raum_lightning.studies.study import Study
 
@@ -119,12 +120,22 @@ def train_folds(
         raise RunError(f"fold {fold} ended with exit code {code}, {where}; the same command continues from here")
 
 
-def accept_folds(study: Study) -> None:
-    """Take every fold as trained; raise `RunError` for one that has no checkpoint."""
+def accept_folds(study: Study, say: Callable[[str], None] = print) -> None:
+    """Take every fold as it is; raise `RunError` for one that has no checkpoint.
+
+    One that has not trained to its end is said, and is trained on by a later call without `--trained`.
+    """
+    wanted = study.config["trainer"].get("max_steps") or 0
     for fold in range(len(study.splits)):
         if not study.folder.checkpoint(fold).exists():
             raise RunError(f"fold {fold}: no checkpoint in {study.folder.run(fold).checkpoints}; train it first")
-        if not is_finished(study, fold):
+        if is_finished(study, fold):
+            continue
+        last = study.folder.run(fold).last
+        steps = structure(last)["global_step"] if wanted > 0 and last.exists() else wanted
+        if steps < wanted:
+            say(f"fold {fold} has trained {steps} of {wanted} steps")
+        else:
             note(study, fold, **({} if training_of(study, fold) else {"started": time.time()}), code=0)
 
 

@@ -51,10 +51,12 @@ BEST = "runs/debug/dropout/checkpoints/best.ckpt"
 HANDMADE = Path("runs/debug/handmade/checkpoints")
 
 
-def mean_of_test(*words: str) -> float:
+def mean_of_test(*without: str) -> float:
     """The mean Dice of `raum test` with the best checkpoint of the run."""
+    words = ["--data.without", f"[{', '.join(without)}]"] if without else []
     assert main(["test", "-c", DEBUG, *DROPOUT, "--run.id", "dropout", *words]) == 0
-    with Path("runs/debug/dropout/test/cases.csv").open() as file:
+    folder = Path("runs/debug/dropout/test", *([f"without-{'-'.join(without)}"] if without else []))
+    with (folder / "cases.csv").open() as file:
         return fmean(float(row["dice_mean"]) for row in csv.DictReader(file))
 
 
@@ -68,9 +70,22 @@ def test_subsets_are_what_test_says_without_the_others(tmp_path: Path, capsys: p
     rows = {row["modalities"]: row["dice_mean"] for row in content["rows"]}
     assert list(rows) == ["flair t1ce t2", "flair t1ce", "flair t2", "t1ce t2", "flair", "t1ce", "t2"]
     assert rows["flair t1ce t2"] == pytest.approx(mean_of_test(), abs=2e-3)
-    assert rows["t1ce t2"] == pytest.approx(mean_of_test("--data.without", "[flair]"), abs=2e-3)
-    assert rows["t2"] == pytest.approx(mean_of_test("--data.without", "[flair, t1ce]"), abs=2e-3)
+    assert rows["t1ce t2"] == pytest.approx(mean_of_test("flair"), abs=2e-3)
+    assert rows["t2"] == pytest.approx(mean_of_test("flair", "t1ce"), abs=2e-3)
     assert len(set(rows.values())) > 3
+
+
+def test_cases_that_trained_the_network_are_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = json.loads(Path("runs/debug/dropout/splits.json").read_text())
+    turned = split | {"train": split["val"], "val": split["train"]}
+    for content, said in (
+        (turned, f"was trained on {len(split['train'])} of these cases ({split['train'][0]}"),
+        ([turned, split], "holds 2 folds; give a file with the one split of this network"),
+    ):
+        (tmp_path / "splits.json").write_text(json.dumps(content))
+        words = ["--checkpoint", BEST, "--data.root", str(CASES), "--splits", str(tmp_path / "splits.json")]
+        assert main(["subsets", *words, "--part", "val"]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_an_absent_modality_is_filled_by_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ RESULTS: dict[str, Any] = {
     "summary": {"dice_wt": ROW | {"mean": 0.5}},
     "cleaned": {"summary": {"dice_wt": ROW, "hd95_wt": FAR, "reference_volume_wt": ROW}},
     "folds": [{}, {}, {}],
+    "postprocess": {"min_mm3": {"ET": 400}},
     "provenance": {"data": "abc", "splits": "def"},
 }
 
@@ -62,10 +63,13 @@ def test_the_text_says_what_a_user_must_know() -> None:
 
 
 def test_scores_have_their_intervals_and_say_where_they_come_from() -> None:
-    text = readme(replace(CARD, evaluation=evaluation_of(RESULTS, "results.json")), 3)
+    shared = replace(CARD, evaluation=evaluation_of(RESULTS, "results.json"))
+    raw = readme(shared, 1)
+    assert "| dice | wt | 0.500 |" in raw and "0.812" not in raw and "masks as they are. This is one of these" in raw
+    text = readme(replace(shared, postprocess=RESULTS["postprocess"]), 3)
     assert "| dice | wt | 0.812 | 0.750 to 0.860 | 25 |" in text and "0.500" not in text
     assert "| hd95 | wt | 7.2 | 5.0 to inf | 25 |" in text
-    assert "3-fold cross-validation: each case by the one network that has not seen it" in text
+    assert "3-fold cross-validation: each case by the one network that was not trained on it" in text
     assert "files `abc`, of the folds `def`" in text and "rules brats2020" in text
     assert "reference_volume" not in text
     alone = {"rules": {"name": "brats2023"}, "metrics": {"dice": ""}, "summary": {"dice_wt": ROW}}
@@ -87,7 +91,7 @@ def test_export_writes_it_into_the_file_and_beside_it(
     with safe_open(out, "pt") as file:
         metadata = file.metadata()
     text = out.with_suffix(".md").read_text()
-    assert metadata["readme"] == text and "Apache-2.0" in text and "| dice | wt | 0.812 |" in text
+    assert metadata["readme"] == text and "Apache-2.0" in text and "| dice | wt | 0.500 |" in text
     card = ModelCard.from_json(metadata["model_card"])
     assert card.license == "Apache-2.0" and card.evaluation["folds"] == 3
     assert readme(card) == text

@@ -14,7 +14,5 @@ def test_classes_have_their_places() -> None:
     check_classes(adult.classes, after_treatment)
     check_classes(after_treatment.classes, adult)
     turned = replace(adult, name="own", labels={1: "ET", 2: "ED", 3: "NCR"})
-    with pytest.raises(
-        ConfigError, match=r"on the classes NCR, ED, ET, those of own are ET, ED, NCR: .*evaluate"
-    ):
+    with pytest.raises(ConfigError, match=r"on the classes NCR, ED, ET, those of own are ET, ED, NCR: .*evaluate"):
         check_classes(adult.classes, turned)

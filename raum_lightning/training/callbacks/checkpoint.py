@@ -6,7 +6,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning.errors import RunError
+from raum_lightning.inference.weights import UNKNOWN
 from raum_lightning.training.callbacks.attributes import data_of
+from raum_lightning.training.checkpoint_io import EXPORT
 from raum_lightning.training.optimizers import follow_schedule
 
 
@@ -47,6 +49,8 @@ class TrainedCases(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Raises `RunError` naming cases; one that the split itself has twice is meant."""
+        if EXPORT in checkpoint:
+            rank_zero_info(f"{trainer.ckpt_path}: {UNKNOWN}")
         self.trained = frozenset(checkpoint.get("trained", ()))
         _check_unseen(trainer, self.trained, "this checkpoint")
 
