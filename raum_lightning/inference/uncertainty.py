@@ -6,15 +6,12 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from raum_lightning.atomic import write_csv
 from raum_lightning.errors import OutputError
-from raum_lightning.inference.framed import Prediction
 from raum_lightning.inference.segmentation import Segmentation
-from raum_lightning.inference.sliding_window import decide
-from raum_lightning.labels import in_classes
+from raum_lightning.labels import Regions, in_classes
 
 REVIEW = "review.csv"
 
@@ -34,18 +31,24 @@ def entropy(probabilities: NDArray[np.float32], mode: str) -> NDArray[np.float32
     return total.clip(0, 1)
 
 
-def estimated_dice(prediction: Prediction) -> dict[str, float]:
-    """Return for each region the Dice that its mask would have if the probabilities were right, in [0, 1].
+def estimated_dice(
+    probabilities: NDArray[np.float32], labels: NDArray[np.uint8], mode: str, regions: Regions
+) -> dict[str, float]:
+    """Return for each region the Dice that a mask would have if the probabilities were right, in [0, 1].
 
     That is twice the probability within the mask over the sum of mask and probability, each with one voxel more, so
     that an empty mask of a region that is nowhere likely counts as right.
+
+    Args:
+        probabilities: K X Y Z, of classes in `mode` "labels", else of regions.
+        labels: Class indices X Y Z of the mask, as it is written.
+        regions: Class indices by region.
     """
-    labels = decide(prediction.values[None], prediction.mode, prediction.regions)[0]
     found = {}
-    for number, (name, members) in enumerate(prediction.regions.items()):
-        inside = torch.from_numpy(in_classes(labels.numpy(), members))
-        values = prediction.values[list(members)].sum(0) if prediction.mode == "labels" else prediction.values[number]
-        shared, likely, mask = float(values[inside].sum()), float(values.sum()), float(inside.sum())
+    for number, (name, members) in enumerate(regions.items()):
+        inside = in_classes(labels, members)
+        values = probabilities[list(members)].sum(0) if mode == "labels" else probabilities[number]
+        shared, likely, mask = float(values[inside].sum()), float(values.sum(dtype=np.float64)), float(inside.sum())
         found[name] = (2 * shared + 1) / (likely + mask + 1)
     return found
 
@@ -72,7 +75,8 @@ class Review:
 
     def add(self, result: Segmentation) -> None:
         """Add a case: estimated Dice, its mean and by region, and volumes in ml."""
-        dice = estimated_dice(result.prediction)
+        given = result.prediction
+        dice = estimated_dice(given.probabilities(), result.labels, given.mode, given.regions)
         row = {"case": result.case.id, "estimated_dice": f"{fmean(dice.values()):.4f}"}
         row |= {f"estimated_dice_{name.lower()}": f"{value:.4f}" for name, value in dice.items()}
         row |= {f"ml_{name.lower()}": f"{volume:.3f}" for name, volume in result.volumes.items()}

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from raum_lightning.models import cpu, cuda, layout, unetr, unetr_v2
+from raum_lightning.models import cpu, cuda, decoder, layout, unetr, unetr_v2
+from raum_lightning.models.decoder import ResidualBlock, Upsampling
 
 _NETWORKS = (unetr.UNETR, unetr_v2.UNETRV2)
 _EAGER = {"cpu": cpu.FAST, "cuda": cuda.FAST}
@@ -15,29 +16,54 @@ def accelerate(network: nn.Module, device: str, *, compiled: bool = False) -> No
 
     A network that is to be compiled keeps its plain parts, of which the compiler makes better code; on a GPU the layout
     of its maps alone is changed. On other devices nothing is. Names of tensors, numbers up to rounding, copies and
-    pickles stay as they are. Parts that are sharded keep the class that they were sharded with. A subclass with a
-    convolution or norm of a kind that this package has not, such as a dilated one, is left as it is as a whole.
+    pickles stay as they are. Parts that are sharded keep the class that they were sharded with. A network with a
+    convolution, norm or decoder part of a kind that this package has not, such as a dilated convolution or one with
+    spectral norm, is left as it is as a whole.
     """
     slow_down(network)
-    _swap(network, (_COMPILED if compiled else _EAGER).get(device, {}))
+    classes = (_COMPILED if compiled else _EAGER).get(device, {})
+    for whole in network.modules():
+        if isinstance(whole, _NETWORKS) and all(map(_is_ours, whole.modules())):
+            _swap(whole, classes)
 
 
 def slow_down(network: nn.Module) -> None:
     """Have the UNETRs in `network` computed by their own classes again."""
-    _swap(network, _PLAIN)
-
-
-def _swap(network: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> None:
     for whole in network.modules():
-        if isinstance(whole, _NETWORKS) and all(map(_is_ours, whole.modules())):
-            for part in whole.modules():
-                part.__class__ = classes.get(type(part), type(part))
+        if isinstance(whole, _NETWORKS):
+            _swap(whole, _PLAIN)
+
+
+def _swap(whole: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> None:
+    for part in whole.modules():
+        part.__class__ = classes.get(type(part), type(part))
 
 
 def _is_ours(part: nn.Module) -> bool:
-    """Whether the kernels, which read the weights alone, compute what a part does."""
+    """Whether the fast classes, which read the weights alone and hand several maps on, compute what a part does."""
+    if isinstance(part, decoder.Level):
+        return _are(part, decoder.Level) and _are(part.up, Upsampling) and _are(part.block, ResidualBlock)
+    if isinstance(part, decoder.Skip):
+        first, *others = part
+        return _are(first, Upsampling) and all(_are(two, nn.Sequential, Upsampling, ResidualBlock) for two in others)
+    if isinstance(part, ResidualBlock):
+        first = next(part.shortcut.children(), nn.Identity())
+        plain = _are(part.shortcut, nn.Identity) or (_are(part.shortcut, nn.Sequential) and _are(first, nn.Conv3d))
+        return _are(part, ResidualBlock) and _are(part.conv1, nn.Conv3d) and _are(part.conv2, nn.Conv3d) and plain
     if type(part) is nn.Conv3d and part.stride == (1, 1, 1):
         width = part.kernel_size[0]
         same = part.padding == (width // 2,) * 3 and part.kernel_size == (width,) * 3 and width % 2 == 1
         return same and part.padding_mode == "zeros" and part.dilation == (1, 1, 1) and part.groups == 1
     return not (type(part) is nn.InstanceNorm3d and part.track_running_stats)
+
+
+def _are(part: nn.Module, kind: type[nn.Module], *inner: type[nn.Module]) -> bool:
+    """Whether a part is of exactly this class, and what it holds of exactly those, where they are given."""
+    return _kind(part) is kind and (not inner or tuple(map(_kind, part.children())) == inner)
+
+
+def _kind(part: nn.Module) -> type[nn.Module]:
+    """Return the class of a part in the plain network; `fully_shard` makes one of its own of it."""
+    kind = type(part)
+    kind = kind.__bases__[-1] if kind.__name__.startswith("FSDP") else kind
+    return _PLAIN.get(kind, kind)

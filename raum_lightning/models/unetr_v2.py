@@ -181,6 +181,10 @@ class UNETRV2(Described):
         self.head = head(feature_size, out_channels, stem_stride, stem_stride)
         # of 1/2 and 1/4 of the image's resolution
         self.supervised = range(2 - stem_stride, min(4 - stem_stride, levels)) if deep_supervision else range(0)
+        if deep_supervision and not self.supervised:
+            raise ConfigError(
+                f"deep_supervision needs a level at 1/2, and patch_size={patch_size} has none: leave it out"
+            )
         self.deep_heads = nn.ModuleList(nn.Conv3d(widths[level], out_channels, 1) for level in self.supervised)
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -118,7 +118,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, embed_dim: int, start: float) -> None:
         super().__init__()
-        self.factor = nn.Parameter(torch.full((embed_dim,), start))
+        self.factor = nn.Parameter(torch.full((embed_dim,), float(start)))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """B N E to the same."""
@@ -229,7 +229,7 @@ class ViTV2(nn.Module):
                 mlp=make_mlp(embed_dim, mlp_dim, dropout=dropout),
                 embed_dim=embed_dim,
                 layer_scale=layer_scale,
-                drop_path=drop_path * index / max(depth - 1, 1),
+                drop_path=drop_path * (index / (depth - 1) if depth > 1 else 1),
             )
             for index in range(depth)
         )

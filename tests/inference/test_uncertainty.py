@@ -4,18 +4,16 @@ import csv
 import math
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 import raum_lightning
 from raum_lightning.cases.case import is_ours, read_remark
 from raum_lightning.cli import main
-from raum_lightning.inference.uncertainty import entropy, estimated_dice
+from raum_lightning.errors import OutputError
+from raum_lightning.inference.uncertainty import Review, entropy, estimated_dice
 from tests.helpers.handmade import TRUST, fit_handmade
 
 
@@ -40,12 +38,21 @@ def test_entropy_by_hand(mode: str, values: tuple[float, ...], expected: float) 
 
 def test_estimated_dice_by_hand() -> None:
     # two voxels: of the region at .8, so in its mask, and at .3; and a region that is nowhere
-    values = torch.tensor([[0.2, 0.7], [0.8, 0.3], [0.0, 0.0]]).reshape(3, 2, 1, 1)
-    prediction: Any = SimpleNamespace(values=values, mode="labels", regions={"WT": (1,), "ET": (2,)})
-    assert estimated_dice(prediction) == {
-        "WT": pytest.approx((2 * 0.8 + 1) / (0.8 + 0.3 + 1 + 1)),
-        "ET": 1,
-    }
+    values = np.array([[0.2, 0.7], [0.8, 0.3], [0, 0]], np.float32).reshape(3, 2, 1, 1)
+    mask = np.array([1, 0], np.uint8).reshape(2, 1, 1)
+    regions = {"WT": (1,), "ET": (2,)}
+    found = estimated_dice(values, mask, "labels", regions)
+    assert found == {"WT": pytest.approx((2 * 0.8 + 1) / (0.8 + 0.3 + 1 + 1)), "ET": 1}
+    # post-processing has left nothing of it
+    found = estimated_dice(values, 0 * mask, "labels", regions)
+    assert found == {"WT": pytest.approx(1 / (0.8 + 0.3 + 1)), "ET": 1}
+
+
+@pytest.mark.parametrize("heading", ["subject,comment", "case,comment"])
+def test_a_table_of_others_is_left_alone(tmp_path: Path, heading: str) -> None:
+    (tmp_path / "review.csv").write_text(f"{heading}\na,b\n")
+    with pytest.raises(OutputError, match=r"review\.csv: was not written by `raum segment`; move it"):
+        Review(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -83,5 +90,7 @@ def test_the_least_sure_case_comes_first_and_rows_stay(
     assert sorted(row["case"] for row in rows) == names and values == sorted(values)
     segmenter = raum_lightning.load(checkpoint, trust=TRUST)
     result = segmenter.segment(cases / rows[0]["case"])
-    assert values[0] == pytest.approx(np.mean(list(estimated_dice(result.prediction).values())), abs=1e-4)
+    known = result.prediction
+    dice = estimated_dice(known.probabilities(), result.labels, known.mode, known.regions)
+    assert values[0] == pytest.approx(np.mean(list(dice.values())), abs=1e-4)
     assert float(rows[0]["ml_wt"]) == pytest.approx(result.volumes["WT"], abs=1e-3)

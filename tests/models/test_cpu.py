@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 
 from raum_lightning.models import cpu, layout
 from raum_lightning.models.accelerate import accelerate, slow_down
@@ -99,6 +100,29 @@ def test_every_part_is_swapped_and_comes_back() -> None:
 def test_a_network_with_parts_of_its_own_computes_the_same(part: Callable[[], nn.Module]) -> None:
     network: Any = small()
     network.head = nn.Sequential(part(), network.head)
+    image = torch.randn(1, 3, *network.img_size)
+    with torch.no_grad():
+        plain = network.eval()(image)
+        accelerate(network, "cpu")
+        torch.testing.assert_close(network(image), plain, atol=0, rtol=0)
+
+
+def _turn_shortcut(network: Any) -> None:
+    network.skips[1][1][1].shortcut = nn.Conv3d(16, 16, 1)
+
+
+def _drop(network: Any) -> None:
+    network.levels[0].block = nn.Sequential(network.levels[0].block, nn.Dropout3d())
+
+
+def _normalise_weights(network: Any) -> None:
+    spectral_norm(network.levels[0].block.conv1)
+
+
+@pytest.mark.parametrize("change", [_turn_shortcut, _drop, _normalise_weights])
+def test_so_does_one_with_decoder_parts_of_its_own(change: Callable[[Any], None]) -> None:
+    network: Any = small(out_indices=(1, 2, 3, 4), patch_size=16, img_size=32)
+    change(network)
     image = torch.randn(1, 3, *network.img_size)
     with torch.no_grad():
         plain = network.eval()(image)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from raum_lightning.errors import ConfigError
 from raum_lightning.models import UNETRV2, vit_v2
 from raum_lightning.models.accelerate import accelerate
 from raum_lightning.training.sharding import shard
@@ -237,6 +238,13 @@ def test_deep_logits_are_for_training_only() -> None:
     assert len(network(image_for(network))) == 3
     assert isinstance(network.eval()(image_for(network)), Tensor)
     assert len(modern(deep_supervision=True, patch_size=4, out_indices=(2, 4))(torch.randn(1, 3, 16, 16, 16))) == 2
+
+
+def test_keys_are_not_ignored_where_there_is_one_level_or_block() -> None:
+    with pytest.raises(ConfigError, match="deep_supervision needs a level at 1/2, and patch_size=2 has none"):
+        modern(deep_supervision=True, patch_size=2, out_indices=(4,))
+    block: Any = modern(depth=1, patch_size=2, out_indices=(1,), drop_path=0.5, layer_scale=1).vit.blocks[0]
+    assert block.drop_path.probability == 0.5 and block.scale1.factor.dtype == torch.float32
 
 
 def test_a_stem_that_halves_saves_seven_eighths_of_the_operations() -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import median
 
 import pytest
 import yaml
@@ -271,3 +272,17 @@ def test_the_page_names_the_rules_of_the_run(copy: Path) -> None:
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     shown = page(copy)
     assert "Rules brats2023" in shown and "brats2020" not in shown.split("</tfoot>")[1].split("</small>")[0]
+    rules = {"name": "BraTS20_x", "rules": {"name": "brats2026"}, "cases": {}}
+    (copy / "test/cases.json").write_text(json.dumps(rules))  # the data set's, which the configuration does not name
+    assert "Rules brats2026" in page(copy)
+
+
+@pytest.mark.slow
+def test_what_has_no_score_is_left_out_of_means(copy: Path) -> None:
+    table = (copy / "test/cases.csv").read_text().splitlines()
+    case = table[1].partition(",")[0]
+    (copy / "test/cases.csv").write_text("\n".join([table[0], f"{case},0.5,0.5,nan,nan,nan", *table[2:]]))
+    shown = page(copy)
+    known = [dice for name, dice in DICE.items() if name != case]
+    assert f"mean, median {median(known):.3f}" in shown and "nan" not in shown.split("<tfoot>")[1].split("</tfoot>")[0]
+    assert Reader(shown).rows[-1] == case and case not in Reader(shown).sheets

@@ -47,3 +47,9 @@ def test_samples_are_kept_and_joined(tmp_path: Path) -> None:
     again = Sample.read(tmp_path / "a.npz")
     both = joined([sample, again])
     assert np.array_equal(both.probabilities, np.tile(sample.probabilities, 2)) and both.truth.tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("mode", ["labels", "regions"])
+def test_what_is_certain_stays_so(mode: str) -> None:
+    outside = np.array([1, 0, 0], np.float32).reshape(3, 1, 1, 1)
+    np.testing.assert_array_equal(temper(outside, mode, 8.0), outside)

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import torch
 from raum_lightning.cli import main
 from raum_lightning.inference.exported import read_safetensors
 from raum_lightning.metrics.statistics import summarise
+from raum_lightning.runs.study_folder import StudyFolder
 from raum_lightning.studies import training
 from raum_lightning.studies.training import Process
 from tests.helpers import DEBUG
@@ -199,6 +201,19 @@ def test_what_cannot_be_is_one_sentence_before_any_training(
     assert forked.started == [] and not Path("runs/debug").exists()
 
 
+def test_folds_are_taken_as_they_are_and_trained_on_later(trained: Path, tmp_path: Path) -> None:
+    study = shutil.copytree(trained, tmp_path / "copy") / FOLDER
+    attempts = json.loads((study / "training.json").read_text())
+    (study / "training.json").write_text(json.dumps({"0": attempts["0"]}))
+    known: Any = SimpleNamespace(folder=StudyFolder(study), splits=[None] * 2, config={"trainer": {"max_steps": 6}})
+    said: list[str] = []
+    training.accept_folds(known, said.append)
+    assert said == ["fold 1 has trained 4 of 6 steps"] and not training.is_finished(known, 1)
+    known.config["trainer"]["max_steps"] = 4
+    training.accept_folds(known, said.append)
+    assert len(said) == 1 and training.is_finished(known, 1)
+
+
 def test_changed_cases_settings_and_checkpoints_are_refused(
     trained: Path,
     tmp_path: Path,
@@ -214,6 +229,9 @@ def test_changed_cases_settings_and_checkpoints_are_refused(
     one.write_bytes(other.read_bytes())
     assert f"{one}: was trained on BraTS20_Training_" in refused(WORDS, capsys)
     one.write_bytes(kept)
+    start = ["--id", "new", "--module.init_from", str(one)]
+    assert f"module.init_from={one}: was trained on BraTS20_Training_" in refused([*WORDS, *start], capsys)
+    assert not FOLDER.with_name("cv-new").exists()
     image = Path("cases/BraTS20_Training_003/BraTS20_Training_003_flair.nii.gz")
     image.write_bytes(image.read_bytes() + b"0")
     assert "the data have changed since it began (BraTS20_Training_003)" in refused(WORDS, capsys)
