@@ -169,7 +169,8 @@ def _begin(args: argparse.Namespace) -> "Study":
     folder = StudyFolder(Path(config["run"]["root"]) / experiment / f"cv-{args.id or f'{folds}fold'}")
     group_folds(config, folder)
     study = _study(folder, config, data, folds, _without("--slurm", args.words), given.folders)
-    check_start(study)
+    if not folder.study.exists():  # whose folds have their weights
+        check_start(study)
     study.begin()
     if held_out := len(study.splits[0].test):
         print(f"{held_out} test cases are held out from every fold; --data.test_fraction 0 validates them too")
