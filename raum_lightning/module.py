@@ -206,8 +206,7 @@ class SegmentationModule(WholeVolumeModule):
         path, self.init_from = expanded(self.init_from), None
         names = outputs_of(data.dataset, self.mode)
         table, weights = start_from(path, self.network, modalities=data.modalities, outputs=names)
-        if weights.card is None or weights.card.dataset == data.dataset.name:
-            self.started_from = path, frozenset(weights.trained or ())
+        self.started_from = path, weights.seen(data.dataset.name)
         for line in lines(path, table, weights):
             rank_zero_info(line)
 

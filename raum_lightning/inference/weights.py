@@ -43,6 +43,11 @@ class Weights:
     img_size: Sequence[int] | None = None
     trained: Sequence[str] | None = None
 
+    def seen(self, dataset: str) -> frozenset[str]:
+        """Return the ids of the cases of this data set that trained it, as far as the file says."""
+        other = self.card is not None and self.card.dataset != dataset
+        return frozenset(() if other else self.trained or ())
+
 
 def read_weights(path: Path) -> Weights:
     """Return what `path` holds: a checkpoint of `raum fit`, *.safetensors, or a file of torch with a state dict.

@@ -42,11 +42,9 @@ def check_start(study: Study) -> None:
     given = study.config["module"].get("init_from")
     if given is None:
         return
-    weights = read_weights(expanded(given))
-    if weights.card and weights.card.dataset != next(iter(study.cases.values())).dataset.name:
-        return
+    trained = read_weights(expanded(given)).seen(next(iter(study.cases.values())).dataset.name)
     for fold, split in enumerate(study.splits):
-        if seen := sorted({*(weights.trained or ())} & {*split.val, *split.test}):
+        if seen := sorted(trained & {*split.val, *split.test}):
             raise RunError(
                 f"module.init_from={given}: was trained on {', '.join(seen[:5])}, which fold {fold} has to predict; "
                 "start from weights that have seen none of these cases, or leave it out"

@@ -86,13 +86,16 @@ class Recipe:
 
     def _scheduler(self, optimizer: Optimizer, total_steps: Callable[[], float]) -> LRScheduler:
         if self.lr_scheduler:
+            before = [group["lr"] for group in optimizer.param_groups]
             scheduler = _made("lr_scheduler", self.lr_scheduler, optimizer)
             if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
                 raise ConfigError(
                     f"module.lr_scheduler={type(scheduler).__name__} needs a validation score; schedulers are stepped "
                     "after each optimiser step and are given none: give one that depends on the step alone"
                 )
-            if len({round(group["initial_lr"] / group.get("lr_scale", 1), 12) for group in optimizer.param_groups}) > 1:
+            # a scheduler need not be one of torch's, which note the rate that they start from
+            after = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+            if len({round(new / old, 9) for new, old in zip(after, before, strict=True) if old}) > 1:
                 raise ConfigError(
                     f"module.layer_decay={self.layer_decay} has no effect with {type(scheduler).__name__}, which sets "
                     "the rate of every group itself: leave layer_decay out, or take another scheduler"

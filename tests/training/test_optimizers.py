@@ -140,6 +140,22 @@ def test_what_torch_refuses_or_undoes_is_said(options: dict[str, Any], said: str
         module.recipe.build(module, lambda: 10)
 
 
+class Bare:
+    """A scheduler of the user's own, which notes nothing in the groups."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+
+def test_schedulers_and_rates_of_ones_own_pass() -> None:
+    def optimizer(groups: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD([group | {"lr": 0.1 + place} for place, group in enumerate(groups)])
+
+    module = SegmentationModule(small(), optimizer=optimizer, no_decay=True, lr_scheduler=Bare)
+    built, scheduler = module.recipe.build(module, lambda: 10)
+    assert isinstance(scheduler, Bare) and [group["lr"] for group in built.param_groups] == [0.1, 1.1]
+
+
 def test_positions_of_monai_do_not_decay() -> None:
     network = nets.SwinUNETR(1, 2, feature_size=12)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
