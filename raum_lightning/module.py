@@ -21,6 +21,7 @@ from raum_lightning.inference.weights import lines, start_from
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.machine import keep_memory
 from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
+from raum_lightning.metrics.measures import part_name
 from raum_lightning.models.accelerate import accelerate, slow_down
 from raum_lightning.models.described import Described
 from raum_lightning.postprocess import Postprocess
@@ -58,8 +59,8 @@ class SegmentationModule(WholeVolumeModule):
         sw_batch_size: Windows per forward pass.
         flips: Test-time augmentation: mirrored images whose outputs are averaged at test and prediction: 1, 2, 4 or 8.
         metrics: What is computed per case; see `raum_lightning.metrics`.
-        rules: By which it is computed: brats2020 (to 2022), brats2023, brats2024 or brats2026 (2025 on); by default the
-            data set's `scoring`, and brats2020 where it has none.
+        rules: By which it is computed: brats2020 (to 2022), brats2023, brats2023-men, brats2023-met, brats2024 or
+            brats2026 (2025 on); by default the data set's `scoring`, and brats2020 where it has none.
         postprocess: How predicted masks are cleaned: a YAML file of `raum postprocess fit`; search, which fits it on
             the validation cases when training ends (without thresholds, for which it would hold the probabilities of
             all cases in memory); or none. Kept in the model card, which `test`, `predict` and `raum segment` follow
@@ -187,7 +188,7 @@ class SegmentationModule(WholeVolumeModule):
     @property
     def lower_is_better(self) -> bool:
         """Whether a lower value of `monitor` is better."""
-        return self.monitor == "loss" or METRICS[self.monitor.rpartition("_")[0]].better < 0
+        return self.monitor == "loss" or METRICS[part_name(self.monitor)[0]].better < 0
 
     def check_data(self, data: Any, *, fitting: bool = True) -> None:
         """Check that network, loss, optimiser and data (a `BratsDataModule`) fit, by a made-up patch without values.
@@ -216,7 +217,7 @@ class SegmentationModule(WholeVolumeModule):
         if self.follows_rules:
             self.rules = find_rules(dataset.scoring)
         for metrics in (self.val_metrics, self.test_metrics):
-            metrics.follow(self.rules.of(dataset.classes), self.regions)
+            metrics.follow(self.rules.of(dataset.classes), self.regions, dataset.classes)
         self.steps.check(self.regions)
         if isinstance(self.loss, DiceCELoss):
             self.loss.follow(dataset)

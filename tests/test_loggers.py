@@ -1,7 +1,8 @@
-"""What W&B is not sent: anything of a run that raum keeps offline, and the ids of cases where they are hashed."""
+"""What W&B is told and what not: nothing of a run that stays offline, no id that is hashed, and the best Dice."""
 
 import hashlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,11 +10,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from lightning.pytorch import loggers
+from wandb.errors import AuthenticationError, CommError
 
 from raum_lightning.errors import ConfigError
-from raum_lightning.loggers import WandbLogger, finish_wandb
+from raum_lightning.loggers import CSVLogger, WandbLogger, finish_wandb
 
 # an audit hook sees what Python asks the network for; W&B's own process, in Go, takes the proxy of the environment
 LOG = """
@@ -120,3 +124,54 @@ def test_an_alert_names_no_case_where_ids_are_hashed(tmp_path: Path, hash_ids: b
     logger._experiment = SimpleNamespace(alert=lambda **words: alerts.append(words["text"]))
     logger.alert_failure(ValueError("the loss became NaN at p01"))
     assert alerts == [said]
+
+
+class Summary(WandbLogger):
+    """Keeps what a sweep would optimise."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lost, self.verb, self.best, self.folder = False, "fit", None, folder
+        self.summary: dict[str, float] = {}
+        self._prefix, self._wandb_init, self._save_dir = "", {}, str(folder)
+
+    @property
+    def experiment(self) -> Any:
+        return SimpleNamespace(summary=self.summary, log=lambda *row: None)
+
+
+def test_the_best_dice_never_falls(tmp_path: Path) -> None:
+    """Neither by a region that no case has, nor by a process that goes on, wherever W&B's own files lie."""
+    before = CSVLogger(tmp_path)
+    before.log_metrics({"val/dice_et": 0.9}, 9)
+    before.log_metrics({"val/dice_et": float("nan"), "val/dice_wt": 0.5}, 19)
+    logger = Summary(tmp_path)
+    for value in (0.4, float("nan"), 0.6):
+        logger.log_metrics({"val/dice_et": value, "val/dice_wt": value}, 29)
+    assert logger.summary == {"val/dice_et": 0.9, "val/dice_wt": 0.6} and not logger.lost
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            AuthenticationError("API key must have 40+ characters, has 3."),
+            r"does not take the key \(API key must have 40",
+        ),
+        (CommError("no route"), "cannot be reached: the run stays on disk"),
+    ],
+)
+def test_a_key_that_is_refused_is_not_a_server_that_is_away(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = iter([error])
+
+    def experiment(_: Any) -> Any:
+        for refused in tries:
+            raise refused
+        return SimpleNamespace()
+
+    monkeypatch.setattr(loggers.WandbLogger, "experiment", property(experiment))
+    logger = WandbLogger(save_dir=tmp_path, offline=False)
+    with caplog.at_level("INFO"):
+        assert logger.experiment and logger._wandb_init["mode"] == "offline"
+    assert re.search(f"W&B {said}", caplog.text)

@@ -213,7 +213,9 @@ def test_a_value_that_cannot_be_used_is_refused_by_its_key(wrong: dict[str, Any]
         SegmentationModule(tiny_unetr(), **wrong)
 
 
-@pytest.mark.parametrize(("monitor", "lower"), [("dice_mean", False), ("hd95_et", True), ("loss", True)])
+@pytest.mark.parametrize(
+    ("monitor", "lower"), [("dice_mean", False), ("hd95_et", True), ("hd95_tumor_core", True), ("loss", True)]
+)
 def test_the_monitored_score_says_which_way_is_better(monitor: str, lower: bool) -> None:
     module = SegmentationModule(tiny_unetr(), metrics=["dice", "hd95"], monitor=monitor)
     assert module.lower_is_better is lower

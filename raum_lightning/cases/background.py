@@ -38,8 +38,6 @@ def cut_out(image: NDArray[np.float32], background: float | str, brain: NDArray[
     `background` is the value outside; `none` for scans with skull, of which `find_head` takes the head; or the pattern
     of brain masks, of which `brain` is this case's. A voxel of 0 inside becomes the smallest number above it.
     """
-    if background == 0:
-        return
     inside = brain != 0 if brain is not None else find_head(image) if background == "none" else image != background
     image[inside & (image == 0)] = np.finfo(np.float32).tiny
     image[~inside] = 0

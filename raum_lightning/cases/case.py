@@ -38,7 +38,7 @@ class Case:
 
     `channels` says where a modality lies along the fourth axis when one file holds several (MSD). `problems` holds what
     was already seen to be wrong while looking for the files. `brain` is its brain mask, where the data set says that
-    there is one for the background.
+    there is one for the background. `held_out` cases are those that the data set itself keeps for testing.
     """
 
     id: str
@@ -48,6 +48,7 @@ class Case:
     channels: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     brain: Path | None = None
+    held_out: bool = False
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -139,7 +140,9 @@ class Case:
             for channel, volume in read_channels(path, names, targets):
                 if brain is not None:
                     brain.check_grid(volume)
-                cut_out(volume.data, background, None if brain is None else brain.data)
+                if background != 0:
+                    check_values(volume)
+                    cut_out(volume.data, background, None if brain is None else brain.data)
                 yield names[channel], cleaned(volume)
 
     def read_labelled(
@@ -179,12 +182,8 @@ def _scaling(path: Path) -> str:
     )
 
 
-def cleaned(volume: Volume) -> Volume:
-    """Return an image whose background is exactly 0; what is 0 in all modalities is outside the brain, in this project.
-
-    Raise `CaseError` for values that are not finite, for a constant image, and for another background than 0. Noise
-    that interpolation left around 0 is set to 0, and counted; noise around a head with skull is left alone.
-    """
+def check_values(volume: Volume) -> None:
+    """Raise `CaseError` for values that are not finite, and for a constant image."""
     data, path = volume.data, volume.path
     lowest, highest = data.min(), data.max()
     if not np.isfinite([lowest, highest]).all():
@@ -192,6 +191,16 @@ def cleaned(volume: Volume) -> Volume:
         raise CaseError(f"{path}: {bad} voxels are NaN or infinite; repair or leave out the file")
     if lowest == highest:
         raise CaseError(f"{path}: every voxel is {data.flat[0]:g}; the image is empty")
+
+
+def cleaned(volume: Volume) -> Volume:
+    """Return an image whose background is exactly 0; what is 0 in all modalities is outside the brain, in this project.
+
+    Raise `CaseError` for values that are not finite, for a constant image, and for another background than 0. Noise
+    that interpolation left around 0 is set to 0, and counted; noise around a head with skull is left alone.
+    """
+    check_values(volume)
+    data, path = volume.data, volume.path
     clear = clear_background(data)
     if clear is not data:
         volume = replace(volume, cleared=int(np.count_nonzero(data) - np.count_nonzero(clear)))

@@ -18,7 +18,7 @@ from raum_lightning.errors import CaseError
 from raum_lightning.machine import usable_cores
 
 # goes up when what is measured changes
-VERSION = 2
+VERSION = 3
 CACHE = "checked.json"
 # memory that all threads together may take, and what a voxel takes of it while a case is measured
 MEMORY, BYTES_PER_VOXEL = 700e6, 7

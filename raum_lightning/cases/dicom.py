@@ -100,7 +100,7 @@ def choose(folder: Path, named: Mapping[str, str], needed: Sequence[str]) -> dic
 
 def modality_of(description: str, agent: str = "") -> str | None:
     """Return which modality a series is by its description and its contrast agent; None where they do not tell."""
-    text = description.lower()
+    text = re.sub(r"\bc(-|[_ ]?minus)(?![a-z0-9])", " native ", description.lower().replace("_", " "))
     words = set(re.split(r"[^a-z0-9]+", text))
 
     def says(names: str) -> bool:
@@ -108,7 +108,8 @@ def modality_of(description: str, agent: str = "") -> str | None:
 
     if says(_OTHERS) or "t2*" in text:
         return None
-    if "flair" in text or {"dark", "fluid"} <= words:
+    inverted = "flair" in text or {"dark", "fluid"} <= words
+    if inverted and not says("t1w?|t1flair"):  # a T1 FLAIR shows what a T1 shows
         return "flair"
     if re.search(r"t1|mprage|bravo|spgr|tfl|vibe", text):
         given = says(_CONTRAST) or "+c" in text or bool(agent.strip())
@@ -170,6 +171,12 @@ def _check_spacing(series: Series) -> None:
     places = []
     for file in series.files:
         tags = _tags(file)
+        if not (tags["orientation"] and tags["position"]):
+            raise CaseError(
+                f"{file}: does not say where its slice lies (ImagePositionPatient, ImageOrientationPatient), as an "
+                "export of pictures does; export series "
+                f"{series} again, or convert it with dcm2niix"
+            )
         rows, columns = np.reshape([float(number) for number in tags["orientation"].split("\\")], (2, 3))
         place = np.array([float(number) for number in tags["position"].split("\\")])
         places.append(place @ np.cross(rows, columns))

@@ -15,6 +15,8 @@ from raum_lightning.errors import CaseError, ConfigError
 from raum_lightning.json_files import read_json
 
 FILE = "dataset.json"
+# nnU-Net's folder of cases for testing, which may have masks
+HELD_OUT = "imagesTs"
 # how the modalities of gliomas are spelt, and what the names of their classes contain, without spaces and hyphens; of
 # two that fit the earlier decides
 MODALITIES = {"flair": "flair", "t1w": "t1", "t1": "t1", "t1gd": "t1ce", "t1ce": "t1ce", "t2w": "t2", "t2": "t2"}
@@ -101,7 +103,8 @@ def _nnunet(root: Path, content: Any) -> list[Case]:
     patterns = {name: (f"imagesT[rs]/{{case}}_{i:04d}",) for name, i in channels.items()}
     dataset = replace(dataset, images=patterns, mask=preset.mask, splits=preset.splits)
     listing = Listing.of(root)
-    return [case_of(listing, dataset, case) for case in sorted(listing.cases(dataset))]
+    cases = [case_of(listing, dataset, case) for case in sorted(listing.cases(dataset))]
+    return [replace(case, held_out=case.folder.name == HELD_OUT) for case in cases]
 
 
 def _by_value(table: Mapping[str, Any]) -> dict[int, str]:

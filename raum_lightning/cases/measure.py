@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from raum_lightning.cases.case import Case, edges, sample_of
@@ -27,7 +28,7 @@ class Image:
     Args:
         file: Where it lies.
         modality: Such as flair.
-        spacing: Voxel size in mm along X, Y, Z.
+        spacing: Voxel size in mm from left to right, from back to front and upwards, however the axes of the file run.
         source: The transform of the header that counts, sform or qform.
         disagreement: How far the other one puts a corner elsewhere, in mm.
         digest: Of its voxels.
@@ -176,7 +177,7 @@ def _image(
     count, mean, std = _moments(flat)
     signal = sample[sample != 0]
     typical = signal[signal <= np.percentile(signal, 99.9)] if signal.size else signal
-    spacing = header.spacing
+    spacing = [header.spacing[axis] for axis in np.argsort(io_orientation(volume.affine)[:, 0])]
     union = _bits(brains[0] | brains[-1])
     tumour = None
     if labels is not None and std > 0 and (inside := _is_tumour(sample_of(labels, SAMPLE))).any():
@@ -184,7 +185,7 @@ def _image(
     return Image(
         file=str(volume.path),
         modality=modality,
-        spacing=list(spacing),
+        spacing=spacing,
         source=header.source,
         disagreement=header.disagreement,
         digest=hashlib.blake2b(flat.data, digest_size=16).hexdigest(),

@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,16 @@ def make_split(
     keep the folds balanced. With fewer patients than folds there are fewer folds. Runs keep the split that they began
     with in splits.json: which patients are in which fold may change between versions of this package.
 
+    Where the data set itself holds cases out, as nnU-Net does in imagesTs, they are the test set, whatever
+    `test_fraction` is.
+
     Raises:
         SplitError: Where there are fewer than three patients, or a fold that does not exist.
     """
     check_folds(folds, fold, test_fraction)
+    if kept := held_out(cases):
+        others = [case for case in cases if not case.held_out]
+        return replace(make_split(others, folds=folds, fold=fold, test_fraction=0, seed=seed), test=kept)
     groups: dict[str, list[str]] = defaultdict(list)
     for case in cases:
         groups[case.patient].append(case.id)
@@ -52,14 +58,19 @@ def make_split(
             "or a file given as data.splits"
         )
     order = sorted(groups, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
-    held_out = min(max(1, round(test_fraction * len(order))), len(order) - 2) if test_fraction else 0
-    test, rest = order[:held_out], order[held_out:]
+    tested = min(max(1, round(test_fraction * len(order))), len(order) - 2) if test_fraction else 0
+    test, rest = order[:tested], order[tested:]
     folds = min(folds, len(rest))
     if fold >= folds:
         raise SplitError(f"fold {fold} does not exist: {len(rest)} patients give {folds} folds, 0 to {folds - 1}")
     first, end = (index * len(rest) // folds for index in (fold, fold + 1))
     train, val = rest[:first] + rest[end:], rest[first:end]
     return Split(*(sorted(i for patient in part for i in groups[patient]) for part in (train, val, test)))
+
+
+def held_out(cases: Sequence[Case]) -> list[str]:
+    """Return the ids of the cases that the data set itself keeps for testing, sorted."""
+    return sorted(case.id for case in cases if case.held_out)
 
 
 def check_folds(folds: int, fold: int, test_fraction: float) -> None:
@@ -75,9 +86,11 @@ def check_folds(folds: int, fold: int, test_fraction: float) -> None:
 def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
     """Return the split in a JSON file: {"train": [ids], "val": [ids], "test": [ids]}, or a list with one for each fold.
 
+    A file without `test`, such as nnU-Net's, tests the cases that the data set itself holds out and no other part has.
+
     Raises:
         SplitError: Naming the file, and the ids that are not in the data or the patients that are in two parts, unless
-            one part lies wholly in the other.
+            the cases of one part are all in the other.
     """
     if fold < 0:
         raise SplitError(f"fold {fold} does not exist: folds count from 0")
@@ -85,7 +98,9 @@ def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
         content = parse_json(path.read_bytes())
         if isinstance(content, list):
             content = content[fold]
-        split = Split(*(sorted(map(str, _ids(key, content.get(key, [])))) for key in ("train", "val", "test")))
+        train, val = (_ids(key, content.get(key, [])) for key in ("train", "val"))
+        kept = [case for case in held_out(cases) if case not in {*train, *val}]
+        split = Split(train, val, _ids("test", content.get("test", kept)))
     except FileNotFoundError:
         raise SplitError(
             f"{path}: no such file; data.splits, or `splits` of a data set, is a JSON file with train, val and test"
@@ -97,16 +112,18 @@ def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
     patients = {case.id: case.patient for case in cases}
     if unknown := sorted({*split.train, *split.val, *split.test} - set(patients)):
         raise SplitError(f"{path}: {len(unknown)} ids are not among the cases with a mask: {', '.join(unknown[:5])}")
-    parts = {part: {patients[name] for name in ids} for part, ids in asdict(split).items()}
-    for (one, ours), (other, theirs) in combinations(parts.items(), 2):
-        # all of them in both is meant, as when a network is to overfit them
-        if (both := sorted(ours & theirs)) and len(both) < min(len(ours), len(theirs)):
+    parts = [(part, set(ids)) for part, ids in asdict(split).items()]
+    for (one, ours), (other, theirs) in combinations(parts, 2):
+        # all cases of one part in the other are meant, as when a network is to overfit them
+        if len(ours & theirs) == min(len(ours), len(theirs)):
+            continue
+        if both := sorted({patients[case] for case in ours} & {patients[case] for case in theirs}):
             raise SplitError(f"{path}: {', '.join(both[:5])} in both {one} and {other}; leave them out of one")
     return split
 
 
-def _ids(part: str, given: Any) -> list[Any]:
-    """Return the ids of a part; raise `TypeError` where they are no list of words or numbers."""
+def _ids(part: str, given: Any) -> list[str]:
+    """Return the ids of a part, sorted; raise `TypeError` where they are no list of words or numbers."""
     if not isinstance(given, list) or not all(isinstance(one, (str, int)) for one in given):
         raise TypeError(f"{part} is no list of ids")
-    return given
+    return sorted(map(str, given))

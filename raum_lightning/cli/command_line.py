@@ -92,7 +92,9 @@ def _options(args: Sequence[str]) -> Iterator[Option]:
     rest = list(args)
     while rest:
         word = rest.pop(0)
-        if word in ("-c", "--config") and rest:
+        if word in ("-c", "--config"):
+            if not rest:
+                raise RunError(f"{word} needs the name of a YAML file")
             yield Option((), ("config",), rest.pop(0))
         elif not word.startswith("--"):
             yield Option((word,))

@@ -25,6 +25,8 @@ OURS = {
     "ckpt_path": "folds that were begun are resumed by themselves",
     "out": "results lie in the folder of the cross-validation",
 }
+# what ends `raum fit` with an answer instead of a training
+ASKS = ("print_config", "keys", "help")
 # what the data module needs to find and split the cases
 FOUND_BY = ("root", "modalities", "dataset", "exclude", "test_fraction", "splits", "prepared_dir")
 
@@ -47,7 +49,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "and a job after it for the rest",
     )
     add("--trained", action="store_true", help="train nothing: predict and score with the folds as they are")
-    add("--rules", default="auto", help="brats2020, brats2023, brats2024, brats2026; auto: the data set's")
+    add(
+        "--rules",
+        default="auto",
+        help="brats2020, brats2023, brats2023-men, brats2023-met, brats2024, brats2026; auto: the data set's",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="for predicting")
     add("--probabilities", action="store_true", help="write those of every case too, and search thresholds by them")
     add("--rescore", type=Path, metavar="DIR", help="only make the tables of this cross-validation again")
@@ -83,9 +89,9 @@ def _finish(study: "Study", args: argparse.Namespace) -> int:
             chosen: dict[str, Any] = {"device": args.device, "probabilities": args.probabilities}
             predict_folds(study, progress=progress, **chosen)
     content = write_results(study, rules=args.rules)
+    _join(study, content)
     if not args.rescore:
         log_summary(study.config, study.folder, content)
-    _join(study, content)
     summary = {"raw": content["summary"], "cleaned": content["cleaned"]["summary"]}
     for state, one in summary.items():
         dice = ", ".join(f"{part.upper()} {number(one[f'dice_{part}']['mean'], 3)}" for part in content["parts"])
@@ -142,6 +148,8 @@ def _check(args: argparse.Namespace) -> None:
         name = word.removeprefix("--").partition("=")[0]
         if word.startswith("--") and name in OURS:
             raise ConfigError(f"--{name} is set for each fold: {OURS[name]}")
+        if word.startswith("--") and (name in ASKS or name.endswith(".help")):
+            raise ConfigError(f"--{name} only asks; ask `raum fit`, which has the same options")
     if args.rescore and args.forwarded:
         raise ConfigError(f"--rescore takes everything from {args.rescore}; leave out {' '.join(args.forwarded)}")
     if args.slurm and (args.rescore or args.parallel > 1):
@@ -156,6 +164,8 @@ def _check(args: argparse.Namespace) -> None:
 def _begin(args: argparse.Namespace) -> "Study":
     """Return the study of the configuration, begun or continued."""
     from raum_lightning.cli.command_line import read_command_line
+    from raum_lightning.cli.run_plan import experiment_of
+    from raum_lightning.runs.naming import check_names
     from raum_lightning.runs.study_folder import StudyFolder
     from raum_lightning.studies.prediction import check_start
     from raum_lightning.studies.wandb_summary import group_folds
@@ -165,7 +175,9 @@ def _begin(args: argparse.Namespace) -> "Study":
     files = given.files
     data = _data(config)
     folds = _count_folds(args.folds, config, data)
-    experiment = config["run"].get("experiment") or (files[-1].stem if files else "unnamed")
+    experiment = config["run"].get("experiment") or experiment_of(files)
+    if args.id is not None:
+        check_names(experiment, args.id)
     folder = StudyFolder(Path(config["run"]["root"]) / experiment / f"cv-{args.id or f'{folds}fold'}")
     group_folds(config, folder)
     study = _study(folder, config, data, folds, _without("--slurm", args.words), given.folders)

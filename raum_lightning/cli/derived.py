@@ -52,6 +52,8 @@ class Derived:
 
 def derive(given: CommandLine) -> Derived:
     """Add the arguments of network and loggers that are not given."""
+    if any(option.key[-1:] == ("help",) for option in given.options):  # of a class, after which nothing is parsed
+        return Derived({}, given.words)
     together, _ = given.together()
     network = _network(together)
     derived = Derived(deepcopy(given.files.tree), given.words, network)

@@ -26,7 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--rules",
         default="auto",
-        help="brats2020 (to 2022), brats2023, brats2024, brats2026 (2025 on); auto: data set's",
+        help="brats2020 (to 2022), brats2023, brats2023-men, brats2023-met, brats2024, brats2026 (2025 on); "
+        "auto: data set's",
     )
     add("--lesion-wise", action="store_true", help="add Dice and HD95 by lesion")
     add_dataset(parser, text="whose label values both hold: auto, a name, such as brats2024, or a YAML file")
@@ -161,12 +162,14 @@ def _worst(evaluation: "Evaluation") -> Any:
     """Return the worst cases as rows; the metric they are ranked by in full and the means of others as columns."""
     from rich.table import Column
 
+    from raum_lightning.metrics.measures import part_name
+
     first = evaluation.ranked_by
     others = [metric for metric in evaluation.metrics if metric != first][:LISTED]
     names = [f"{first}_{part}" for part in evaluation.present] + [f"{metric}_mean" for metric in others]
     table = _table(Column("case", no_wrap=True, vertical="bottom"), title=f"worst by mean {first}")
     for name in names:
-        metric, _, part = name.rpartition("_")
+        metric, part = part_name(name)
         table.add_column("\n".join([*metric.split("_"), _title(part)]), justify="right")
     for case in evaluation.worst(LISTED):
         table.add_row(case, *(_number(evaluation.scores[case][name]) for name in names))

@@ -163,7 +163,9 @@ def _number(value: float) -> str:
 
 
 def _heading(name: str) -> tuple[str, str]:
-    metric, _, part = name.rpartition("_")
+    from raum_lightning.metrics.measures import part_name
+
+    metric, part = part_name(name)
     return metric, part if part == "mean" else part.upper()
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import torch
 from jsonargparse.typing import register_type
@@ -11,8 +12,10 @@ from jsonargparse.typing import register_type
 from raum_lightning.cli.command_line import CommandLine
 from raum_lightning.cli.key_errors import SEARCHED
 from raum_lightning.cli.known_keys import MODULE_CLASS
-from raum_lightning.errors import ConfigError
+from raum_lightning.errors import ConfigError, RunError
+from raum_lightning.json_files import read_json
 from raum_lightning.module import SegmentationModule
+from raum_lightning.runs.folder import RunFolder
 
 
 def find_beside(folders: Iterable[Path]) -> None:
@@ -20,6 +23,18 @@ def find_beside(folders: Iterable[Path]) -> None:
     for folder in (*folders, Path.cwd()):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
+
+
+def folders_before(files: Iterable[Path]) -> list[Path]:
+    """Return the folders of the YAML files from which runs were started whose config.yaml is among `files`.
+
+    A class of the user's own, which lay beside such a file, is found again when the run is resumed or scored.
+    """
+    found: list[Path] = []
+    for run in filter(None, map(RunFolder.of_file, files)):
+        starts: list[dict[str, Any]] = read_json(run.provenance, RunError) if run.provenance.exists() else []
+        found += [Path(folder) for start in starts for folder in start.get("code", ())]
+    return list(dict.fromkeys(found))
 
 
 def lists_for_tensors() -> None:

@@ -37,8 +37,9 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"{args.out}: the name must end in .yaml")
         check_output(args.out, COMMAND)
     words = [word for file in args.config for word in ("-c", str(file))]
-    words += ["--data.root", str(args.root)] if args.root else ["--data.dataset", "brats2020"]
+    words += ["--data.root", str(args.root)] if args.root else []
     words += args.forwarded
+    words += [] if args.root else _data_set(words)
     check_keys("fit", words)
     first = found = measure_apart(words)
     room = (args.memory or found["memory"] / GIB) * GIB
@@ -56,6 +57,16 @@ def run(args: argparse.Namespace) -> int:
     elif args.out:
         _write(args.out, keys, args)
     return int(not fits)
+
+
+def _data_set(words: list[str]) -> list[str]:
+    """Return the option for BraTS 2020, where neither a data set nor a folder of cases says which classes there are."""
+    from raum_lightning.cli.command_line import read_command_line
+    from raum_lightning.cli.config_inheritance import mapping
+
+    data = mapping(read_command_line(words).together()[0].get("data"))
+    known = data.get("dataset", "auto") != "auto" or ("root" in data and Path(str(data["root"])).is_dir())
+    return [] if known else ["--data.dataset", "brats2020"]
 
 
 def _ways(first: dict[str, Any]) -> list[tuple[dict[str, Any], list[str]]]:
@@ -100,9 +111,12 @@ def _print_rest(found: dict[str, Any]) -> None:
 
 def _write(path: Path, keys: dict[str, Any], args: argparse.Namespace) -> None:
     from raum_lightning.atomic import write_text
+    from raum_lightning.cli.run_plan import experiment_of
     from raum_lightning.yaml_files import to_yaml
 
-    text = to_yaml(keys)
+    # given as a second -c it does not give the runs its own name
+    named = {"run": {"experiment": experiment_of(args.config)}}
+    text = to_yaml(named | keys if keys else keys)
     write_text(path, f"# written by {COMMAND} for {', '.join(map(str, args.config))}\n{text}")
     print(f"{path}: {'the keys that make it fit' if keys else 'no key is needed'}")
 

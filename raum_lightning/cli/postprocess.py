@@ -31,7 +31,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add("--probabilities", type=Path, metavar="DIR", help=PROBABILITIES[action is fit])
         add("--dataset", default="auto", help="whose label values they hold: a name, such as brats2024, or a YAML file")
     fit.add_argument("--references", type=Path, required=True, metavar="DIR", help="cases with masks, or masks alone")
-    fit.add_argument("--rules", default="auto", help="brats2020, brats2023, brats2024, brats2026; auto: the data set's")
+    fit.add_argument(
+        "--rules",
+        default="auto",
+        help="brats2020, brats2023, brats2023-men, brats2023-met, brats2024, brats2026; auto: the data set's",
+    )
     fit.add_argument("--workers", type=int, help="processes (default: one for each core)")
     fit.add_argument("--out", type=Path, required=True, metavar="YAML", help="the steps to write")
     apply.add_argument("--postprocess", type=Path, required=True, metavar="YAML", help="the steps")

@@ -67,22 +67,26 @@ def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: b
             "or data.splits with a few training cases"
         )
     check_names(config.run.experiment, config.run.id)
-    naming = [file.stem for file in files if file.parent.name != OF_MACHINES] or [file.stem for file in files]
-    name = config.run.experiment or (naming[-1] if naming else "unnamed")
-    experiment = Path(config.run.root) / name
+    experiment = Path(config.run.root) / (config.run.experiment or experiment_of(files))
     named = RunFolder(experiment / str(config.run.id)) if config.run.id else None
     precision, said = _precision(config.trainer.precision, config.trainer.accelerator)
     plan = Plan(experiment, named, None, precision, said)
     if verb == "fit":
         plan = _plan_fit(plan, config)
     else:
-        beside = RunFolder.of_file(files[-1]) if files else None
+        beside = next((run for file in reversed(files) if (run := RunFolder.of_file(file))), None)
         plan = _plan_trained(plan, config.ckpt_path, beside, root_is_given=root_is_given)
     if plan.start and not plan.start.is_file():
         raise RunError(f"{plan.start}: no such checkpoint; --ckpt_path names a file")
     if plan.start and plan.start.suffix in (ONNX, PROGRAM):
         raise RunError(f"{plan.start}: is an exported program, not a checkpoint; use `raum segment --model`")
     return plan
+
+
+def experiment_of(files: Sequence[Path]) -> str:
+    """Return the name of the experiment that files describe: that of the last, but one of a machine, without ending."""
+    naming = [file.stem for file in files if file.parent.name != OF_MACHINES] or [file.stem for file in files]
+    return naming[-1] if naming else "unnamed"
 
 
 def _plan_fit(plan: Plan, config: Any) -> Plan:
@@ -183,6 +187,8 @@ def _name(name: str, init: Any, run: RunFolder) -> None:
         init.name = init.name or f"{experiment}/{number}"
         # a sweep's agent has chosen the id
         init.id = init.id or os.environ.get("WANDB_RUN_ID") or f"{experiment}-{number}"
+        if "resume" in init:  # of Lightning's own, whose null would begin an online run of this id anew
+            init.resume = init.resume or "allow"
 
 
 def without_run(config: Any) -> Any:

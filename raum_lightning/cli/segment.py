@@ -136,8 +136,14 @@ def _segment_folder(args: argparse.Namespace) -> int:
     if outcome.replaced:
         print(f"{len(outcome.replaced)} were of other weights, settings or images and are replaced")
     print(f"{args.out}: {len(outcome.written)} of {len(cases)} cases segmented, {len(outcome.kept)} were there already")
+    if review.own:
+        review.write()  # once more, where another process has written between reading and writing
     if review.rows:
         print(f"{review.path}: the cases, those first that a person should look at first")
+    if unseen := [name for name in outcome.kept if name not in review.rows]:
+        print(
+            f"{len(unseen)} that were there already are not in it ({', '.join(unseen[:5])}): move their masks for that"
+        )
     for case, problem in outcome.failed.items():
         print(f"{case} was not segmented: {problem}")
     return int(bool(outcome.failed))
@@ -198,5 +204,6 @@ def _draw(result: Any, path: Path) -> None:
     names = list(case.images)
     image, affine = case.read(names)
     images = dict(zip(names, image, strict=True))
-    save(draw(Scan(case.id, images, affine, prediction=result.labels, dataset=result.case.dataset)), path)
+    predicted = result.card.translate(result.labels, result.data_set)
+    save(draw(Scan(case.id, images, affine, prediction=predicted, dataset=result.data_set)), path)
     print(f"{path}: {case.id}")

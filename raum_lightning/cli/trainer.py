@@ -23,7 +23,7 @@ from raum_lightning.cli.errors import refusals, restoring
 from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.known_keys import MODULE_CLASS
 from raum_lightning.cli.log_filters import quieten
-from raum_lightning.cli.own_code import find_beside, find_module_class, lists_for_tensors
+from raum_lightning.cli.own_code import find_beside, find_module_class, folders_before, lists_for_tensors
 from raum_lightning.cli.run_plan import apply_plan, as_list, make_plan, without_run
 from raum_lightning.cli.trainer_help import keys, trainer_help
 from raum_lightning.data.augment.one_of import INSTANTIATORS
@@ -93,6 +93,8 @@ class RaumCLI(LightningCLI):
 
     verb: str
     given: CommandLine
+    code: list[Path]
+    """Folders in which classes of the user's own are found."""
     derived: list[str]
     """The network's arguments that follow from the data or, where not fitting, from the checkpoint."""
     run_dir: Path
@@ -103,7 +105,8 @@ class RaumCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         self.verb, self.given = args[0], read_command_line(args[1:])
-        find_beside(self.given.files.folders)
+        self.code = [*self.given.files.folders, *folders_before(self.given.files.files)]
+        find_beside(self.code)
         lists_for_tensors()
         self.module_class = find_module_class(self.given)
         # a mistyped key is an error, not an abbreviation, and is explained by us
@@ -176,7 +179,7 @@ class RaumCLI(LightningCLI):
         config.run.experiment = self.run_dir.parent.name
         config.trainer.precision = plan.precision
         text = self._parser(verb).dump(without_run(config), skip_unset=False)
-        self.save_config_kwargs = {"text": to_yaml(yaml.safe_load(text))}
+        self.save_config_kwargs = {"text": to_yaml(yaml.safe_load(text)), "code": self.code}
         apply_plan(plan, config, self.run, verb)
 
     @property
@@ -293,9 +296,11 @@ class RaumCLI(LightningCLI):
 class SaveConfig(SaveConfigCallback):
     """Writes the run's `config.yaml` and `splits.json` when it trains, and tells the loggers the configuration."""
 
-    def __init__(self, parser: LightningArgumentParser, config: Any, *, text: str, **kwargs: Any) -> None:
+    def __init__(
+        self, parser: LightningArgumentParser, config: Any, *, text: str, code: Sequence[Path], **kwargs: Any
+    ) -> None:
         super().__init__(parser, config, save_to_log_dir=False, **kwargs)
-        self.text = text
+        self.text, self.code = text, code
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """On rank 0, once."""
@@ -305,6 +310,6 @@ class SaveConfig(SaveConfigCallback):
         write_text(run.config, self.text)
         data.split.save(run.splits)
         made_of = provenance(data)
-        note_start(run, made_of)
+        note_start(run, made_of | {"code": [str(folder.resolve()) for folder in self.code]})
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.text) | {"provenance": made_of, "split": asdict(data.split)})

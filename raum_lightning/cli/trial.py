@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
+from torch.utils.data import default_collate
 
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cli.trainer import RaumCLI
 from raum_lightning.data.datamodule import BratsDataModule
+from raum_lightning.data.patches import collate_lists
 from raum_lightning.data.store import Prepared
 from raum_lightning.errors import ConfigError
 from raum_lightning.geometry import bounding_box, brain_mask
@@ -38,8 +41,8 @@ class TrialCLI(RaumCLI):
         data, network = self.datamodule, self.model.network
         cases = find_cases(data.root, data.declared) if data.root.is_dir() else []
         volume = _volume(data, cases[0] if cases else None)
-        seconds_of_patch = _seconds_of_patch(data, volume)
-        seconds, seconds_of_case = self._steps(device, volume)
+        seconds_of_patch, patches = _read_patches(data, volume)
+        seconds, seconds_of_case = self._steps(device, volume, patches)
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_of_process()
         weights = sum(parameter.numel() for parameter in self.model.parameters()) * 4
         cuda = device.type == "cuda"
@@ -65,7 +68,7 @@ class TrialCLI(RaumCLI):
             "cases": len(cases),
         }
 
-    def _steps(self, device: torch.device, volume: dict[str, Any]) -> tuple[float, float]:
+    def _steps(self, device: torch.device, volume: dict[str, Any], patches: dict[str, Any]) -> tuple[float, float]:
         """Return seconds of an optimiser step and of a validation case.
 
         The order is that of a fit: steps, validation, steps; of two cases, as one is scored beside the next.
@@ -75,7 +78,7 @@ class TrialCLI(RaumCLI):
         module.setup("fit")
         # with EMA a fit holds the mean of the weights beside them
         held = [parameter.detach().clone() for parameter in module.parameters()] if module.average else []
-        step = self._step(device)
+        step = self._step(device, patches)
         _timed(step, WARMUP, device)
         seconds = _timed(step, STEPS, device)
         volume = {key: value.to(device) if torch.is_tensor(value) else value for key, value in volume.items()}
@@ -93,16 +96,16 @@ class TrialCLI(RaumCLI):
         del held
         return seconds, seconds_of_case
 
-    def _step(self, device: torch.device) -> Callable[[], None]:
-        """Return an optimiser step on made-up patches as Lightning takes it."""
+    def _step(self, device: torch.device, patches: dict[str, Any]) -> Callable[[], None]:
+        """Return an optimiser step on a batch as Lightning takes it, with the augmentation that runs on the device."""
         module, data, trainer = self.model.train(), self.datamodule, self.trainer
         optimizer, _ = module.recipe.build(module, lambda: math.inf)
-        shape = (data.batch_size, len(data.modalities), *data.roi_size)
-        image = torch.randn(shape, device=device)
-        label = torch.randint(data.dataset.num_classes, (shape[0], *shape[2:]), dtype=torch.uint8, device=device)
+        travelled = move_data_to_device(patches, device)
 
         def step() -> None:
             for part in range(trainer.accumulate_grad_batches):
+                batch = data.on_after_batch_transfer(travelled, 0)
+                image, label = batch["image"], batch["label"]
                 with trainer.precision_plugin.forward_context():
                     output = module.network(image)
                     several = output if isinstance(output, tuple) else (output,)
@@ -150,8 +153,8 @@ def _volume(data: BratsDataModule, case: Case | None) -> dict[str, Any]:
     return {"image": image, "label": label, "case": ["made-up"], "spacing": torch.ones(1, 3)}
 
 
-def _seconds_of_patch(data: BratsDataModule, volume: dict[str, Any]) -> float:
-    """Return seconds in which a process of the loader reads and augments a patch of the made-up volume."""
+def _read_patches(data: BratsDataModule, volume: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Return seconds in which a process of the loader makes a patch of the made-up volume, and a batch of such."""
     with TemporaryDirectory() as folder:
         case = _prepared(Path(folder), data, volume)
         patches = iter(range(WARMUP + PATCHES))
@@ -164,7 +167,9 @@ def _seconds_of_patch(data: BratsDataModule, volume: dict[str, Any]) -> float:
 
         try:
             _timed(patch, WARMUP, torch.device("cpu"))
-            return _timed(patch, PATCHES, torch.device("cpu"))
+            seconds = _timed(patch, PATCHES, torch.device("cpu"))
+            collate = collate_lists if data.batch_augmentation else default_collate
+            return seconds, collate([dataset[0, number] for number in range(data.batch_size)])
         finally:
             torch.set_num_threads(threads)
 

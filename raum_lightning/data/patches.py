@@ -4,8 +4,10 @@ A sampler yields keys (epoch, index), a dataset maps a key to a patch. Nothing e
 workers and ranks yields the same patches, each once, and a resumed run continues with the next key.
 """
 
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -87,7 +89,7 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             **loading,
         )
         self.finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-        """What every batch goes through at last, where no trainer does it."""
+        """What every batch goes through at last, where no trainer does it; each pass is an epoch then."""
         self.batches = 0
         self.waited = 0.0
         self.resumed: dict[int, int] = {}
@@ -104,6 +106,8 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             yield self.finish(batch) if self.finish else batch
             del batch  # whose memory is to be used again
             called = time.perf_counter()
+        if self.finish:
+            self.sampler.set_epoch(self.sampler.epoch + 1)
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch, how many of its batches this rank has yielded, and the patches per batch over all ranks."""
@@ -237,10 +241,24 @@ class PatchDataset(Dataset[dict[str, Any]]):
         subject = tio.Subject(image=tio.ScalarImage(tensor=image), label=tio.LabelMap(tensor=label))
         with torch.random.fork_rng(devices=[]):  # TorchIO samples from torch's global generator
             torch.default_generator.manual_seed(seed)
-            subject = self.transform(subject)
+            with _others_seeded(seed):
+                subject = self.transform(subject)
         image, label = subject["image"].data, subject["label"].data
         _check_transformed(image, label, self.roi_size)
         return _centre(image, self.roi_size), _centre(label, self.roi_size)
+
+
+@contextmanager
+def _others_seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of Python and NumPy for a while: a transform of the user's own may draw from them."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - such a transform draws from it
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def in_float32(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
-from raum_lightning.cases.splits import Split, make_split, read_split
+from raum_lightning.cases.splits import Split, held_out, make_split, read_split
 from raum_lightning.data.option_checks import check_names
 from raum_lightning.data.sampling import weights_of
 from raum_lightning.data.store import Prepared
@@ -88,6 +88,8 @@ class SelectedCases(pl.LightningDataModule):
                 rank_zero_info(f"split: {splits}, fold {self.fold}")
         else:
             self.split = make_split(labelled, folds=self.folds, fold=self.fold, test_fraction=self.test_fraction)
+        if announce and (kept := held_out(labelled)) and kept == self.split.test:
+            rank_zero_info(f"test: the {len(kept)} cases that the data set holds out, whatever data.test_fraction is")
         used = {*self.split.train, *self.split.val, *self.split.test}
         self.cases = {case.id: case for case in labelled if case.id in used}
         self.weights = weights_of(self.split.train, self.case_weights, {*self.cases, *self.exclude})

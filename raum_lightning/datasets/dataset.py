@@ -98,6 +98,11 @@ class DataSet:
         """Classes of the region that holds the most: the first of the largest."""
         return max(self.regions.values(), key=len)
 
+    def or_wider(self, other: "DataSet") -> "DataSet":
+        """Return `other` where it has these classes and more, else this data set."""
+        wider = other.num_classes > self.num_classes and other.classes[: self.num_classes] == self.classes
+        return other if wider else self
+
     def claims(self, case: str) -> int | None:
         """Return how strongly an id is this data set's: the place in `ids`, from 0, of the first that fits it."""
         return next((n for n, ids in enumerate(self.ids) if re.fullmatch(ids, case, re.IGNORECASE)), None)

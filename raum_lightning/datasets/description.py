@@ -14,7 +14,7 @@ from raum_lightning.yaml_files import read_yaml
 FOLDER = Path(__file__).parent
 # names of before
 ALIASES = {"msd": "msd-task01"}
-SCORING = ("default", "brats2020", "brats2023", "brats2024", "brats2026")
+SCORING = ("default", "brats2020", "brats2023", "brats2023-men", "brats2023-met", "brats2024", "brats2026")
 KEYS = frozenset(
     [
         "name",
@@ -275,10 +275,10 @@ class _Reader:
 def compiled(pattern: str) -> re.Pattern[str]:
     """Return a pattern as a regular expression for a path below the root with `/` between folders and no ending.
 
-    Capitals do not count. The ending of the pattern, where it has one, is left to `ending`.
+    Capitals do not count. The ending of the pattern, where it has one, is left to `ending`, which is in small letters.
     """
     ids = r"[^/]+"
-    out, rest = "", re.sub(r"\.nii(\.gz)?$", "", pattern)
+    out, rest = "", pattern[: len(pattern) - len(ending(pattern) or "")]
     tokens = re.compile(r"\*\*/|\*|\?|\[[^\]]+\]|\{case(?::([^{}]*))?\}|[^*?\[{]+|.")
     for token in tokens.finditer(rest):
         text = token.group()
@@ -297,5 +297,5 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 def ending(pattern: str) -> str | None:
     """Return .nii or .nii.gz where the pattern asks for one of them."""
-    found = re.search(r"\.nii(\.gz)?$", pattern)
-    return found.group() if found else None
+    found = re.search(r"\.nii(\.gz)?$", pattern, re.IGNORECASE)
+    return found.group().lower() if found else None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raum_lightning.datasets import BACKGROUND, DataSet
+from raum_lightning.datasets import BACKGROUND, IGNORED, DataSet
 
 # Apart in lightness as well as in hue: any two of a list differ by 25 or more in CIELAB for normal sight and for the
 # three kinds of colour blindness (tests/figures/test_colours.py). Other classes take the cycle in turn.
@@ -47,12 +47,13 @@ def grey(volume: NDArray[Any]) -> NDArray[np.uint8]:
 def errors(reference: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Where two masks of class indices agree on a class and where not: 0 where both are background.
 
+    It is 0 also where the reference is `IGNORED`, which counts neither for a prediction nor against it.
     `AGREED`: the same class. `FALSE_POSITIVE`: a class where the reference has none. `FALSE_NEGATIVE`: none where the
     reference has one. `CONFUSED`: two different classes.
     """
     in_reference, in_prediction = reference != BACKGROUND, prediction != BACKGROUND
     conditions = [
-        ~in_reference & ~in_prediction,
+        (~in_reference & ~in_prediction) | (reference == IGNORED),
         reference == prediction,
         ~in_reference,
         ~in_prediction,

@@ -44,14 +44,15 @@ class Scan:
     def read(cls, case: Case, prediction: Path | None = None, modalities: Sequence[str] | None = None) -> "Scan":
         """Return a case with those of `modalities`, all where not given, that it has, and a prediction.
 
-        The prediction's label values are those of the data set that its header notes, else those of the case.
+        The prediction's label values are those of the data set that its header notes, else those of the case. Where the
+        prediction's has more classes than the case's, they are named and coloured as there.
 
         Raises:
             CaseError: A file cannot be read, does not lie on the grid of the others, or has other classes.
         """
         names = [modality for modality in modalities or case.images if modality in case.images]
         image, reference, affine = case.read_labelled(names)
-        predicted = None
+        predicted, dataset = None, case.dataset
         if prediction:
             noted = (read_remark(prediction) or (case.dataset.name,))[0]
             # what dataset.json of MSD Task01 says of its values holds for predictions too
@@ -63,7 +64,8 @@ class Scan:
                     f"of {case.dataset.name} ({', '.join(case.dataset.classes[1:])}); give the case's as --dataset"
                 )
             predicted = replace(case, label=prediction, dataset=known).read_labelled(names[:1])[1]
-        return cls(case.id, dict(zip(names, image, strict=True)), affine, reference, predicted, case.dataset)
+            dataset = case.dataset.or_wider(known)
+        return cls(case.id, dict(zip(names, image, strict=True)), affine, reference, predicted, dataset)
 
     @cached_property
     def upright(self) -> Upright:
@@ -125,8 +127,7 @@ def panels(scan: Scan, *, isolate: bool = True) -> Iterator[Panel]:
     With both masks a class is shown in its colour where they agree on it, and in the colours of errors where not.
     """
     greys = {modality: grey(scan.upright(image)) for modality, image in scan.images.items()}
-    masks = {name: np.where(mask == IGNORED, 0, mask) for name, mask in scan.masks.items()}
-    masks = {name: scan.upright(mask) for name, mask in masks.items()}
+    masks = {name: scan.upright(mask) for name, mask in scan.masks.items()}
     nothing = np.zeros(scan.upright.shape, np.uint8)
     colours, classes = class_colours(scan.dataset), scan.dataset.classes
     for modality, background in greys.items():
@@ -139,14 +140,16 @@ def panels(scan: Scan, *, isolate: bool = True) -> Iterator[Panel]:
 
     whole, beneath = on(OEDEMA[0])
     for name, mask in masks.items():
-        yield Panel(name, whole, mask, colours, beneath)
+        yield Panel(name, whole, np.where(mask == IGNORED, 0, mask), colours, beneath)
     if len(masks) == 2:
         yield Panel("disagreement", whole // 2, errors(*masks.values()), ERROR_COLOURS, beneath, HATCHED)
     for index in scan.classes if isolate and masks else ():
-        alone = [np.where(mask == index, mask, 0) for mask in masks.values()]
         background, beneath = on(classes[index])
+        alone = [np.where(mask == index, mask, 0) for mask in masks.values()]
         if len(alone) == 1:
             yield Panel(classes[index], background, alone[0], colours, beneath)
         else:
+            unknown = next(iter(masks.values())) == IGNORED
             shown = ERROR_COLOURS | {AGREED: colours[index]}
-            yield Panel(classes[index], background, errors(alone[0], alone[1]), shown, beneath, HATCHED)
+            codes = errors(np.where(unknown, np.uint8(IGNORED), alone[0]), alone[1])
+            yield Panel(classes[index], background, codes, shown, beneath, HATCHED)

@@ -82,7 +82,7 @@ def save(figure: Any, path: Path, *, width: int = WIDTH) -> None:
     check_ending(path)
     with atomic(path) as partial:
         # by this a command knows its own pictures from others, which it does not replace
-        key = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}.get(path.suffix)
+        key = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}.get(path.suffix.lower())
         figure.savefig(partial, dpi=dots(figure, width), metadata={key: "raum view"} if key else None)
 
 

@@ -57,7 +57,7 @@ class Review:
     """The table of a folder of masks, in the order in which a person should look at them: the least sure first.
 
     Args:
-        folder: The table is its review.csv; cases that it has already stay in it.
+        folder: The table is its review.csv; cases that it has already, or that another process adds, stay in it.
 
     Raises:
         OutputError: There is a review.csv that is another table.
@@ -65,24 +65,33 @@ class Review:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / REVIEW
-        self.rows: dict[str, dict[str, str]] = {}
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                table = csv.DictReader(file)
-                if list(table.fieldnames or ())[:2] != ["case", "estimated_dice"]:
-                    raise OutputError(f"{self.path}: was not written by `raum segment`; move it, or give another --out")
-                self.rows = {row["case"]: row for row in table}
+        self.own: dict[str, dict[str, str]] = {}
+        self.rows = self._read()
 
     def add(self, result: Segmentation) -> None:
         """Add a case: estimated Dice, its mean and by region, and volumes in ml."""
         given = result.prediction
-        dice = estimated_dice(given.probabilities(), result.labels, given.mode, given.regions)
+        dice = estimated_dice(result.probabilities, result.labels, given.mode, given.regions)
         row = {"case": result.case.id, "estimated_dice": f"{fmean(dice.values()):.4f}"}
         row |= {f"estimated_dice_{name.lower()}": f"{value:.4f}" for name, value in dice.items()}
         row |= {f"ml_{name.lower()}": f"{volume:.3f}" for name, volume in result.volumes.items()}
-        self.rows[result.case.id] = row
+        self.own[result.case.id] = row
+        self.write()
+
+    def write(self) -> None:
+        """Write the table with what other processes have written into it since."""
+        self.rows = self._read() | self.own
         ordered = sorted(self.rows.values(), key=lambda one: (float(one["estimated_dice"]), one["case"]))
         write_csv(self.path, list(dict.fromkeys(key for one in ordered for key in one)), ordered)
+
+    def _read(self) -> dict[str, dict[str, str]]:
+        if not self.path.exists():
+            return {}
+        with self.path.open(newline="") as file:
+            table = csv.DictReader(file)
+            if list(table.fieldnames or ())[:2] != ["case", "estimated_dice"]:
+                raise OutputError(f"{self.path}: was not written by `raum segment`; move it, or give another --out")
+            return {row["case"]: row for row in table}
 
 
 def _p_log_p(values: NDArray[np.float32]) -> NDArray[np.float32]:

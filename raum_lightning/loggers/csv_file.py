@@ -15,7 +15,7 @@ from raum_lightning.runs.outputs import check_writable
 
 
 class CSVLogger(loggers.Logger):
-    """One row per logged step in `<save_dir>/metrics.csv`; a resumed run appends to its file.
+    """A row for all that is logged at once in `<save_dir>/metrics.csv`; a resumed run appends to its file.
 
     Unlike Lightning's logger of that name it keeps the rows of a resumed run, and makes no folder of its own.
     """

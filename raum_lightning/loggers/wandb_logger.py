@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -111,6 +112,8 @@ class WandbLogger(loggers.WandbLogger):
         self.verb = "fit"
         self.lost = False
         self.best: dict[str, float] | None = None
+        self.folder = Path(save_dir)
+        """Where the run's metrics.csv is."""
 
     @property
     def experiment(self) -> Any:
@@ -120,8 +123,11 @@ class WandbLogger(loggers.WandbLogger):
         fresh = self._experiment is None
         try:
             run = super().experiment
-        except wandb.errors.CommError:
-            rank_zero_info(f"W&B cannot be reached: the run stays on disk, {sending(self.save_dir)}")
+        except wandb.errors.CommError as error:
+            refused = isinstance(error, wandb.errors.AuthenticationError)
+            reason = next(iter(str(error).splitlines()), "")
+            said = f"W&B does not take the key ({reason})" if refused else "W&B cannot be reached"
+            rank_zero_info(f"{said}: the run stays on disk, {sending(self.save_dir)}")
             wandb.teardown()  # the process of W&B's own that has failed to start the run
             self._wandb_init |= {"mode": "offline", "resume": None}
             run = super().experiment
@@ -141,15 +147,18 @@ class WandbLogger(loggers.WandbLogger):
         shown = {RENAMED.get(name, name): value for name, value in metrics.items()}
         super().log_metrics(shown | {f"{DICE}{name.removeprefix(BEST)}": dice[name] for name in dice}, step)
         if dice:  # as numbers, which a sweep can optimise; what `define_metric` makes of them are dictionaries
-            before = self._best_before() if self.best is None else self.best
-            self.best = before | {name: max(value, before.get(name, value)) for name, value in dice.items()}
+            if self.best is None:
+                self.best = {}
+                for row in CSVLogger(self.folder).rows():  # of an earlier process of the same run
+                    self._raise_best({name: float(row[name]) for name in row if name.startswith(BEST) and row[name]})
+            self._raise_best(dice)
             self.experiment.summary.update(self.best)
 
-    def _best_before(self) -> dict[str, float]:
-        """Return the best values of an earlier process of the same run, which its metrics.csv has."""
-        rows = CSVLogger(self.save_dir or ".").rows()
-        names = dict.fromkeys(name for row in rows for name in row if name.startswith(BEST))
-        return {name: max(float(row[name]) for row in rows if row.get(name)) for name in names}
+    def _raise_best(self, dice: Mapping[str, float]) -> None:
+        """Keep what is better than before; the Dice of a region that no case has is NaN."""
+        assert self.best is not None
+        known = {name: float(value) for name, value in dice.items() if not math.isnan(value)}
+        self.best |= {name: max(value, self.best.get(name, value)) for name, value in known.items()}
 
     @_never_fatal
     def log_image(self, key: str, images: list[Any], step: int | None = None, **how: Any) -> None:
@@ -173,7 +182,7 @@ class WandbLogger(loggers.WandbLogger):
             self.experiment.alert(title=title, text=text, level="INFO")
 
     @_never_fatal
-    def alert_failure(self, error: Exception) -> None:
+    def alert_failure(self, error: BaseException) -> None:
         """Send an alert of what ended the training, where `alerts` are wanted; its sentence may name cases."""
         if self.alerts:
             text = type(error).__name__ if self.hides_ids else str(error)

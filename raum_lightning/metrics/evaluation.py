@@ -18,7 +18,7 @@ from raum_lightning.geometry import voxel_size
 from raum_lightning.labels import CLASSES
 from raum_lightning.machine import usable_cores
 from raum_lightning.metrics.folders import Folders, MaskFile, match_folders, read_mask, read_pair
-from raum_lightning.metrics.measures import METRICS, explain, select
+from raum_lightning.metrics.measures import METRICS, explain, part_name, select
 from raum_lightning.metrics.rules import DEFAULT, Rules, find_rules
 from raum_lightning.metrics.segmentation import score, select_classes
 from raum_lightning.metrics.statistics import Summary, summarise
@@ -224,7 +224,7 @@ def score_pair(
     scores = score(guess, target, metrics=names, spacing=voxel_size(affine), **chosen)
     if prediction is None:
         for name in scores:
-            worst = METRICS[name.rpartition("_")[0]].missing
+            worst = METRICS[part_name(name)[0]].missing
             scores[name] = scores[name] if math.isnan(worst) else worst
     return scores
 

@@ -70,6 +70,20 @@ def select(names: Iterable[str], rules: Rules) -> tuple[str, ...]:
     return tuple(found)
 
 
+def part_name(name: str) -> tuple[str, str]:
+    """Return the metric and the region of a score: `dice` and `whole_tumor` of `dice_whole_tumor`.
+
+    Both may hold "_": the metric is the longest of `METRICS` that fits. What stands before a "/", as in
+    `cleaned/dice_wt`, stays with the metric. Any other name is parted at its last "_".
+    """
+    for start in (0, name.rfind("/") + 1):
+        if fitting := [metric for metric in METRICS if name.startswith(f"{metric}_", start)]:
+            end = start + max(map(len, fitting))
+            return name[:end], name[end + 1 :]
+    metric, _, region = name.rpartition("_")
+    return metric, region
+
+
 _SHARE = "{rules.absent_text} where reference and prediction are both empty, 0 where exactly one is"
 _MM = "in mm, {rules.absent_mm_text} where both are empty, {rules.missed_mm:.8g} where exactly one is"
 

@@ -4,8 +4,8 @@
 |-------------------------|---------------------|--------------------|---------------------------|---------------------|
 | years                   | to 2022             | 2023               | 2024                      | 2025 on             |
 | a lesion                | as 2023             | joined by reach    | by reach and by tissue    | connected component |
-| reach, in dilations     | as 2023             | 3                  | 3; NETC and RC 5          | none                |
-| lesions left out        | as 2023             | to 50 mm³          | to 20 mm³; ET 10          | none                |
+| reach, in dilations     | as 2023             | 3; men, met 1      | 3; NETC and RC 5          | none                |
+| lesions left out        | as 2023             | to 50 mm³; met 2   | to 20 mm³; ET 10          | none                |
 | predicted components    | as they are         | as they are        | joined; small dropped     | as they are         |
 | matching                | touches the reach   | touches the reach  | touches the reach         | one to one by Dice  |
 | mean over               | lesions, false ones | lesions, false ones| lesions, false ones       | matched lesions     |
@@ -15,7 +15,9 @@
 | HD95 between            | surface elements    | surface elements   | surface elements          | border voxels       |
 | case without prediction | left out            | left out           | left out                  | 0, 373 mm           |
 
-BraTS had no lesion-wise scores before 2023: those of 2023 are computed. Sources: arXiv:2107.02314 (2020 to 2022);
+BraTS had no lesion-wise scores before 2023: those of 2023 are computed. Its script has parameters for each challenge:
+brats2023 stands for those of glioma, brats2023-men of meningioma (reach 1) and brats2023-met of metastases, which lie
+close together and may be tiny (reach 1, to 2 mm³). Sources: arXiv:2107.02314 (2020 to 2022);
 github.com/rachitsaluja/BraTS-2023-Metrics, `eval.py`; github.com/rachitsaluja/BraTS-2024-Metrics, `metrics_GLI.py`;
 `brats-evaluation` 0.0.10 on PyPI, with the settings `gli` and `mets`.
 """
@@ -123,13 +125,19 @@ class Rules:
 
 
 _NETC, _SNFH, _ET, _RC = (NCR,), (ED,), (ET,), (RC,)
+_SCRIPT_OF_2023 = "github.com/rachitsaluja/BraTS-2023-Metrics"
 
 RULES: dict[str, Rules] = {
     rules.name: rules
     for rules in (
         # the diagonal of the grid of 240 x 240 x 155 voxels
         Rules("brats2020", "to 2022", "arXiv:2107.02314", missed_mm=math.hypot(240, 240, 155)),
-        Rules("brats2023", "2023", "github.com/rachitsaluja/BraTS-2023-Metrics"),
+        # `get_LesionWiseResults` has the parameters by challenge: these for BraTS-GLI, BraTS-SSA and BraTS-PED,
+        Rules("brats2023", "2023", _SCRIPT_OF_2023),
+        # for BraTS-MEN
+        Rules("brats2023-men", "2023 for meningioma", _SCRIPT_OF_2023, reach=1),
+        # and for BraTS-MET
+        Rules("brats2023-met", "2023 for metastases", _SCRIPT_OF_2023, reach=1, small_mm3=2),
         Rules(
             "brats2024",
             "2024",

@@ -78,12 +78,23 @@ class SegmentationMetrics(Metric):
     The state is text, one line of JSON per case, in bytes: ids and numbers travel together, ranks may differ in
     length or have nothing, no precision setting rounds it, and the duplicates with which DDP fills up the last batch
     are recognised.
+
+    Args:
+        metrics: Names of scores, or "all" that the rules have.
+        classes: Single classes that are scored, too, by name, or "all"; for each data set that is followed anew.
+        rules: By which it is scored, by class indices of `names`.
+        regions: Class indices of each region that is scored.
+        names: Of the classes by index, background first; by default those of glioma.
+
+    Raises:
+        ConfigError: A metric or class does not exist.
     """
 
     is_differentiable = False
     full_state_update = False
 
     lines: list[torch.Tensor] | torch.Tensor
+    names: tuple[str, ...]
 
     def __init__(
         self,
@@ -92,16 +103,21 @@ class SegmentationMetrics(Metric):
         classes: Sequence[str] = (),
         rules: Rules = DEFAULT,
         regions: Mapping[str, Members] = REGIONS,
+        names: Sequence[str] = CLASSES,
     ) -> None:
         super().__init__(dist_sync_fn=_gather)
-        self.classes = select_classes(classes)
-        self.chosen = tuple(metrics)
-        self.follow(rules, regions)
+        self.chosen, self.chosen_classes = tuple(metrics), tuple(classes)
+        self.follow(rules, regions, names)
         self.add_state("lines", default=[], dist_reduce_fx="cat")
 
-    def follow(self, rules: Rules, regions: Mapping[str, Members]) -> None:
-        """Score these regions by these rules from now on."""
-        self.metrics, self.rules, self.regions = select(self.chosen, rules), rules, regions
+    def follow(self, rules: Rules, regions: Mapping[str, Members], names: Sequence[str] | None = None) -> None:
+        """Score these regions by these rules from now on, and classes of these names, which else stay as they were.
+
+        Raises `ConfigError`, and changes nothing, where the rules lack a chosen metric or the names a chosen class.
+        """
+        known = self.names if names is None else tuple(names)
+        self.metrics, self.classes = select(self.chosen, rules), select_classes(self.chosen_classes, known)
+        self.rules, self.regions, self.names = rules, regions, known
 
     def update(
         self,
@@ -124,7 +140,8 @@ class SegmentationMetrics(Metric):
     ) -> dict[str, float]:
         """Return the scores of one case, which is not counted."""
         chosen: dict[str, Any] = {"metrics": self.metrics, "classes": self.classes, "rules": self.rules}
-        return score(prediction, target, spacing=spacing, voxels=voxels, regions=self.regions, **chosen)
+        known: dict[str, Any] = {"regions": self.regions, "names": self.names}
+        return score(prediction, target, spacing=spacing, voxels=voxels, **chosen, **known)
 
     def compute(self) -> dict[str, float]:
         """Return means over the cases of all ranks, named as in `score`; nothing where there was no case."""

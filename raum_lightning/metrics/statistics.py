@@ -54,7 +54,10 @@ def summarise(values: Iterable[float]) -> Summary:
 def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """Return the 95 % interval of the mean: percentiles over resampled cases, with a fixed seed."""
     means = values[_resamples(len(values))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    if np.isfinite(means).all():
+        low, high = np.percentile(means, [2.5, 97.5])
+    else:  # between which none can be taken
+        low, high = np.sort(means)[[round(share * (len(means) - 1)) for share in (0.025, 0.975)]]
     return float(low), float(high)
 
 

@@ -32,7 +32,7 @@ def figures(rules: Rules) -> tuple[str, str, str]:
 
     The third is Dice where the first is by lesion; else it tells of specks, which hardly change the other two.
     """
-    if rules.name in ("brats2023", "brats2024"):
+    if rules.name in ("brats2023", "brats2023-men", "brats2023-met", "brats2024"):
         return "lesion_dice", "lesion_hd95", "dice"
     return "dice", "hd95", "lesion_f1" if rules.one_to_one else "lesion_dice"
 

@@ -13,6 +13,7 @@ from raum_lightning.errors import CaseError
 from raum_lightning.figures.curves import chart
 from raum_lightning.labels import REGIONS
 from raum_lightning.metrics import explain
+from raum_lightning.metrics.measures import part_name
 from raum_lightning.report.calibration import calibration_section, fold_calibration
 from raum_lightning.report.files import SORTED_BY, Run
 from raum_lightning.report.links import anchor, linked
@@ -131,9 +132,9 @@ def _table(run: Run, pictures: str, beside: Path) -> str:
             else _missing("The test cases were not scored yet; this scores them:", run.command("test"))
         )
     names = list(next(iter(run.scores.values())))
-    groups = [(metric, list(part)) for metric, part in groupby(names, key=lambda name: name.rpartition("_")[0])]
+    groups = [(metric, list(part)) for metric, part in groupby(names, key=lambda name: part_name(name)[0])]
     metrics = "".join(f'<th colspan="{len(part)}">{escape(metric)}</th>' for metric, part in groups)
-    regions = [name.rpartition("_")[2] for name in names]
+    regions = [part_name(name)[1] for name in names]
     columns = "".join(f"<th>{region if region == 'mean' else escape(region.upper())}</th>" for region in regions)
     rows = [_row(linked(case, pictures, run.prediction(case), beside), scores) for case, scores in run.scores.items()]
     values = {name: [row[name] for row in run.scores.values()] for name in names}

@@ -27,8 +27,9 @@ for (const button of document.querySelectorAll("table.sortable thead button")) b
   for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
   const text = row => row.cells[column].textContent;
-  const key = row => text(row) === "" ? NaN : text(row) === "inf" ? Infinity : +text(row);
-  const rank = (a, b) => column === 0 ? sign * text(a).localeCompare(text(b))
+  const key = row => text(row) === "" ? NaN : text(row) === "inf" ? Infinity : +text(row).replaceAll(",", "");
+  const words = column === 0 || [...body.rows].some(row => text(row) !== "" && isNaN(key(row)));
+  const rank = (a, b) => words ? sign * text(a).localeCompare(text(b), undefined, {numeric: true})
     : isNaN(key(a)) ? 1 : isNaN(key(b)) ? -1 : key(a) === key(b) ? 0 : sign * (key(a) - key(b));
   body.append(...[...body.rows].sort(rank));
 };
@@ -126,7 +127,8 @@ def _picture(name: str, case: Case | None, pair: tuple[MaskFile, MaskFile]) -> s
     except CaseError as error:
         return f'<p class="missing">{escape(str(error))}</p>'
     file = io.BytesIO()
-    scan = Scan(name, images, affine, masks["reference"], masks["prediction"], pair[1].dataset)
+    dataset = pair[1].dataset.or_wider(pair[0].dataset)
+    scan = Scan(name, images, affine, masks["reference"], masks["prediction"], dataset)
     figure = draw(scan, isolate=False)
     figure.savefig(file, format="png", dpi=min(110, dots(figure)))
     data = base64.b64encode(file.getvalue()).decode()

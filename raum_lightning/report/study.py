@@ -12,6 +12,7 @@ from raum_lightning.cases.case import Case
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.errors import CaseError, RunError
 from raum_lightning.json_files import is_like, read_json
+from raum_lightning.metrics.measures import part_name
 from raum_lightning.report.calibration import BINS, calibration_section
 from raum_lightning.report.files import masks_of
 from raum_lightning.report.links import anchor, linked
@@ -112,11 +113,11 @@ def page(path: Path, *, beside: Path | None = None, progress: Callable[[int, int
 def _summary(content: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     rows = []
     for name, one in summary.items():
-        metric, _, part = name.rpartition("_")
+        metric, part = part_name(name)
         if metric not in content["metrics"]:
             continue  # volumes stand beside scores
         cells = [_number(one.get(key), metric) for key in KEYS]
-        rows.append([escape(metric), _region(part), *cells])
+        rows.append([escape(metric), escape(_region(part)), *cells])
     note = "95 % interval: of the mean, by a bootstrap over cases. " + " ".join(
         f"{metric}: {text}." for metric, text in content["metrics"].items()
     )
@@ -174,7 +175,7 @@ def _cases(results: Results, pictures: str, beside: Path) -> str:
     rows = []
     for case, row in content["cases"].items():
         cleaned = content["cleaned"]["cases"].get(case, {}).get("dice_mean")
-        cells = [_number(row.get(name), name.rpartition("_")[0]) for name in names]
+        cells = [_number(row.get(name), part_name(name)[0]) for name in names]
         head = linked(case, pictures, results.mask(case), beside)
         rows.append([head, str(content["fold_of"][case]), *cells, *([_number(cleaned, "dice")] if names else [])])
     return f"{_table(heads, rows)}<p><small>A click on a heading sorts; an arrow leads to the mask.</small></p>"
@@ -221,14 +222,14 @@ def _commands(results: Results) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table that sorts, of cells in HTML, the first of each row as its head."""
-    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    """Return a table that sorts by its headings, of cells in HTML, the first of each row as its head."""
+    top = "".join(f"<th><button>{escape(head)}</button></th>" if head else "<th></th>" for head in heads)
     body = "".join(f"<tr><th>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows)
     return f'<div class="wide"><table class="sortable"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _mean(summary: Mapping[str, Any], name: str) -> str:
-    return _number((summary.get(name) or {}).get("mean"), name.rpartition("_")[0])
+    return _number((summary.get(name) or {}).get("mean"), part_name(name)[0])
 
 
 def _number(value: Any, metric: str) -> str:
@@ -239,9 +240,9 @@ def _number(value: Any, metric: str) -> str:
 
 
 def _region(part: str) -> str:
-    return escape(part if part == "mean" else part.upper())
+    return part if part == "mean" else part.upper()
 
 
 def _said(name: str) -> str:
-    metric, _, part = name.rpartition("_")
-    return f"{metric} {part if part == 'mean' else part.upper()}"
+    metric, part = part_name(name)
+    return f"{metric} {_region(part)}"

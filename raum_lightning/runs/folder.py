@@ -13,7 +13,7 @@ class RunFolder:
 
     config.yaml          everything the run was given but its name, and `-c` for running it again
     splits.json          the cases that train, validate and test
-    provenance.json      for each start: date, git commit, hash of the data, versions, hardware
+    provenance.json      for each start: date, git commit, hash of the data, versions, hardware, folders of YAML files
     metrics.csv          losses, learning rate and Dice by step
     checkpoints/         best.ckpt (by `module.monitor`), last.ckpt and the one before it, previous.ckpt
     wandb/               offline runs and W&B's own files

@@ -14,10 +14,11 @@ from raum_lightning.runs.folder import RunFolder
 def locked(run: RunFolder, option: str = "--run.id") -> Iterator[None]:
     """Hold the run's lock, which says host, process and SLURM job, within the block; `option` gives another folder.
 
-    That of a process which no longer runs on this host is taken over, and so is that of the same SLURM job, which was
-    requeued. Raises `RunError` for any other, and `OutputError` where the folder cannot be written.
+    That of a process which no longer runs on this host is taken over, and so is that of an earlier start of the same
+    SLURM job, which was requeued. Raises `RunError` for any other, and `OutputError` where the folder cannot be
+    written.
     """
-    mine = f"{socket.gethostname()} {os.getpid()} {os.environ.get('SLURM_JOB_ID', '-')}"
+    mine = f"{socket.gethostname()} {os.getpid()} {_job()}"
     while True:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
@@ -46,6 +47,12 @@ def holder(run: RunFolder) -> int | None:
     return int(process) if alive else None
 
 
+def _job() -> str:
+    """Return the SLURM job and how often it was started again; - where there is none."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return f"{job}:{os.environ.get('SLURM_RESTART_COUNT', 0)}" if job else "-"
+
+
 def _remove_stale(run: RunFolder, option: str) -> None:
     try:
         host, process, job = run.lock.read_text().split()
@@ -55,7 +62,10 @@ def _remove_stale(run: RunFolder, option: str) -> None:
         host, process, job = "an unknown host", "0", "-"
     here = host == socket.gethostname()
     dead = here and (int(process) == os.getpid() or not is_alive(int(process)))
-    if not dead and (job == "-" or job != os.environ.get("SLURM_JOB_ID")):
+    number, _, starts = job.partition(":")
+    mine, _, now = _job().partition(":")
+    requeued = job != "-" and number == mine and int(now) > int(starts or -1)
+    if not dead and not requeued:
         raise RunError(
             f"{run.path}: process {process} on {host} is training in this folder; wait for it or give another {option} "
             f"(if that process no longer runs, remove {run.lock})"

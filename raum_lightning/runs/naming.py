@@ -81,7 +81,10 @@ def given_id() -> str | None:
     """Return the name that the environment gives a run that starts now; None where the time is to name it."""
     if "LOCAL_RANK" in os.environ and "RAUM_RUN_ID" in os.environ:
         return os.environ["RAUM_RUN_ID"]
-    if "WANDB_SWEEP_ID" in os.environ:  # before the job, in which an agent starts one run after the other
+    if {
+        "WANDB_SWEEP_ID",
+        "WANDB_RUN_ID",
+    } <= os.environ.keys():  # an agent's, which in a job starts several
         return f"sweep-{os.environ['WANDB_RUN_ID']}"
     if job := os.environ.get("SLURM_JOB_ID"):
         step = _step() or "0"  # begins at 0 again when the job is requeued

@@ -103,6 +103,11 @@ class StudyFolder:
         return self.path / "post.yaml"
 
     @property
+    def summary_steps(self) -> Path:
+        """The steps of the mean curves that W&B has, so that none is logged twice."""
+        return self.path / "wandb/summary_steps.json"
+
+    @property
     def results(self) -> Path:
         """All scores; beside it the cases as CSV and the tables as Markdown."""
         return self.path / "results.json"

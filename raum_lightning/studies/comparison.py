@@ -21,7 +21,7 @@ from raum_lightning.errors import EvaluationError
 from raum_lightning.json_files import parse_json
 from raum_lightning.metrics import find_rules
 from raum_lightning.metrics.evaluation import plain
-from raum_lightning.metrics.measures import METRICS
+from raum_lightning.metrics.measures import METRICS, part_name
 from raum_lightning.metrics.statistics import bootstrap_interval
 from raum_lightning.postprocess.variants import figures
 from raum_lightning.runs.folder import RunFolder
@@ -219,7 +219,7 @@ def _table(
     for metric in metrics:
         if metric not in METRICS or not METRICS[metric].better:
             raise EvaluationError(f"metric {metric!r} does not say which of two cases is better")
-        columns = [[name for name in one.scores[cases[0]] if name.rpartition("_")[0] == metric] for one in results]
+        columns = [[name for name in one.scores[cases[0]] if part_name(name)[0] == metric] for one in results]
         common = [name for name in columns[0] if all(name in others for others in columns)]
         if not common:
             lacks = next((one.name for one, own in zip(results, columns, strict=True) if not own), "each")
@@ -228,13 +228,13 @@ def _table(
             )
         for name in common:
             rows = [[one.scores[case].get(name, math.nan) for case in cases] for one in results]
-            yield (metric, name.rpartition("_")[2]), np.array(rows)
+            yield (metric, part_name(name)[1]), np.array(rows)
 
 
 def _ranked_by(results: Sequence[Results]) -> Sequence[str]:
     """Return the two metrics that the challenge ranks by; where not all have both, what they have of them, or Dice."""
     ranked = figures(find_rules(results[0].rules))[:2]
-    found = [{name.rpartition("_")[0] for row in one.scores.values() for name in row} for one in results]
+    found = [{part_name(name)[0] for name in set().union(*one.scores.values())} for one in results]
     return [name for name in dict.fromkeys((*ranked, "dice")) if all(name in one for one in found)][:2] or ranked
 
 

@@ -14,6 +14,7 @@ from raum_lightning.studies.prediction import trusted
 from raum_lightning.studies.study import Study
 from raum_lightning.studies.training import seconds_of, training_of
 from raum_lightning.training.provenance import commit, hardware, versions
+from raum_lightning.yaml_files import read_yaml
 
 
 def provenance(study: Study) -> dict[str, Any]:
@@ -48,10 +49,17 @@ def cost(study: Study, fold: int) -> dict[str, Any]:
     peaks = [attempt["peak_mb"] for attempt in training_of(study, fold) if attempt.get("peak_mb")]
     return {
         "steps": steps,
-        "patches": steps * _patches_per_step(study.config) if steps is not None else None,
+        "patches": steps * _patches_per_step(_config_of(study, fold)) if steps is not None else None,
         "seconds": round(seconds, 1) if seconds is not None else None,
         "peak_mb": round(max(peaks)) if peaks else None,
     }
+
+
+def _config_of(study: Study, fold: int) -> Mapping[str, Any]:
+    """Return what a fold was trained with, in which a cluster's script has its devices and nodes; else the study's."""
+    path = study.folder.run(fold).config
+    config: Mapping[str, Any] = read_yaml(path)[0] if path.exists() else study.config
+    return config
 
 
 def _patches_per_step(config: Mapping[str, Any]) -> int:

@@ -1,6 +1,8 @@
 """The folds of a cross-validation as an array of SLURM jobs, and a job after them that makes the results."""
 
+import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -10,10 +12,12 @@ from pathlib import Path
 
 from raum_lightning.atomic import write_text
 from raum_lightning.errors import ConfigError, RunError
-from raum_lightning.studies.study import Study
+from raum_lightning.runs.resume_checks import flat
+from raum_lightning.studies.study import FREE_GROUPS, Study
 from raum_lightning.studies.training import environment_of, fit_words, is_finished, note
 
 # of the job after the array, whatever the script asks for
+_OF_CLUSTER = ("trainer.accelerator", "trainer.num_nodes", "trainer.strategy", "data.num_workers", "data.prepared_dir")
 _ALONE = ("--nodes=1", "--ntasks=1", "--ntasks-per-node=1")
 
 
@@ -33,7 +37,7 @@ def submit(study: Study, script: Path, words: Sequence[str]) -> tuple[str | None
     array, after = None, list[str]()
     if folds:
         chosen = study.folder.path / "array.sbatch"
-        write_text(chosen, "\n".join([*header, *_choose(study, folds), *body]) + "\n")
+        write_text(chosen, "\n".join([*header, *_choose(study, folds, body), *body]) + "\n")
         array = _sbatch(f"--array={','.join(map(str, folds))}", str(chosen))
         after = [f"--dependency=afterok:{array}", "--kill-on-invalid-dep=yes"]
         for fold in folds:
@@ -56,11 +60,29 @@ def _parts(script: Path) -> tuple[list[str], list[str]]:
     return lines[:end], lines[end:]
 
 
-def _choose(study: Study, folds: Sequence[int]) -> list[str]:
+def _choose(study: Study, folds: Sequence[int], body: Sequence[str]) -> list[str]:
     """Return the lines that give a job of the array the arguments of its fold."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment_of(study).items()]
-    chosen = [f"{fold}) set -- {shlex.join(fit_words(study, fold)[1:])} ;;" for fold in folds]
+    typed = _typed(study, body)
+    chosen = [f"{fold}) set -- {shlex.join([*fit_words(study, fold)[1:], *typed])} ;;" for fold in folds]
     return [*exports, 'case "$SLURM_ARRAY_TASK_ID" in', *chosen, "esac"]
+
+
+def _typed(study: Study, body: Sequence[str]) -> list[str]:
+    """Return options that set what the script types back to what the cross-validation was begun with.
+
+    An option counts before a file, and of two the later: without these the script's own would decide. It keeps what
+    says on how many devices and nodes a fold trains.
+    """
+    settings = flat(study.config)
+    named = dict.fromkeys(re.findall(r"--((?:module|data|trainer)\.[\w.]+)", "\n".join(body)))
+    keys = [key for key in named if key not in _OF_CLUSTER and not key.startswith(FREE_GROUPS)]
+    if unknown := [key for key in keys if key not in settings]:
+        raise ConfigError(
+            f"--slurm: the script gives {unknown[0]}, by which its folds would differ from the cross-validation; leave "
+            "it out there and give it to `raum cross-validate`"
+        )
+    return [f"--{key}={json.dumps(settings[key])}" for key in keys]
 
 
 def _sbatch(*words: str) -> str:
@@ -71,5 +93,6 @@ def _sbatch(*words: str) -> str:
     except FileNotFoundError:
         raise RunError("--slurm: there is no sbatch on this machine; start it where jobs are submitted") from None
     if done.returncode:
-        raise RunError(f"--slurm: sbatch refuses ({done.stderr.strip().splitlines()[-1]})")
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise RunError(f"--slurm: sbatch refuses ({reason})")
     return done.stdout.strip().partition(";")[0]

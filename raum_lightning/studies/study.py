@@ -17,7 +17,7 @@ from raum_lightning.yaml_files import read_yaml, to_yaml
 
 WRITER = "raum cross-validate"
 # what changes no result of a fold, besides what may change when a run is resumed
-_FREE_GROUPS = ("run.", "trainer.logger", "trainer.callbacks", "trainer.enable_progress_bar", "trainer.devices")
+FREE_GROUPS = ("run.", "trainer.logger", "trainer.callbacks", "trainer.enable_progress_bar", "trainer.devices")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Study:
     code: Sequence[str] = ()
 
     def begin(self) -> None:
-        """Write what is fixed from now on, or check that it is what was written.
+        """Write what is fixed from now on, or check that it is what was written; the rest may change with each call.
 
         Raises:
             SplitError: Folds share a patient.
@@ -53,8 +53,10 @@ class Study:
         if self.folder.study.exists():
             self._check_config()
             self.check_data()
-            return
+        # what does not matter for the results, as where the data lie now
         write_text(self.folder.config, to_yaml(dict(self.config)))
+        if self.folder.study.exists():
+            return
         write_json(self.folder.splits, [asdict(split) for split in self.splits])
         said = {"written_by": WRITER, "command": list(self.command), "code": list(self.code)}
         write_json(self.folder.study, said | {"splits": self.splits_hash, "cases": self.case_hashes()})
@@ -76,7 +78,8 @@ class Study:
 
     def _check_config(self) -> None:
         before, now = flat(read_yaml(self.folder.config)[0]), flat(self.config)
-        fixed = [key for key in before.keys() | now.keys() if key not in FREE and not key.startswith(_FREE_GROUPS)]
+        free = FREE - {"data.batch_size"}  # by which folds that have not begun would take other steps
+        fixed = [key for key in before.keys() | now.keys() if key not in free and not key.startswith(FREE_GROUPS)]
         if changed := sorted(key for key in fixed if before.get(key) != now.get(key)):
             key = changed[0]
             raise RunError(

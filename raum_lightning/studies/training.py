@@ -102,6 +102,7 @@ def train_folds(
                 slots[fold] = next(slot for slot in range(parallel) if slot not in [slots[other] for other in running])
                 log = study.folder.log(fold) if parallel > 1 else None
                 say(f"fold {fold}: {study.folder.run(fold).path}" + (f", prints to {log}" if log else ""))
+                _end_killed(study, fold)
                 note(study, fold, started=time.time())
                 environment = _share(slots[fold], parallel) | environment_of(study)
                 running[fold] = start(fit_words(study, fold), environment, log)
@@ -112,8 +113,9 @@ def train_folds(
                     failed |= {fold: code} if code else {}
             time.sleep(POLL if running else 0)
     finally:
-        for job in running.values():
+        for fold, job in running.items():
             job.stop()
+            note(study, fold, ended=time.time(), peak_mb=job.peak_mb)
     if failed:
         fold, code = next(iter(failed.items()))
         where = f"see {study.folder.log(fold)}" if parallel > 1 else "its message stands above"
@@ -125,18 +127,37 @@ def accept_folds(study: Study, say: Callable[[str], None] = print) -> None:
 
     One that has not trained to its end is said, and is trained on by a later call without `--trained`.
     """
-    wanted = study.config["trainer"].get("max_steps") or 0
     for fold in range(len(study.splits)):
         if not study.folder.checkpoint(fold).exists():
             raise RunError(f"fold {fold}: no checkpoint in {study.folder.run(fold).checkpoints}; train it first")
         if is_finished(study, fold):
             continue
-        last = study.folder.run(fold).last
-        steps = structure(last)["global_step"] if wanted > 0 and last.exists() else wanted
-        if steps < wanted:
-            say(f"fold {fold} has trained {steps} of {wanted} steps")
+        done, wanted, unit = _progress(study, fold)
+        if not 0 < wanted <= done:
+            say(f"fold {fold} has trained {done} of {wanted if wanted > 0 else 'endless'} {unit}")
         else:
             note(study, fold, **({} if training_of(study, fold) else {"started": time.time()}), code=0)
+
+
+def _progress(study: Study, fold: int) -> tuple[int, int, str]:
+    """Return how far a fold has trained, how far it is to train, and whether these are steps or epochs.
+
+    A fold without last.ckpt, from which it could be resumed, counts as trained to its end.
+    """
+    trainer, last = study.config["trainer"], study.folder.run(fold).last
+    by_steps = (trainer.get("max_steps") or -1) > 0
+    wanted = trainer.get("max_steps" if by_steps else "max_epochs")
+    wanted = 1000 if wanted is None else wanted  # Lightning's default
+    if not last.exists():
+        return abs(wanted), abs(wanted), "steps"
+    saved = structure(last)
+    if by_steps:
+        return saved["global_step"], wanted, "steps"
+    loop = saved["loops"]["fit_loop"]
+    epochs = loop["epoch_progress"]["current"]
+    # of the last epoch the state may have been saved in its validation, when all its batches were trained
+    whole = loop["epoch_loop.batch_progress"]["is_last_batch"]
+    return epochs["started" if whole else "processed"], wanted, "epochs"
 
 
 def fit_words(study: Study, fold: int) -> list[str]:
@@ -189,6 +210,14 @@ def note(study: Study, fold: int, **said: float) -> None:
         attempts.append({})
     attempts[-1] |= said
     write_json(study.folder.training, content)
+
+
+def _end_killed(study: Study, fold: int) -> None:
+    """Note of an attempt that was killed that it ended with its last checkpoint, before another one writes that."""
+    last, attempts = study.folder.run(fold).last, training_of(study, fold)
+    if attempts and not {"ended", "code", "slurm"}.intersection(attempts[-1]):
+        saved = last.stat().st_mtime if last.exists() else 0.0
+        note(study, fold, ended=max(attempts[-1]["started"], saved))
 
 
 def _await_other(study: Study, fold: int, say: Callable[[str], None]) -> None:

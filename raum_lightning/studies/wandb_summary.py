@@ -1,9 +1,12 @@
 """A cross-validation in W&B: the folds as one group, and a run that sums them up."""
 
+import inspect
+import json
 from collections.abc import Mapping
 from statistics import fmean, pstdev
 from typing import Any
 
+from raum_lightning.atomic import write_json
 from raum_lightning.loggers import CSVLogger, WandbLogger, finish_wandb
 from raum_lightning.runs.study_folder import StudyFolder
 
@@ -46,12 +49,20 @@ def log_summary(config: Mapping[str, Any], folder: StudyFolder, content: Mapping
     Does nothing where the folds have no logger for W&B.
     """
     for spec in loggers_of(config)[:1]:
-        own = {key: value for key, value in spec["init_args"].items() if key not in ("id", "name", "save_dir")}
+        # the folds may log with Lightning's own logger, which has other arguments besides
+        shared = [key for key in inspect.signature(WandbLogger).parameters if key not in ("id", "name", "save_dir")]
+        own = {key: spec["init_args"][key] for key in shared if key in spec["init_args"]}
         own |= {"group": group_of(folder), "job_type": "summary", "log_model": None}
+        if not spec["class_path"].startswith(WandbLogger.__module__.partition(".")[0]):
+            own["offline"] = own.get("offline") or None  # false there does not mean that a key is demanded
         identity = group_of(folder).replace("/", "-")
         logger: Any = WandbLogger(**own, id=identity, name=group_of(folder), save_dir=folder.path)
-        for step, row in curves(folder, len(content["folds"])).items():
+        logged = json.loads(folder.summary_steps.read_text()) if folder.summary_steps.exists() else []
+        rows = {step: row for step, row in curves(folder, len(content["folds"])).items() if step not in logged}
+        for step, row in rows.items():
             logger.log_metrics(row, step)
+        if not logger.lost:
+            write_json(folder.summary_steps, [*logged, *rows])
         _log_scores(logger, content)
         if not own.get("hash_ids"):  # a picture shows the id
             pictures = content["pictures"]
@@ -71,7 +82,9 @@ def _log_scores(logger: Any, content: Mapping[str, Any]) -> None:
         for case, row in content["cases"].items()
     ]
     logger.log_table("cases", ["case", "fold", *names], cells)
-    logger.log_hyperparams({"provenance": content["provenance"]})
+    # a command may name a case
+    made = {name: said for name, said in content["provenance"].items() if not (logger.hides_ids and name == "command")}
+    logger.log_hyperparams({"provenance": made})
 
 
 def loggers_of(config: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from raum_lightning.errors import ConfigError, RunError
 from raum_lightning.loggers import CSVLogger
+from raum_lightning.loggers.wandb_logger import RENAMED
 from raum_lightning.runs.study_folder import StudyFolder
 from raum_lightning.studies.wandb_summary import SCORE, group_of, loggers_of
 
@@ -69,7 +70,7 @@ def _sections(scores: Sequence[str], folds: int) -> list[Any]:
     means = [f"dice/{name.removeprefix(SCORE)}" for name in scores]
     spread = [f"{name}_sd" for name in means]
     together = [line("mean of the folds", means, range_y=(0, 1)), line("standard deviation", spread)]
-    training = [line("loss", ["train/loss", "val/loss"]), line("learning rate", ["lr"])]
+    training = [line("loss", ["train/loss", "val/loss"]), line("learning rate", [RENAMED["lr"], "lr"])]
     return [
         Section(name="Dice of all folds", panels=dice, is_open=True, pinned=True),
         Section(name="Mean and spread", panels=together, is_open=True),

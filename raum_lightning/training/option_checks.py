@@ -11,7 +11,7 @@ from raum_lightning.errors import ConfigError
 from raum_lightning.inference.sliding_window import FLIP_AXES
 from raum_lightning.labels import Regions
 from raum_lightning.losses import DiceCELoss
-from raum_lightning.metrics import METRICS
+from raum_lightning.metrics.measures import METRICS, part_name
 
 # arguments of Lightning's Trainer that it takes below these without a word, and fails on later or never notices
 LEAST = {
@@ -120,7 +120,7 @@ def check_flips(flips: int) -> int:
 def check_monitor(monitor: str, metrics: Sequence[str], regions: Regions | None = None) -> None:
     """Raise `ConfigError` for a monitor that will not be logged; without `regions` any region passes."""
     names = [name for name in metrics if METRICS[name].better]
-    metric, _, part = monitor.rpartition("_")
+    metric, part = part_name(monitor)
     parts = [part] if regions is None else [*map(str.lower, regions), "mean"]
     if monitor != "loss" and not (metric in names and part in parts):
         offered = ", ".join([*(f"{name}_mean" for name in names), "loss"])

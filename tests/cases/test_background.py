@@ -96,6 +96,13 @@ def test_a_case_with_skull_is_read_without_what_surrounds_the_head(tmp_path: Pat
     nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "p/scan.nii")
     (case,) = find_cases(tmp_path, parse(about | {"background": "none"}, "own"))
     np.testing.assert_array_equal(case.read(["scan"])[0][0] != 0, inside)
+    for value, said in ((np.nan, "1 voxels are NaN or infinite"), (None, "every voxel is 0; the image is empty")):
+        broken = image * 0 if value is None else image.copy()
+        broken[20, 20, 10] = value or 0
+        nib.save(nib.Nifti1Image(broken, np.eye(4)), tmp_path / "p/scan.nii")
+        with pytest.raises(CaseError, match=rf"scan\.nii: {said}"):
+            case.read(["scan"])
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "p/scan.nii")
     nib.save(nib.Nifti1Image(inside.astype(np.uint8), np.eye(4)), tmp_path / "p/brain.nii")
     (case,) = find_cases(tmp_path, parse(about | {"background": "{case}/brain"}, "own"))
     np.testing.assert_array_equal(case.read(["scan"])[0][0] != 0, inside)

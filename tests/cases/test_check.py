@@ -258,6 +258,16 @@ def test_voxels_of_other_sizes(tmp_path: Path) -> None:
     assert finding.message == "has voxels of 1.5 x 1.5 x 1.5 mm, most cases of 1 x 1 x 1 mm"
 
 
+def test_the_order_of_the_axes_of_a_file_is_not_its_voxel_size(tmp_path: Path) -> None:
+    thick = np.diag([-1.0, -1, 3, 1])
+    for seed in range(3):
+        write(tmp_path, f"c{seed}", seed, affine=thick)
+    for path in (tmp_path / "c2").iterdir():
+        image = nib.load(path)
+        nib.save(image.as_reoriented(nib.orientations.axcodes2ornt("PIR")), path)
+    assert "odd voxels" not in {finding.rule for finding in findings(tmp_path)}
+
+
 def test_voxels_of_the_whole_set(tmp_path: Path) -> None:
     write(tmp_path, "a", 1, affine=np.diag([-1.0, -1, 5.5, 1]))
     finding = only(tmp_path)

@@ -105,6 +105,12 @@ def test_voxels_lie_where_the_headers_say(examination: Path, tmp_path: Path) -> 
         ("t1_mprage_sag", "", "t1"),
         ("AX T1 PRE CONTRAST", "", "t1"),
         ("T1 w/o contrast", "", "t1"),
+        ("T1 C-", "", "t1"),
+        ("t1_mpr_c_minus", "", "t1"),
+        ("T1-C", "", "t1ce"),
+        ("Ax T1 FLAIR", "", "t1"),
+        ("Ax T1 FLAIR +C", "", "t1ce"),
+        ("Ax T2 FLAIR", "", "flair"),
         ("T2W_TSE", "", "t2"),
         ("AX T2* GRE", "", None),
         ("t2_star_tra", "", None),
@@ -205,3 +211,13 @@ def test_a_folder_of_one_series_is_a_scan(
     assert np.array_equal(read_nifti(tmp_path / "P-1/P-1_t1ce.nii.gz").data, voxels(2))
     assert main(["prepare-case", "--flair", str(c), "--out", str(tmp_path / "P-2")]) == 2
     assert "give the T1ce, to which the others are registered" in capsys.readouterr().err
+
+
+def test_slices_that_do_not_say_where_they_lie(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s", 3, "T1 POST", voxels())
+    for path in folder.iterdir():
+        slice_ = pydicom.dcmread(path)
+        del slice_.ImageOrientationPatient
+        slice_.save_as(path)
+    with pytest.raises(CaseError, match=r"does not say where its slice lies .* convert it with dcm2niix"):
+        write_nifti(find_series(folder)[0], tmp_path / "c.nii")

@@ -253,7 +253,23 @@ def test_an_nnunet_folder_is_read_as_it_is(tmp_path: Path, declared: str) -> Non
     one, _, three = find_cases(tmp_path, declared)
     assert (one.id, three.id, one.dataset.classes) == ("c1", "c3", ("background", "edema", "core_of_it"))
     assert one.images["FLAIR"] == tmp_path / "imagesTr/c1_0001.nii.gz" and three.label is None
+    assert three.held_out and not one.held_out
     assert one.dataset.ignore == 3 and one.dataset.splits == "splits_final.json"
+
+
+def test_capitals_do_not_count_in_a_pattern_or_its_ending(tmp_path: Path) -> None:
+    touch(tmp_path, "p1/scan.nii", "p2/SCAN.NII")
+    about = {"name": "own", "images": {"scan": "{case}/Scan.NII"}, "mask": "{case}/seg", "labels": {1: "a"}}
+    own = parse(about, "own")
+    assert [case.id for case in find_cases(tmp_path, own)] == ["p1", "p2"]
+
+
+def test_a_brain_mask_of_bids_is_no_tumour(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"sub-0{n}/anat/sub-0{n}_T1w.nii.gz" for n in (1, 2)))
+    touch(tmp_path, *(f"derivatives/fmriprep/sub-0{n}/anat/sub-0{n}_desc-brain_mask.nii.gz" for n in (1, 2)))
+    lesion = "derivatives/manual/sub-02/anat/sub-02_label-lesion_mask.nii.gz"
+    touch(tmp_path, lesion)
+    assert [case.label for case in find_cases(tmp_path, "bids")] == [None, tmp_path / lesion]
 
 
 @pytest.mark.parametrize("enhancing", [[3], 3])

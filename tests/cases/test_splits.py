@@ -1,6 +1,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,9 +140,26 @@ def test_a_file_decides(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("visit", ["BraTS-GLI-00001-000", "BraTS-GLI-00001-001"])
 def test_parts_of_a_file_share_no_patients_but_by_intention(tmp_path: Path, visit: str) -> None:
+    """To validate on the cases that train is meant; on other visits of their patients it is a mistake."""
     path, first, second = tmp_path / "splits.json", "BraTS-GLI-00001-000", "BraTS-GLI-00002-000"
-    path.write_text(json.dumps({"train": [first, second], "val": ["BraTS-GLI-00003-000", visit]}))
-    with pytest.raises(SplitError, match="BraTS-GLI-00001 in both train and val"):
-        read_split(path, MANY)
-    path.write_text(json.dumps({"train": [first, second], "val": [visit], "test": [visit]}))
+    for val in (["BraTS-GLI-00003-000", visit], ["BraTS-GLI-00001-001"]):
+        path.write_text(json.dumps({"train": [first, second], "val": val}))
+        with pytest.raises(SplitError, match="BraTS-GLI-00001 in both train and val"):
+            read_split(path, MANY)
+    path.write_text(json.dumps({"train": [visit, second], "val": [visit], "test": [visit]}))
     assert read_split(path, MANY).val == [visit]
+
+
+def test_cases_that_the_data_set_holds_out_only_test(tmp_path: Path) -> None:
+    own = [replace(case, held_out=case.id.startswith("BraTS-GLI-0000")) for case in MANY]
+    kept = [case.id for case in own if case.held_out]
+    rest = [case for case in own if not case.held_out]
+    for fold in range(5):
+        split = make_split(own, fold=fold, test_fraction=0.5)
+        assert split.test == kept
+        assert sorted(split.train + split.val) == sorted(case.id for case in rest)
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps([{"train": [rest[0].id], "val": [rest[-1].id]}]))
+    assert read_split(path, own).test == kept
+    path.write_text(json.dumps({"train": [rest[0].id], "val": [rest[-1].id], "test": []}))
+    assert read_split(path, own).test == []

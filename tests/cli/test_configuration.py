@@ -158,6 +158,8 @@ def test_the_length_that_is_given_last_counts(
             {"class_path": "monai.networks.nets.segresnet.SegResNet", "init_args": {"p": 1}},
         ),
         ("x.A", {"init_args": {"p": 1}}, {"class_path": "x.A", "init_args": {"p": 1}}),
+        ({"class_path": "x.A", "init_args": {"p": 1}}, "x.A", {"class_path": "x.A", "init_args": {"p": 1}}),
+        ({"class_path": "x.A", "init_args": {"p": 1}}, "x.B", {"class_path": "x.B"}),
         ({"class_path": "x.A", "init_args": {"p": 1}}, None, None),
     ],
 )
@@ -429,3 +431,22 @@ def test_words_that_are_options_of_the_parser_pass(tmp_path: Path) -> None:
     check_keys("fit", [*words, "--print_config", "--data.class_weights", "{et: 2}", "--keys", "-c", UNETR])
     own = written(tmp_path / "own.yaml", "module_class: my.Module\nmodule: {factor: 3}")
     check_keys("fit", ["-c", own])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [
+        ("--module.network.help=raum_lightning.models.UNETR", "--module.network.embed_dim EMBED_DIM"),
+        ("--trainer.logger.help=raum_lightning.loggers.WandbLogger", "hash_ids"),
+    ],
+)
+def test_the_help_of_a_class_beside_a_file(option: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "-c", str(EXPERIMENTS / "debug.yaml"), *option.split("=")])
+    assert shown in capsys.readouterr().out
+
+
+def test_a_file_that_is_not_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "-c"]) == 2
+    assert "-c needs the name of a YAML file" in capsys.readouterr().err

@@ -69,6 +69,11 @@ def test_a_network_beside_the_yaml_is_trained_and_segments_where_its_file_is_tru
     run = RunFolder(Path("runs/own/one"))
     config = yaml.safe_load(run.config.read_text())
     assert (config["module_class"], config["module"]["factor"]) == (f"{file.stem}.Own", 0.5)
+    # its code is found again from the run's own file, in another process
+    sys.modules.pop(file.stem)
+    sys.path[:] = [folder for folder in sys.path if folder != str(experiment.parent)]
+    own = ["-c", str(run.config), "--run.id", "one", "--ckpt_path", "auto", "--trainer.max_steps", "6"]
+    assert main(["fit", *own]) == 0
     case = str(find_cases(brats)[0].folder)
     segment = ["segment", "--checkpoint", str(run.best), "--case", case, "--out", "mask.nii.gz"]
     assert main(segment) == 2 and "--trust" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from raum_lightning.cli import main, plan
+from raum_lightning.data.augment.batch import BatchAugmentation
 from tests.helpers import DEBUG
 
 
@@ -30,6 +31,36 @@ def test_it_takes_steps_and_leaves_nothing(
     # 140 x 175 x 140 voxels of three modalities in 2 bytes and a mask in 1
     assert "prepared cases: about 24 MB each (estimate for BraTS)" in said
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_augmentation_is_in_the_step_where_it_runs_on_the_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[int] = []
+    augmented = BatchAugmentation.__call__
+
+    def counted(*given: Any) -> Any:
+        calls.append(1)
+        return augmented(*given)
+
+    monkeypatch.setattr(BatchAugmentation, "__call__", counted)
+    found = plan.measure(["-c", DEBUG, "--data.dataset", "brats2020", "--data.augment_on", "device"])
+    assert len(calls) == 5 and found["batch"] == 2, "a step to warm up, three that are timed, one after the validation"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{trainer: {}}", ["--data.dataset", "brats2020"]),
+        ("{data: {dataset: auto, root: none}}", ["--data.dataset", "brats2020"]),
+        ("{data: {dataset: brats2024}}", []),
+        ("{data: {root: .}}", []),
+    ],
+)
+def test_the_data_set_is_that_of_the_files(content: str, words: list[str]) -> None:
+    Path("own.yaml").write_text(content)
+    assert plan._data_set(["-c", "own.yaml"]) == words
 
 
 @pytest.mark.slow
@@ -83,6 +114,7 @@ def test_the_first_way_that_fits_is_written(
     if keys is None:
         assert "nothing that was tried fits into 1.0 GiB" in said and not Path("fits.yaml").exists()
     else:
-        assert yaml.safe_load(Path("fits.yaml").read_text()) == keys
+        named = {"run": {"experiment": Path(DEBUG).stem}} if keys else {}
+        assert yaml.safe_load(Path("fits.yaml").read_text()) == named | keys
         assert main(words) == 0  # its own file may be written again
     assert main([*words[:-1], "fits.txt"]) == 2

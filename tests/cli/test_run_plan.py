@@ -156,3 +156,11 @@ def test_loggers_write_to_the_run_unless_they_have_a_folder(monkeypatch: pytest.
     assert told.trainer.default_root_dir == "runs/small/one"
     again = without_run(told)
     assert (again.run.id, again.trainer.logger[1].init_args.id, told.run.id) == (None, None, "one")
+
+
+def test_the_run_of_a_configuration_counts_whatever_file_comes_after_it() -> None:
+    old, new = (saved(Path(f"runs/small/{name}"), "best.ckpt") for name in ("old", "new"))
+    os.utime(old.best, (1, 1))
+    machine = Path("experiments/hardware/cpu.yaml")
+    assert make_plan("test", config(), [old.config, machine]).start == old.best
+    assert make_plan("test", config(), [*FILE, machine]).start == new.best

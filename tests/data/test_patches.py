@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,24 @@ def test_goes_on_in_the_middle_of_an_epoch(cases: list[Prepared], seen: int, wor
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(rest, batches[seen:], strict=True))
     resumed.sampler.set_epoch(2)
     assert len(list(resumed)) == len(batches)
+
+
+class Drawing(tio.Transform):  # type: ignore[misc]
+    """A user's own transform, which draws from Python and NumPy."""
+
+    def apply_transform(self, subject: tio.Subject) -> tio.Subject:
+        subject["image"].set_data(subject["image"].data + np.random.rand() + 10 * random.random())  # noqa: NPY002
+        return subject
+
+
+def test_a_transform_that_draws_from_elsewhere_depends_on_the_key_alone(cases: list[Prepared]) -> None:
+    state: Any = np.random.get_state
+    before = random.getstate(), state()[1].tolist()
+    one, again, other = (dataset(cases, transform=Drawing(), seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one[0, 3]["image"], again[0, 3]["image"])
+    corners = [float(patches[0, index]["image"][0, 0, 0, 0]) for patches, index in ((one, 3), (one, 4), (other, 3))]
+    assert len(set(corners)) == 3
+    assert (random.getstate(), state()[1].tolist()) == before
 
 
 def test_the_globally_seeded_generator_is_left_alone(cases: list[Prepared]) -> None:

@@ -15,11 +15,38 @@ from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cli import main
 from raum_lightning.datasets import load, names
+from raum_lightning.datasets.description import SCORING
+from raum_lightning.metrics import RULES, find_rules
 from raum_lightning.phantom import write_phantoms
 from tests.helpers import EXPERIMENTS
 
 SHAPE = (36, 36, 32)
 CSV = {"class_path": "raum_lightning.loggers.CSVLogger"}
+
+
+@pytest.mark.parametrize("name", names())
+def test_scoring_names_rules_that_there_are(name: str) -> None:
+    known = load(name).scoring
+    assert find_rules(known).name == {"default": "brats2020"}.get(known, known)
+
+
+def test_a_data_set_may_name_every_rule() -> None:
+    assert sorted(SCORING) == sorted(["default", *RULES])
+
+
+@pytest.mark.parametrize(
+    ("name", "reach", "small_mm3"),
+    [
+        ("brats2023", 3, 50),
+        ("brats-ssa", 3, 50),
+        ("brats-ped-2023", 3, 50),
+        ("brats-men", 1, 50),
+        ("brats-met-2023", 1, 2),
+    ],
+)
+def test_data_sets_of_2023_have_the_parameters_of_their_challenge(name: str, reach: int, small_mm3: float) -> None:
+    rules = find_rules(load(name).scoring)
+    assert rules.name.startswith("brats2023") and (rules.reach, rules.small_mm3) == (reach, small_mm3)
 
 
 @pytest.mark.slow

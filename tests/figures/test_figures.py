@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from raum_lightning.cases.case import write_mask
 from raum_lightning.cases.discovery import find_case
 from raum_lightning.cli import main
-from raum_lightning.datasets import load, parse, presets
+from raum_lightning.datasets import IGNORED, load, parse, presets
 from raum_lightning.errors import CaseError
 from raum_lightning.figures import Scan, dots, draw
 from raum_lightning.figures.paint import (
@@ -131,6 +131,22 @@ def test_errors_are_counted_by_kind() -> None:
     assert errors(reference, prediction).tolist() == expected
 
 
+def test_voxels_that_are_ignored_are_neither_right_nor_wrong() -> None:
+    labels = tiny_volumes()[1]
+    reference = labels.copy()
+    reference[:20] = IGNORED
+    scan = tiny_scan(reference=reference, prediction=labels)
+    known = np.ones(labels.shape, bool)
+    known[:20] = False
+    codes = {panel.title: panel.codes for panel in panels(scan)}
+    assert np.array_equal(codes["disagreement"] == AGREED, scan.upright((labels > 0) & known))
+    assert np.array_equal(codes["ED"] == AGREED, scan.upright((labels == ED) & known))
+    assert np.isin(codes["disagreement"], (0, AGREED)).all() and np.isin(codes["ED"], (0, AGREED)).all()
+    assert codes["reference"].max() == ET and np.array_equal(codes["prediction"], scan.upright(labels))
+    said = texts(draw(scan))
+    assert "false negative  0.0 ml" in said and "other class  0.0 ml" in said
+
+
 def test_columns_are_modalities_masks_and_each_class_by_itself() -> None:
     scan = tiny_scan()
     columns = {panel.title: panel for panel in panels(scan)}
@@ -236,9 +252,21 @@ def test_a_prediction_that_notes_its_data_set_is_read_by_it(case: Path, tmp_path
     assert np.array_equal(Scan.read(find_case(case), tmp_path / "p.nii.gz").prediction, tiny_volumes()[1])
 
 
+def test_a_prediction_with_more_classes_than_the_case_is_drawn_with_its_own(tmp_path: Path) -> None:
+    case = find_case(write_brats(tmp_path, "BraTS-GLI-00001-000", presets()["brats2023"]))
+    labels = tiny_volumes()[1]
+    labels[5, 5, 5] = RC
+    write_mask(tmp_path / "p.nii.gz", labels, replace(case, dataset=load("brats2024")), "flair")
+    scan = Scan.read(case, tmp_path / "p.nii.gz")
+    assert scan.dataset.name == "brats2024" and np.array_equal(scan.prediction, labels)
+    assert "RC  0.0 ml, predicted 0.0 ml" in texts(draw(scan))
+    assert Scan.read(case).dataset.name == "brats2023"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--out", "fig.png", "--width", "0"], "--width 0: a picture has at least 1 pixel"),
         (["--out", "fig.tiff9"], "no picture can be written with the ending 'tiff9'"),
         (["--out", "fig.png", "--slice", "1", "36", "1"], "voxel (1, 36, 1) lies outside the volume of (40, 36, 32)"),
         (["--out", "fig.png", "--prediction", "none.nii.gz"], "none.nii.gz: no such file"),
@@ -256,7 +284,7 @@ def test_view_says_a_mistake_in_one_sentence(
 def test_pictures_are_at_most_1600_pixels_wide_unless_asked(case: Path, tmp_path: Path) -> None:
     mask = str(case / "BraTS20_Training_001_seg.nii.gz")
     for words, wide in (([], 1600), (["--width", "700"], 700), (["--width", "9000"], None)):
-        out = tmp_path / "a.png"
+        out = tmp_path / "a.PNG"  # its own, whatever the capitals, may be replaced
         assert main(["view", str(case), "--prediction", mask, *words, "--out", str(out)]) == 0
         shown = imread(out).shape[1]
         assert shown == pytest.approx(wide, abs=1) if wide else shown > 1600

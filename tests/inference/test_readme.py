@@ -78,6 +78,17 @@ def test_scores_have_their_intervals_and_say_where_they_come_from() -> None:
     assert "| val/dice_mean | 0.700 |" in text and "by which the checkpoint was chosen" in text
 
 
+def test_scores_of_regions_of_two_words_are_kept() -> None:
+    metrics, parts = {"dice": "", "lesion_f1": "", "lesion_f1_small": ""}, ("tumor_core", "mean")
+    names = [f"{metric}_{part}" for metric in metrics for part in parts]
+    summary = dict.fromkeys([*names, "reference_volume_tumor_core", "reference_volume_mean"], ROW)
+    found = evaluation_of({"rules": {"name": "brats2026"}, "metrics": metrics, "summary": summary}, "a.json")
+    assert list(found["scores"]) == names
+    text = readme(replace(CARD, evaluation=found))
+    rows = [line.split(" | ")[:2] for line in text.split("| score |")[1].splitlines()[2:8]]
+    assert rows == [[f"| {metric}", part] for metric in metrics for part in parts]
+
+
 @pytest.mark.slow
 def test_export_writes_it_into_the_file_and_beside_it(
     untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

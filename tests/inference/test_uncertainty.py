@@ -3,6 +3,7 @@
 import csv
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -91,6 +92,26 @@ def test_the_least_sure_case_comes_first_and_rows_stay(
     segmenter = raum_lightning.load(checkpoint, trust=TRUST)
     result = segmenter.segment(cases / rows[0]["case"])
     known = result.prediction
-    dice = estimated_dice(known.probabilities(), result.labels, known.mode, known.regions)
+    dice = estimated_dice(result.probabilities, result.labels, known.mode, known.regions)
     assert values[0] == pytest.approx(np.mean(list(dice.values())), abs=1e-4)
     assert float(rows[0]["ml_wt"]) == pytest.approx(result.volumes["WT"], abs=1e-3)
+
+
+def test_two_processes_share_a_table_and_the_temperature_counts(checkpoint: Path, tmp_path: Path) -> None:
+    segmenter = raum_lightning.load(checkpoint, trust=TRUST)
+    folders = [checkpoint.parents[3] / f"phantom-cases/BraTS20_Training_{number:03d}" for number in (1, 2)]
+    sharp, soft = (segmenter.segment(folder) for folder in folders)
+    soft = replace(soft, card=replace(soft.card, temperature=4.0))
+    one, other = Review(tmp_path), Review(tmp_path)
+    one.add(sharp)
+    other.add(soft)
+    with (tmp_path / "review.csv").open() as file:
+        rows = {row["case"]: float(row["estimated_dice"]) for row in csv.DictReader(file)}
+    regions = soft.prediction.regions
+    expected = {
+        result.case.id: np.mean([*estimated_dice(result.probabilities, result.labels, "labels", regions).values()])
+        for result in (sharp, soft)
+    }
+    assert rows == pytest.approx(expected, abs=1e-4)
+    certain = estimated_dice(soft.prediction.probabilities(), soft.labels, "labels", regions)
+    assert rows[soft.case.id] < np.mean([*certain.values()]) - 0.01

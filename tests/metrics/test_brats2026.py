@@ -12,9 +12,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from raum_lightning.cli import main
+from raum_lightning.cli.network_scores import Row, show
 from raum_lightning.datasets import presets
 from raum_lightning.labels import ED, ET, NCR, RC
+from raum_lightning.metrics import METRICS
 from raum_lightning.metrics.evaluation import Evaluation, evaluate
+from raum_lightning.metrics.measures import part_name
 from tests.helpers.pairs import Labels, blob, predicted, same, tumour
 
 SHAPE = (40, 34, 28)
@@ -173,3 +177,96 @@ def test_what_is_no_number_is_none_in_json(ours: Evaluation, tmp_path: Path) -> 
     assert content["rules"]["name"] == "brats2026" and content["rules"]["one_to_one"] is True
     rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
     assert rows[0]["dice_et"] == "" and rows[1]["lesion_hd95_et"] == "inf" and rows[0]["rules"] == "brats2026"
+
+
+@pytest.mark.parametrize(
+    ("name", "parted"),
+    [
+        ("dice_wt", ("dice", "wt")),
+        ("dice_whole_tumor", ("dice", "whole_tumor")),
+        ("dice_mean", ("dice", "mean")),
+        ("lesion_dice_tumor_core", ("lesion_dice", "tumor_core")),
+        ("lesion_dice_std_tumor_core", ("lesion_dice_std", "tumor_core")),
+        ("lesion_f1_et", ("lesion_f1", "et")),
+        ("lesion_f1_small_et", ("lesion_f1_small", "et")),
+        ("lesion_f1_small", ("lesion_f1", "small")),
+        ("nsd_05_enhancing_tumor", ("nsd_05", "enhancing_tumor")),
+        ("mets_large_f1_enhancing_tumor", ("mets_large_f1", "enhancing_tumor")),
+        ("reference_volume_whole_tumor", ("reference_volume", "whole_tumor")),
+        ("volume_error_ml_whole_tumor", ("volume_error_ml", "whole_tumor")),
+        ("volume_mean", ("volume", "mean")),
+        # what stands before it
+        ("cleaned/dice_whole_tumor", ("cleaned/dice", "whole_tumor")),
+        ("flair/dice_wt", ("flair/dice", "wt")),
+        ("dice_a/b", ("dice", "a/b")),
+        # no score
+        ("dicewt_a_b", ("dicewt_a", "b")),
+        ("seconds_sd", ("seconds", "sd")),
+        ("dice", ("", "dice")),
+        ("", ("", "")),
+    ],
+)
+def test_a_score_is_parted_where_its_metric_ends(name: str, parted: tuple[str, str]) -> None:
+    assert part_name(name) == parted
+
+
+@pytest.mark.parametrize("region", ["wt", "whole_tumor", "mean", "non_enhancing_core"])
+def test_every_metric_is_parted_from_any_region(region: str) -> None:
+    assert [part_name(f"{metric}_{region}") for metric in METRICS] == [(metric, region) for metric in METRICS]
+
+
+@pytest.fixture
+def nnunet(tmp_path: Path) -> Path:
+    """`data`, of nnU-Net, whose regions have two words, with two references, and `predictions` of the first."""
+    labels = np.zeros((12, 12, 12), np.uint8)
+    for inset in range(3):
+        labels[(slice(1 + inset, 11 - inset),) * 3] = inset + 1
+    content = {
+        "channel_names": {"0": "FLAIR"},
+        "labels": {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3},
+        "regions_class_order": [1, 2, 3],
+        "numTraining": 2,
+        "file_ending": ".nii.gz",
+    }
+    for folder in ("data/imagesTr", "data/labelsTr", "predictions"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "data/dataset.json").write_text(json.dumps(content))
+    mask = nib.Nifti1Image(labels, np.eye(4))
+    for case in ("BRATS_001", "BRATS_002"):
+        nib.save(mask, tmp_path / f"data/imagesTr/{case}_0000.nii.gz")
+        nib.save(mask, tmp_path / f"data/labelsTr/{case}.nii.gz")
+    nib.save(mask, tmp_path / "predictions/BRATS_001.nii.gz")
+    return tmp_path
+
+
+def test_a_missing_prediction_of_regions_of_two_words(nnunet: Path) -> None:
+    words = ["evaluate", "--predictions", str(nnunet / "predictions"), "--references", str(nnunet / "data")]
+    words += ["--rules", "brats2026", "--metrics", "dice", "hd95", "lesion_f1", "--out", str(nnunet / "scores.json")]
+    assert main(words) == 1
+    cases = json.loads((nnunet / "scores.json").read_text())["cases"]
+    for part in ("whole_tumor", "tumor_core", "enhancing_tumor", "mean"):
+        names = [f"{metric}_{part}" for metric in ("dice", "hd95", "lesion_f1")]
+        assert [cases["BRATS_001"][name] for name in names] == [1, 0, 1]
+        assert [cases["BRATS_002"][name] for name in names] == [0, 373, 0]
+    assert cases["BRATS_002"]["reference_volume_whole_tumor"] == 1
+
+
+def test_the_worst_cases_stand_below_metric_and_region(
+    nnunet: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    words = ["evaluate", "--predictions", str(nnunet / "predictions"), "--references", str(nnunet / "data")]
+    assert main([*words, "--metrics", "dice", "nsd_05"]) == 1
+    head = capsys.readouterr().out.split("worst by mean dice")[1].splitlines()[1:4]
+    assert [line.split() for line in head] == [
+        ["nsd"],
+        ["dice", "dice", "dice", "05"],
+        ["case", "WHOLE_TUMOR", "TUMOR_CORE", "ENHANCING_TUMOR", "mean"],
+    ]
+
+
+def test_scores_of_networks_stand_below_metric_and_region(capsys: pytest.CaptureFixture[str]) -> None:
+    show([Row("none", {"dice_whole_tumor": 0.5, "nsd_05_et": 0.25, "dice_mean": 0.75})], "without", "networks")
+    head = capsys.readouterr().out.splitlines()
+    assert ["dice", "nsd_05", "dice"] in [line.split() for line in head]
+    assert ["without", "WHOLE_TUMOR", "ET", "mean"] in [line.split() for line in head]

@@ -140,6 +140,17 @@ def test_a_page_sorts_and_shows_the_worst(predictions: Path, brats: Path, tmp_pa
     assert command(predictions, masks, "--html", tmp_path / "other.html") == 2
 
 
+def test_a_page_shows_predictions_with_more_classes_than_the_references(tmp_path: Path) -> None:
+    case = "BraTS-GLI-00001-000"
+    write_brats(tmp_path / "gli", case, presets()["brats2023"])
+    labels = tiny_volumes()[1]
+    labels[5, 5, 5] = RC
+    write(tmp_path / "p" / f"{case}.nii.gz", labels, "brats2024")
+    named = ("--dataset-predictions", "brats2024")
+    assert command(tmp_path / "p", tmp_path / "gli", *named, "--html", tmp_path / "page.html") == 0
+    assert (tmp_path / "page.html").read_text().count('<img alt="Slices of ') == 1
+
+
 @pytest.mark.slow
 def test_many_processes_find_what_one_finds(brats: Path, predictions: Path) -> None:
     calls: list[tuple[int, int]] = []

@@ -118,6 +118,51 @@ def test_each_case_counts_once() -> None:
     assert metric.compute() == pytest.approx(expected)
 
 
+# the classes of a data set with labels {1: ED, 2: NCR, 3: ET}, its regions and two masks
+OTHER = ("background", "ED", "NCR", "ET")
+OTHER_REGIONS = {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
+GUESS, TRUTH = tiny(1, 1, 2, 2, 3, 0, 0, 0), tiny(1, 1, 2, 0, 3, 3, 3, 0)
+# ED: TP 2; NCR: TP 1, FP 1; ET: TP 1, FN 2; WT: TP 4, FP 1, FN 2; TC: TP 2, FP 1, FN 2
+OTHER_DICE = {
+    "dice_wt": 8 / 11,
+    "dice_tc": 4 / 7,
+    "dice_et": 2 / 4,
+    "dice_mean": (8 / 11 + 4 / 7 + 2 / 4) / 3,
+    "dice_ed": 1,
+    "dice_ncr": 2 / 3,
+}
+
+
+def test_classes_are_told_by_the_names_of_the_data_set() -> None:
+    metric = SegmentationMetrics(("dice",), classes=("ED", "NCR"), regions=OTHER_REGIONS, names=OTHER)
+    metric.update(GUESS, TRUTH, case="a")
+    assert metric.compute() == pytest.approx(OTHER_DICE)
+    every = SegmentationMetrics(("dice",), classes=("all",), regions={}, names=OTHER)
+    scores = every.score(GUESS, TRUTH, spacing=ISOTROPIC)
+    assert np.isnan(scores.pop("dice_mean"))
+    assert scores == pytest.approx({"dice_ed": 1, "dice_ncr": 2 / 3, "dice_et": 2 / 4})
+
+
+def test_classes_are_told_by_the_names_of_the_data_set_that_is_followed() -> None:
+    metric = SegmentationMetrics(("dice",), classes=("ED", "NCR"))
+    glioma = metric.score(GUESS, TRUTH, spacing=ISOTROPIC)
+    assert (glioma["dice_ncr"], glioma["dice_ed"]) == pytest.approx((1, 2 / 3))
+    metric.follow(RULES["brats2023"], OTHER_REGIONS, OTHER)
+    assert metric.score(GUESS, TRUTH, spacing=ISOTROPIC) == pytest.approx(OTHER_DICE)
+    metric.follow(RULES["brats2024"], OTHER_REGIONS)  # whose names are known
+    assert metric.names == OTHER and metric.rules is RULES["brats2024"]
+
+
+def test_a_class_that_the_data_set_has_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="class 'RC' does not exist; choose from ED, NCR, ET, all"):
+        SegmentationMetrics(("dice",), classes=("RC",), names=OTHER)
+    SegmentationMetrics(("dice",), classes=("GTV",), regions={"GTV": (1,)}, names=("background", "GTV"))
+    metric = SegmentationMetrics(("dice",), classes=("RC",))
+    with pytest.raises(ConfigError, match="class 'RC' does not exist; choose from ED, NCR, ET, all"):
+        metric.follow(RULES["brats2023"], OTHER_REGIONS, OTHER)
+    assert metric.classes == ("RC",) and metric.rules is RULES["brats2020"] and metric.regions == REGIONS
+
+
 def test_reset_forgets_and_no_case_gives_nothing() -> None:
     metric = updated(SegmentationMetrics(), 1)
     metric.reset()

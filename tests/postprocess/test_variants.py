@@ -69,6 +69,21 @@ def test_scores_are_those_of_each_variant_by_itself(rules: str, seed: int) -> No
     assert variants.scores(tried[::-1]) == expected[::-1]
 
 
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ("brats2020", ("dice", "hd95", "lesion_dice")),
+        ("brats2023", ("lesion_dice", "lesion_hd95", "dice")),
+        ("brats2023-men", ("lesion_dice", "lesion_hd95", "dice")),
+        ("brats2023-met", ("lesion_dice", "lesion_hd95", "dice")),
+        ("brats2024", ("lesion_dice", "lesion_hd95", "dice")),
+        ("brats2026", ("dice", "hd95", "lesion_f1")),
+    ],
+)
+def test_scores_that_decide_are_by_lesion_where_the_challenge_was(rules: str, expected: tuple[str, ...]) -> None:
+    assert figures(RULES[rules]) == expected
+
+
 def test_the_mask_of_thresholds_is_asked_for_once_and_scored_by_itself() -> None:
     prediction, target = masks(0)
     larger, asked = np.where(target > 0, target, prediction), []

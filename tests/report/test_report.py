@@ -286,3 +286,11 @@ def test_what_has_no_score_is_left_out_of_means(copy: Path) -> None:
     known = [dice for name, dice in DICE.items() if name != case]
     assert f"mean, median {median(known):.3f}" in shown and "nan" not in shown.split("<tfoot>")[1].split("</tfoot>")[0]
     assert Reader(shown).rows[-1] == case and case not in Reader(shown).sheets
+
+
+def test_scores_stand_below_metric_and_region(copy: Path) -> None:
+    names = ["dice_whole_tumor", "dice_tumor_core", "dice_mean", "nsd_05_et", "cleaned/dice_whole_tumor"]
+    (copy / "test/cases.csv").write_text(f"case,{','.join(names)}\nnone,1,1,1,1,1\n")
+    heads = page(copy).split("<thead>")[1].split("</thead>")[0]
+    assert re.findall(r'<th colspan="(\d)">([^<]+)', heads) == [("3", "dice"), ("1", "nsd_05"), ("1", "cleaned/dice")]
+    assert re.findall(r"<th>([^<]+)", heads) == ["case", "WHOLE_TUMOR", "TUMOR_CORE", "mean", "ET", "WHOLE_TUMOR"]

@@ -197,3 +197,17 @@ def test_pictures_are_what_they_say(text: str) -> None:
     marks = {"png": b"\x89PNG", "jpeg": b"\xff\xd8\xff"}
     assert {kind for kind, _ in kinds} == {"png", "jpeg"}
     assert all(base64.b64decode(start).startswith(marks[kind]) for kind, start in kinds)
+
+
+def test_regions_of_two_words_are_shown(copy: Path) -> None:
+    plain = json.dumps(results()).replace("_wt", "_whole_tumor").replace('"wt"', '"whole_tumor"')
+    content = json.loads(plain)
+    content["summary"]["hd95_whole_tumor"] = ROW
+    (copy / "results.json").write_text(json.dumps(content))
+    text = study_page(copy)
+    raw, rest = text.split("<h2>All cases, cleaned</h2>")
+    assert "<tr><th>dice</th><td>WHOLE_TUMOR</td><td>0.612</td>" in raw and "reference_volume" not in raw
+    assert "<tr><th>hd95</th><td>WHOLE_TUMOR</td><td>0.6</td>" in raw  # mm have one digit
+    assert "<tr><th>dice</th><td>WHOLE_TUMOR</td><td>0.700</td>" in rest
+    for heading in ("Dice WHOLE_TUMOR", "dice WHOLE_TUMOR", "hd95 mean"):
+        assert f"<button>{heading}</button>" in rest

@@ -87,6 +87,8 @@ def test_runs_of_a_sweep_differ_within_one_job(tmp_path: Path, monkeypatch: pyte
     for run in ("abc", "def"):
         monkeypatch.setenv("WANDB_RUN_ID", run)
         assert new_id(tmp_path) == f"sweep-{run}"
+    monkeypatch.delenv("WANDB_RUN_ID")  # the sweep's name alone is set for an agent that is still to start
+    assert new_id(tmp_path) == "slurm-17"
 
 
 def test_workers_that_torchrun_restarts_keep_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

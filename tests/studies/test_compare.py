@@ -84,6 +84,31 @@ def test_a_pair_of_methods() -> None:
     assert found.ranks == {}
 
 
+def of_nnunet(name: str, shift: float) -> Results:
+    """Scores of the regions of nnU-Net's BraTS, and a volume that stands beside them."""
+    rows: dict[str, dict[str, float]] = {}
+    for number, value in enumerate(DICE):
+        parts = ("whole_tumor", "tumor_core", "enhancing_tumor", "mean")
+        rows[f"case{number}"] = {f"dice_{part}": value + shift for part in parts}
+        rows[f"case{number}"] |= {f"hd95_{part}": 10 - shift for part in parts}
+        rows[f"case{number}"] |= {f"reference_volume_{part}": 1.0 for part in parts}
+    return Results(name, "brats2026", rows)
+
+
+def test_regions_of_two_words_are_compared() -> None:
+    regions = ("whole_tumor", "tumor_core", "enhancing_tumor")
+    a, b, c = (of_nnunet(name, shift) for name, shift in (("a", 0.0), ("b", 0.05), ("c", -0.05)))
+    found = compare([a, b])
+    keys = [(metric, part) for metric in ("dice", "hd95") for part in (*regions, "mean")]
+    assert [(one.metric, one.part) for one in found.differences] == keys == list(found.table)
+    assert {one.wins for one in found.differences} == {6}
+    # of the six that are tested
+    assert [one.p_holm for one in found.differences if one.part in regions] == pytest.approx([6 * 2 / 64] * 6)
+    assert compare([a, b, c]).ranks == {"a": 2, "b": 1, "c": 3}
+    only = compare([a, b], metrics=["dice"])
+    assert [one.part for one in only.differences] == [*regions, "mean"]
+
+
 def test_only_common_cases_and_scores_count() -> None:
     few = results("b", [*DICE[:4], math.nan])
     found = compare([results("a", DICE), few])

@@ -194,6 +194,9 @@ def test_what_cannot_be_is_one_sentence_before_any_training(
     Path("shared.json").write_text(json.dumps(shared[0]))
     assert "shared.json: holds one split" in refused(splits, capsys)
     assert "--data.fold is set for each fold" in refused([*WORDS, "--data.fold", "1"], capsys)
+    for asking in ("--keys", "--print_config", "--module.network.help"):
+        assert f"{asking} only asks; ask `raum fit`" in refused([*WORDS, asking], capsys)
+    assert "../escaped" in refused([*WORDS, "--id", "../escaped"], capsys)
     assert "--run.id is set for each fold: give --id" in refused([*WORDS, "--run.id=a"], capsys)
     assert "module.lrr" in refused([*WORDS, "--module.lrr", "1"], capsys)
     assert "--parallel 0 must be at least 1" in refused([*WORDS, "--parallel", "0"], capsys)
@@ -209,9 +212,16 @@ def test_folds_are_taken_as_they_are_and_trained_on_later(trained: Path, tmp_pat
     said: list[str] = []
     training.accept_folds(known, said.append)
     assert said == ["fold 1 has trained 4 of 6 steps"] and not training.is_finished(known, 1)
+    said.clear()
+    for epochs in (-1, 3):
+        known.config = {"trainer": {"max_steps": -1, "max_epochs": epochs}}
+        training.accept_folds(known, said.append)
+    known.config = {"trainer": {"max_steps": 6}}
+    assert said == ["fold 1 has trained 2 of endless epochs", "fold 1 has trained 2 of 3 epochs"]
+    assert not training.is_finished(known, 1)
     known.config["trainer"]["max_steps"] = 4
     training.accept_folds(known, said.append)
-    assert len(said) == 1 and training.is_finished(known, 1)
+    assert len(said) == 2 and training.is_finished(known, 1)
 
 
 def test_changed_cases_settings_and_checkpoints_are_refused(
@@ -277,6 +287,13 @@ def test_slurm_gets_an_array_and_a_job_after_it(
     assert collect[1] == "#SBATCH --nodes=2"
     assert collect[-1].endswith(f"-m raum_lightning {shlex.join(WORDS)} --trained")
     assert "fold 0: no checkpoint in runs/debug/cv-2fold-fold0/checkpoints" in refused([*WORDS, "--trained"], capsys)
+    # what a script types would win over the cross-validation's file
+    Path("fit.sbatch").write_text(SCRIPT.replace("base.yaml", "base.yaml --trainer.max_steps 9 --trainer.devices 8"))
+    assert main([*WORDS, "--slurm", "fit.sbatch"]) == 0
+    array = (FOLDER / "array.sbatch").read_text()
+    assert array.count("--trainer.max_steps=4") == 2 and "--trainer.devices=" not in array
+    Path("fit.sbatch").write_text(SCRIPT.replace("base.yaml", "base.yaml --module.network.init_args.none 9"))
+    assert "gives module.network.init_args.none, by which" in refused([*WORDS, "--slurm", "fit.sbatch"], capsys)
     Path("fit.sbatch").write_text("#!/bin/bash\nlightning fit\n")
     assert "fit.sbatch: passes no arguments on" in refused([*WORDS, "--slurm", "fit.sbatch"], capsys)
     assert forked.started == []

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from raum_lightning.runs.folder import RunFolder
 from raum_lightning.runs.study_folder import StudyFolder
 from raum_lightning.studies.prediction import check_unseen
 from raum_lightning.studies.study import Study, check_folds_apart
-from raum_lightning.studies.training import train_folds
+from raum_lightning.studies.training import note, seconds_of, train_folds, training_of
+from raum_lightning.yaml_files import read_yaml
 from tests.helpers.cases import write_brats_cases
 
 A, B, C, D = (f"BraTS20_Training_{number:03d}" for number in range(1, 5))
@@ -126,3 +128,39 @@ def test_other_folds_or_settings_are_another_cross_validation(study: Study) -> N
     ):
         with pytest.raises(RunError, match=said):
             Study(**{**vars(study), **change}).begin()
+
+
+def test_what_changes_no_result_may_change_and_counts_from_now_on(study: Study) -> None:
+    elsewhere = replace(study, config={"run": {}, "data": {"root": "/elsewhere"}})
+    elsewhere.begin()
+    assert read_yaml(study.folder.config)[0]["data"]["root"] == "/elsewhere"
+    with pytest.raises(RunError, match=r"was begun with data\.batch_size None and not 3"):
+        replace(study, config={"run": {}, "data": {"batch_size": 3}}).begin()
+
+
+def test_a_pause_between_two_attempts_is_no_training(study: Study) -> None:
+    last = study.folder.run(0).last
+    last.parent.mkdir(parents=True)
+    note(study, 0, started=0.0)
+    last.touch()
+    os.utime(last, (100, 100))
+
+    class Stopped:
+        """A fold whose training is interrupted by Ctrl-C."""
+
+        peak_mb = 1.0
+
+        def __init__(self, words: Sequence[str], environment: Mapping[str, str], log: Path | None) -> None:
+            os.utime(last, (50_100, 50_100))
+
+        def poll(self) -> None:
+            raise KeyboardInterrupt
+
+        def stop(self) -> None:
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        train_folds(study, start=Stopped, say=lambda line: None)
+    first, second = training_of(study, 0)
+    assert (first["started"], first["ended"]) == (0, 100)
+    assert seconds_of(study, 0) == pytest.approx(100 + second["ended"] - second["started"])

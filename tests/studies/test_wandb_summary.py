@@ -21,7 +21,7 @@ CONTENT: dict[str, Any] = {
     "cases": {"one": {"dice_wt": 0.5}, "two": {"dice_wt": 0.7}},
     "fold_of": {"one": 0, "two": 1},
     "pictures": {},
-    "provenance": {"commit": "abc"},
+    "provenance": {"commit": "abc", "command": "raum cross-validate --data.exclude [one]"},
 }
 
 
@@ -61,18 +61,37 @@ def test_one_group_of_folds_and_one_summary(study: StudyFolder, monkeypatch: pyt
         logger.log_metrics({"val/dice_wt": 0.5}, 9)
         finish_wandb(failed=False)
     log_summary(config, study, CONTENT)
+    log_summary(config, study, CONTENT)  # as the same command again: the curves are logged once
     runs = [records(path, "run")[0] for path in sorted(study.path.parent.glob("*/wandb/offline-run-*"))]
     assert sorted((run["run_id"], run["run_group"], run["job_type"]) for run in runs) == [
-        ("small-cv-2fold", "small/cv-2fold", "summary"),
+        *[("small-cv-2fold", "small/cv-2fold", "summary")] * 2,
         ("small-cv-2fold-fold0", "small/cv-2fold", "fold"),
         ("small-cv-2fold-fold1", "small/cv-2fold", "fold"),
     ]
-    (summary,) = study.path.glob("wandb/offline-run-*")
+    summary, again = sorted(study.path.glob("wandb/offline-run-*"), key=lambda path: len(records(path, "history")))[
+        ::-1
+    ]
+    assert not [row for row in records(again, "history") if "dice/wt" in row["item"]]
     rows = [record["item"] for record in records(summary, "history")]
     curve = [(row["trainer/global_step"], row["dice/wt"]) for row in rows if "dice/wt" in row]
     assert curve == [(9, pytest.approx(0.3)), (19, pytest.approx(0.6))]
     table = json.loads(next(summary.rglob("cases*.table.json")).read_text())
     assert table["columns"] == ["case", "fold", "dice_wt"] and table["data"] == [["one", 0, 0.5], ["two", 1, 0.7]]
+
+
+@pytest.mark.slow
+def test_lightnings_own_logger_is_one_too_and_ids_stay_hidden(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    own = {"version": None, "prefix": "", "log_model": False, "offline": False, "project": "p"}
+    spec = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": own}
+    log_summary({"trainer": {"logger": spec}}, study, CONTENT)
+    hidden = {"class_path": "raum_lightning.loggers.WandbLogger", "init_args": {"hash_ids": True}}
+    log_summary({"trainer": {"logger": hidden}}, study, CONTENT)
+    shown, unseen = sorted(study.path.glob("wandb/offline-run-*"), key=lambda path: path.stat().st_mtime_ns)
+    said = ["".join(map(str, records(path, "run") + records(path, "config"))) for path in (shown, unseen)]
+    assert ["raum cross-validate" in text for text in said] == [True, False] and "abc" in said[1]
 
 
 def test_without_wandb_nothing_is_logged(study: StudyFolder) -> None:

@@ -20,6 +20,17 @@ PACKAGE = Path(__file__).parents[2]
 NEVER = torch.iinfo(torch.int64).max
 
 
+class FailedElsewhere(SystemExit):
+    """Ends a rank without a word where another one says what has failed; W&B, which hears rank 0 alone, is told."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(2)
+        self.said = said
+
+    def __str__(self) -> str:
+        return self.said
+
+
 class FiniteLoss(pl.Callback):
     """Stops a run whose loss became NaN or infinite, before a checkpoint of it is written.
 
@@ -64,7 +75,7 @@ class FiniteLoss(pl.Callback):
             self.batches.clear()
             return
         if int(self.first) > first:  # it came from another rank, whose message names the batch
-            raise SystemExit(2)
+            raise FailedElsewhere(f"the loss of batch {first} became NaN or infinite on another rank")
         cases, batch_idx = self.batches[first]
         path = self.run.nonfinite(first, trainer.global_rank)
         self._write(path, trainer.train_dataloader, batch_idx)

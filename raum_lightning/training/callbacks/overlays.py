@@ -52,7 +52,7 @@ class Overlays(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw the case; `outputs` is its prediction, B X Y Z class indices."""
-        logger = wandb_of(trainer)
+        logger, step = wandb_of(trainer), max(0, trainer.global_step - 1)  # that of the Dice which Lightning logs
         if logger is None or trainer.sanity_checking or self.validations % self.every or batch_idx >= self.cases:
             return
         data = data_of(trainer)
@@ -62,7 +62,15 @@ class Overlays(pl.Callback):
         ):
             arrays = (tensor.cpu().numpy() for tensor in (image[channel], reference, prediction))
             for plane, picture in slices(data.prepared[name], *arrays, classes=data.dataset.classes).items():
-                logger.log_image(f"overlays/{shown_id(logger, name)}/{plane}", step=trainer.global_step, **picture)
+                logger.log_image(f"overlays/{shown_id(logger, name)}/{plane}", step=step, **picture)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many validations there were, so that a resumed run draws where it would have drawn."""
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.validations = state_dict["validations"]
 
     def _channel(self, data: Any) -> int:
         return int(data.modalities.index(self.modality)) if self.modality else 0

@@ -12,6 +12,7 @@ from rich.table import Table
 from raum_lightning.atomic import write_csv, write_json
 from raum_lightning.metrics import DEFAULT, explain
 from raum_lightning.metrics.evaluation import plain, plain_rules
+from raum_lightning.metrics.measures import part_name
 from raum_lightning.metrics.statistics import mean
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.training.callbacks.attributes import scores_of
@@ -93,8 +94,8 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> Table:
 def means(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Means over the cases of raw and cleaned masks, as rows for each metric; parts as columns."""
     names = [name.removeprefix(CLEANED) for name in next(iter(scores.values())) if name.startswith(CLEANED)]
-    split = [name.rpartition("_") for name in names]
-    metrics, parts = (list(dict.fromkeys(one[place] for one in split)) for place in (0, 2))
+    split = [part_name(name) for name in names]
+    metrics, parts = (list(dict.fromkeys(one[place] for one in split)) for place in (0, 1))
     drawn = Table("mean of", "masks", title="raw and cleaned", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for part in parts:
         drawn.add_column(part if part == "mean" else part.upper(), justify="right")

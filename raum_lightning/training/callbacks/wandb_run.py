@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from raum_lightning.training.callbacks.attributes import scores_of, shown_id, wandb_of
+from raum_lightning.training.callbacks.failures import FailedElsewhere
 from raum_lightning.training.callbacks.mask_tables import VOLUMES
 
 
@@ -27,10 +28,10 @@ class WandbRun(pl.Callback):
         self.predictions, self.best = predictions, best
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Tell raum's own logger the verb, before anything is logged."""
+        """Tell raum's own logger the verb and the run's folder, before anything is logged."""
         logger: Any = wandb_of(trainer)
         if hasattr(logger, "verb"):
-            logger.verb = _verb(trainer)
+            logger.verb, logger.folder = _verb(trainer), Path(trainer.default_root_dir)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the scores of every case, which stand in `pl_module.case_scores`."""
@@ -76,7 +77,7 @@ class WandbRun(pl.Callback):
         if (
             trainer.state.fn == TrainerFn.FITTING
             and hasattr(logger, "alert_failure")
-            and isinstance(exception, Exception)
+            and isinstance(exception, (Exception, FailedElsewhere))
         ):
             logger.alert_failure(exception)
 

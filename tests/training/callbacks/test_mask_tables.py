@@ -10,7 +10,7 @@ from raum_lightning.cases.case import read_remark, write_mask
 from raum_lightning.cases.discovery import find_case
 from raum_lightning.datasets import load
 from raum_lightning.training.callbacks.mask_tables import write_label_tables, write_volumes
-from raum_lightning.training.callbacks.tables import table
+from raum_lightning.training.callbacks.tables import means, table
 from tests.helpers.cases import tiny_volumes, write_brats
 
 
@@ -47,3 +47,18 @@ def test_a_case_without_a_score_is_left_out_of_the_printed_mean() -> None:
     scores = {"a": (0.5, 0.25), "b": (math.nan, 0.75), "c": (0.75, 0.5)}
     drawn = table({case: dict(zip(("dice_et", "dice_mean"), values, strict=True)) for case, values in scores.items()})
     assert [column.footer for column in drawn.columns] == ["mean", "0.625", "0.500"]
+
+
+def test_means_of_raw_and_cleaned_masks_by_regions_of_two_words() -> None:
+    names = [f"{metric}_{part}" for metric in ("dice", "nsd_05") for part in ("whole_tumor", "tumor_core", "mean")]
+    row = {name: float(number) for number, name in enumerate(names)}
+    row |= {f"cleaned/{name}": 10 + value for name, value in row.items()}
+    drawn = means({"a": row})
+    assert [column.header for column in drawn.columns] == ["mean of", "masks", "WHOLE_TUMOR", "TUMOR_CORE", "mean"]
+    assert [list(column.cells) for column in drawn.columns] == [
+        ["dice", "dice", "nsd_05", "nsd_05"],
+        ["raw", "cleaned", "raw", "cleaned"],
+        ["0.000", "10.000", "3.000", "13.000"],
+        ["1.000", "11.000", "4.000", "14.000"],
+        ["2.000", "12.000", "5.000", "15.000"],
+    ]

@@ -55,7 +55,13 @@ def validate(callback: Overlays, host: Any) -> list[str]:
 def test_the_same_first_cases_are_shown_every_so_often(prepared: dict[str, Prepared]) -> None:
     callback, host = Overlays(every=2, cases=2), trainer(prepared, Stub())
     first = [f"overlays/{name}/{plane}" for name in list(prepared)[:2] for plane in ("axial", "coronal", "sagittal")]
-    assert [validate(callback, host) for _ in range(4)] == [first, [], first, []]
+    assert [validate(callback, host) for _ in range(3)] == [first, [], first]
+    assert {logged["step"] for logged in host.loggers[0].logged.values()} == {6}, (
+        "as Lightning logs the Dice of 7 steps"
+    )
+    resumed = Overlays(every=2, cases=2)
+    resumed.load_state_dict(callback.state_dict())
+    assert [validate(resumed, host) for _ in range(2)] == [[], first]
 
 
 @pytest.mark.parametrize("changes", [{"is_global_zero": False}, {"sanity_checking": True}])
