@@ -81,6 +81,7 @@ def _finish(study: "Study", args: argparse.Namespace) -> int:
     from raum_lightning.studies.wandb_summary import log_summary
 
     if not args.rescore:
+        study.write_config()
         if args.trained:
             accept_folds(study)
         else:
@@ -103,6 +104,7 @@ def _finish(study: "Study", args: argparse.Namespace) -> int:
 def _submit(study: "Study", script: Path) -> int:
     from raum_lightning.studies.slurm import submit
 
+    study.write_config()
     array, after = submit(study, script, study.command)
     trains = f"job {array} trains the folds" if array else "all folds are trained"
     print(f"{trains}, job {after} makes {study.folder.results.with_suffix('.md')}")

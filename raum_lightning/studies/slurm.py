@@ -17,8 +17,9 @@ from raum_lightning.studies.study import FREE_GROUPS, Study
 from raum_lightning.studies.training import environment_of, fit_words, is_finished, note
 
 # of the job after the array, whatever the script asks for
-_OF_CLUSTER = ("trainer.accelerator", "trainer.num_nodes", "trainer.strategy", "data.num_workers", "data.prepared_dir")
 _ALONE = ("--nodes=1", "--ntasks=1", "--ntasks-per-node=1")
+# what a script says of its cluster, besides what is free in a cross-validation
+_OF_CLUSTER = ("trainer.accelerator", "trainer.num_nodes", "trainer.strategy", "data.num_workers", "data.prepared_dir")
 
 
 def submit(study: Study, script: Path, words: Sequence[str]) -> tuple[str | None, str]:
@@ -75,7 +76,8 @@ def _typed(study: Study, body: Sequence[str]) -> list[str]:
     says on how many devices and nodes a fold trains.
     """
     settings = flat(study.config)
-    named = dict.fromkeys(re.findall(r"--((?:module|data|trainer)\.[\w.]+)", "\n".join(body)))
+    lines = [line for line in body if not line.lstrip().startswith("#")]
+    named = dict.fromkeys(re.findall(r"--((?:module|data|trainer)\.[\w.]+)", "\n".join(lines)))
     keys = [key for key in named if key not in _OF_CLUSTER and not key.startswith(FREE_GROUPS)]
     if unknown := [key for key in keys if key not in settings]:
         raise ConfigError(

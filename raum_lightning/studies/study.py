@@ -43,7 +43,7 @@ class Study:
     code: Sequence[str] = ()
 
     def begin(self) -> None:
-        """Write what is fixed from now on, or check that it is what was written; the rest may change with each call.
+        """Write what is fixed from now on, or check that it is what was written.
 
         Raises:
             SplitError: Folds share a patient.
@@ -53,13 +53,15 @@ class Study:
         if self.folder.study.exists():
             self._check_config()
             self.check_data()
-        # what does not matter for the results, as where the data lie now
-        write_text(self.folder.config, to_yaml(dict(self.config)))
-        if self.folder.study.exists():
             return
+        self.write_config()
         write_json(self.folder.splits, [asdict(split) for split in self.splits])
         said = {"written_by": WRITER, "command": list(self.command), "code": list(self.code)}
         write_json(self.folder.study, said | {"splits": self.splits_hash, "cases": self.case_hashes()})
+
+    def write_config(self) -> None:
+        """Write the configuration by which folds train from now on; what matters for the results is as it was."""
+        write_text(self.folder.config, to_yaml(dict(self.config)))
 
     def check_data(self) -> None:
         """Raise `RunError` where the cases or their folds are no longer those that the study began with."""

@@ -133,6 +133,8 @@ def test_other_folds_or_settings_are_another_cross_validation(study: Study) -> N
 def test_what_changes_no_result_may_change_and_counts_from_now_on(study: Study) -> None:
     elsewhere = replace(study, config={"run": {}, "data": {"root": "/elsewhere"}})
     elsewhere.begin()
+    assert "root" not in read_yaml(study.folder.config)[0]["data"], "until the lock is held"
+    elsewhere.write_config()
     assert read_yaml(study.folder.config)[0]["data"]["root"] == "/elsewhere"
     with pytest.raises(RunError, match=r"was begun with data\.batch_size None and not 3"):
         replace(study, config={"run": {}, "data": {"batch_size": 3}}).begin()
