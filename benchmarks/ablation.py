@@ -286,11 +286,24 @@ def results(tasks: Sequence[tuple[str, int]], options: Options) -> Iterator[dict
             yield future.result()
 
 
-def _save_cases(row: dict[str, Any], folder: Path) -> None:
-    name = f"{row['variant']}, seed {row['seed']}"
-    cases = {case: plain(scores) for case, scores in row["cases"].items()}
-    content = {"name": name, "rules": {"name": row["rules"]}, "cases": cases}
-    write_json(folder / f"{row['variant']}-{row['seed']}.json".replace(" ", "_").replace(",", ""), content)
+def save_cases(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Write for `raum compare` the scores of the cases by the last of `rows`, and their means over the variant's seeds.
+
+    Without scores by the same rules, as those of an earlier version, a row is not among them.
+    """
+    last = rows[-1]
+    runs = [row for row in rows if row["variant"] == last["variant"] and row.get("rules") == last["rules"]]
+    means = {
+        case: {name: statistics.fmean(run["cases"][case][name] for run in runs) for name in scores}
+        for case, scores in last["cases"].items()
+    }
+    for said, short, cases in (
+        (f"seed {last['seed']}", last["seed"], last["cases"]),
+        (f"mean of {len(runs)} seeds", "mean", means),
+    ):
+        scored = {case: plain(scores) for case, scores in cases.items()}
+        content = {"name": f"{last['variant']}, {said}", "rules": {"name": last["rules"]}, "cases": scored}
+        write_json(folder / f"{last['variant']}-{short}.json".replace(" ", "_").replace(",", ""), content)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -307,7 +320,7 @@ def main(words: Sequence[str] | None = None) -> None:
         table = summary(rows)
         write_json(options.out / "table.json", {"rows": table, "runs": rows})
         write_text(options.out / "table.md", markdown(table, options, row["device"]))
-        _save_cases(row, options.out)
+        save_cases(rows, options.out)
         cost = f"{row['steps']} steps, {row['seconds']:.0f} s"
         print(f"{row['variant']}, seed {row['seed']}: Dice {row['dice_mean']:.3f}, {cost}", flush=True)
     print((options.out / "table.md").read_text())

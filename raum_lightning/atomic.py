@@ -87,6 +87,8 @@ def mixed_up(failure: OSError) -> str | None:
     path = Path(os.fsdecode(failure.filename2 or failure.filename))
     if isinstance(failure, IsADirectoryError):
         return f"{path}: is a folder where a file is expected; give the name of a file"
+    if path.is_symlink() and not path.exists():
+        return f"{path}: is a link to {path.readlink()}, which is not there; give another name, or remove the link"
     file = next((one for one in (path, *path.parents) if one.is_file()), None)
     if file is None:
         return None

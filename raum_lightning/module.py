@@ -31,7 +31,7 @@ from raum_lightning.training.callbacks.search import PostprocessSearch
 from raum_lightning.training.checkpoint_io import EXPORT, VerifiedCheckpointIO
 from raum_lightning.training.data_fit import check_classes, check_fit, check_outputs, outputs_of
 from raum_lightning.training.freezing import Frozen
-from raum_lightning.training.model_card import describe
+from raum_lightning.training.model_card import describe, scores_of_run
 from raum_lightning.training.optimizers import Recipe
 from raum_lightning.training.option_checks import check_flips, check_mode, check_monitor, check_windows
 from raum_lightning.training.schedule import is_due
@@ -250,7 +250,8 @@ class SegmentationModule(WholeVolumeModule):
 
     def on_train_start(self) -> None:
         """Check that the schedule fits the run."""
-        self.recipe.check_length(self.trainer.estimated_stepping_batches)
+        if not getattr(self.trainer, "fast_dev_run", False):  # of one step, whose learning rate is of no matter
+            self.recipe.check_length(self.trainer.estimated_stepping_batches)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Leave the statistics of frozen norms as they are."""
@@ -304,6 +305,8 @@ class SegmentationModule(WholeVolumeModule):
             if not trainer.predicting:
                 check_classes(card.classes, data.dataset)
         fitting = trainer is not None and trainer.training
+        if fitting and card is not None:
+            self.val_scores = scores_of_run(card, trainer)
         if card is not None and not fitting and self.postprocess in (None, SEARCH):
             self.steps = Postprocess.of(card.postprocess or {}, "the model card's postprocess")
 

@@ -12,6 +12,7 @@ from raum_lightning.atomic import (
     append_text,
     atomic,
     expanded,
+    mixed_up,
     partial_path,
     remove_partials,
     write_csv,
@@ -76,6 +77,12 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file: is a file where a folder is expected; give another folder"):
         write_text(tmp_path / "file" / "a.txt", "")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(FileExistsError) as raised:
+        (tmp_path / "link").mkdir()
+    assert str(mixed_up(raised.value)).endswith(
+        "link: is a link to nowhere, which is not there; give another name, or remove the link"
+    )
 
 
 def test_only_dead_writers_files_are_removed(tmp_path: Path) -> None:

@@ -156,6 +156,15 @@ class Case:
         mask.check_grid(Volume(self.images[modalities[0]], image[0], affine))
         return image, self.encode(mask), affine
 
+    def check_label(self) -> None:
+        """Raise `CaseError` where the mask cannot be read, has undeclared values, or lies on another grid."""
+        self.read_label()
+        first = next(iter(self.images.values()))
+        header = read_header(first)
+        assert self.label is not None
+        zeros = np.broadcast_to(np.float32(0), header.shape[:3])
+        read_nifti(self.label).check_grid(Volume(first, zeros, header.affine))
+
     def read_label(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
         """Return the mask as class indices, X Y Z, and its affine; raise `CaseError` for undeclared values."""
         if self.label is None:

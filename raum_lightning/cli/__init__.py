@@ -48,17 +48,7 @@ TOOL_VERBS = {
 def main(args: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0, 1 for a finding, 2 for a mistake, 130 for Ctrl-C, 143 for SIGTERM."""
     words = list(sys.argv[1:] if args is None else args)
-    verb = words[0] if words else "--help"
-    if verb in ("-h", "--help"):
-        print(_help())
-    elif verb == "--version":
-        print(f"raum {__version__}")
-    elif verb in TRAINER_VERBS or verb in TOOL_VERBS:
-        return _guarded(verb, words[1:])
-    else:
-        print(f"error: there is no verb {verb!r}\n\n{_help()}", file=sys.stderr)
-        return 2
-    return 0
+    return _guarded(words[0] if words else "--help", words[1:])
 
 
 def _help() -> str:
@@ -80,7 +70,8 @@ def _guarded(verb: str, words: list[str]) -> int:
         # the trainer's verbs save and resume, and take signals themselves
         with nullcontext() if verb in TRAINER_VERBS else stopping():
             code = _run(verb, words)
-        sys.stdout.flush()
+        if sys.stdout:  # none where the caller has closed it
+            sys.stdout.flush()
         return code
     except Terminated:
         print("terminated", file=sys.stderr)
@@ -90,8 +81,7 @@ def _guarded(verb: str, words: list[str]) -> int:
     except BrokenPipeError:
         if verb in TRAINER_VERBS:
             raise
-        # whoever read the output has left, as `head` does: what is still to be written has no reader
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has left, as `head` does
         return 141
     except SystemExit as error:
         # Lightning's trainer answers Ctrl-C by leaving with 1
@@ -106,7 +96,18 @@ def _guarded(verb: str, words: list[str]) -> int:
         if sentence is None or "RAUM_TRACEBACK" in os.environ:
             raise
         print("error:", printable(located(sentence), keep="\n"), file=sys.stderr)
+        if isinstance(error, OSError) and error.filename is None:
+            _drop_output()  # which may be what could not be written
         return 2
+
+
+def _drop_output() -> None:
+    """Write what can no longer be printed nowhere, so that Python does not try it once more as it ends."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupted() -> int:
@@ -115,6 +116,15 @@ def _interrupted() -> int:
 
 
 def _run(verb: str, words: list[str]) -> int:
+    if verb in ("-h", "--help"):
+        print(_help())
+        return 0
+    if verb == "--version":
+        print(f"raum {__version__}")
+        return 0
+    if verb not in TRAINER_VERBS and verb not in TOOL_VERBS:
+        print(f"error: there is no verb {verb!r}\n\n{_help()}", file=sys.stderr)
+        return 2
     if verb == "fit" and "--plan" in words:
         return _run("plan", [word for word in words if word != "--plan"])
     if verb in TRAINER_VERBS:

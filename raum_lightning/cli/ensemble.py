@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     if args.postprocess is not None:
         steps = Postprocess() if args.postprocess == "none" else Postprocess.read(Path(args.postprocess))
     paths = list(_checkpoints(args.members))
-    card = write_ensemble(paths, args.out, trust=args.trust, postprocess=steps, **about(args))
+    card = write_ensemble(paths, args.out, trust=args.trust, postprocess=steps, **about(args, paths))
     cleaned = Postprocess.of(card.postprocess or {})
     size = args.out.stat().st_size / 1e6
     print(f"{args.out}: {len(paths)} networks, {size:.1f} MB, masks cleaned: {cleaned}")

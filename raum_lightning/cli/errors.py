@@ -39,6 +39,8 @@ def explain(error: BaseException) -> str | None:
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"a file could not be written ({error.strerror})"
         return f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else None
+    if isinstance(error, MemoryError):
+        return f"there is too little memory ({first_line(said) or 'it is full'}): take less at once, or another machine"
     if isinstance(error, _loaded("lightning.fabric.utilities.exceptions", "MisconfigurationException")):
         return f"trainer: {first_line(said)}"
     return _explain_failure(error, said) if isinstance(error, RuntimeError) else None

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         wanted = f"*{suffix}" if args.format else f"{', '.join(others)} or {last}"
         raise ExportError(f"{args.out}: the name must end in {wanted}")
     start = time.perf_counter()
-    said = about(args)
+    said = about(args, [args.checkpoint])
     trained = open_network(args.checkpoint, trust=args.trust)
     trained = replace(trained, card=replace(trained.card, **said))
     difference, largest = write(trained, args.out, tolerance=args.tolerance, trust=args.trust)

@@ -48,9 +48,10 @@ def run(args: argparse.Namespace) -> int:
         if given:
             words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ConfigError(f"{words}: only with --from; a state dict for MONAI holds nothing but weights")
-        export_monai(Path(file), args.out)
-        print(f"{args.out}: a state dict for monai.networks.nets.UNETR")
+        print(f"{args.out}: a state dict for {export_monai(Path(file), args.out)}")
         return 0
+    if "mode" in given and not ("modalities" in given and "dataset" in given):
+        raise ConfigError("--mode says what the outputs are of a file to segment with: give --modalities and --dataset")
     network = import_monai(Path(file), args.out, **given)
     size = " x ".join(map(str, network.img_size))
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
 
     files = _files(args.dir)
     for target, text in files.items():
-        if target.exists() and (not target.is_file() or target.read_text(encoding="utf-8") != text):
+        if target.exists() and (not target.is_file() or target.read_text("utf-8", "replace") != text):
             raise OutputError(f"{target}: exists and is another; give another folder, or remove it first")
     written = [target for target in files if not target.exists()]
     for target in written:

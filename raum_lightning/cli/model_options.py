@@ -1,6 +1,8 @@
 """Options of the verbs that open a network from a file."""
 
 import argparse
+from collections.abc import Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +49,11 @@ def add_about(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def about(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what these options say of the card; check before any work that the README can be written."""
+def about(args: argparse.Namespace, sources: Sequence[Path]) -> dict[str, Any]:
+    """Return what these options say of the card; check before any work that --out and its README can be written.
+
+    `sources` are the files that are read, which --out may not replace.
+    """
     from raum_lightning.inference.exported import SAFETENSORS
     from raum_lightning.inference.readme import WRITER, beside_of, evaluation_of
     from raum_lightning.runs.outputs import check_output
@@ -56,9 +61,23 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
     said: dict[str, Any] = {"license": args.license} if args.license is not None else {}
     if args.results:
         said["evaluation"] = evaluation_of(read_json(args.results, ExportError), str(args.results))
+    if args.out.resolve() in [path.resolve() for path in sources]:
+        raise ExportError(f"{args.out}: is a file that is read, which it would replace; give another --out")
+    check_output(args.out, WRITER, ours=_has_card)
     if args.out.suffix == SAFETENSORS:
         check_output(beside_of(args.out), WRITER)
     return said
+
+
+def _has_card(path: Path) -> bool:
+    """Return whether a file holds a model card, as all files have that these verbs write."""
+    from raum_lightning.runs.checkpoints import MODEL_CARD
+
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return False
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            return content.find(MODEL_CARD.encode()) >= 0
 
 
 def write_readme(path: Path, card: "ModelCard", networks: int = 1) -> None:

@@ -78,7 +78,7 @@ def find_scored(args: argparse.Namespace, segmenter: "Segmenter") -> list["Case"
     if args.part != "all":
         run = RunFolder.of_file(args.checkpoint)
         splits = args.splits or (run.splits if run else None)
-        if splits is None or not splits.is_file():
+        if splits is None or not (args.splits or splits.is_file()):
             raise ConfigError(
                 f"{args.checkpoint}: no splits.json beside it says which cases are for testing; give --splits JSON, or "
                 "--part all where none of the cases was used to train it"
@@ -92,6 +92,7 @@ def find_scored(args: argparse.Namespace, segmenter: "Segmenter") -> list["Case"
     _check_unseen(args.checkpoint, cases)
     for case in cases:
         case.files(segmenter.card.modalities)
+        case.check_label()
     return cases
 
 

@@ -24,11 +24,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the missing cases, print their number, and return 0."""
+    import math
     import time
 
+    from raum_lightning.cases.header import MAX_VOXELS
     from raum_lightning.datasets import load
+    from raum_lightning.errors import ConfigError
     from raum_lightning.phantom import write_phantoms
 
+    if math.prod(args.shape) > MAX_VOXELS:
+        size = " x ".join(map(str, args.shape))
+        raise ConfigError(f"a shape of {size} has more than the {MAX_VOXELS:,} voxels that are read; give less")
     start = time.perf_counter()
     written = write_phantoms(
         args.out, cases=args.cases, seed=args.seed, shape=tuple(args.shape), dataset=load(args.dataset)

@@ -60,6 +60,8 @@ def _fit(args: argparse.Namespace) -> int:
 
     if args.out.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{args.out}: the name must end in .yaml")
+    if args.workers is not None and args.workers < 1:
+        raise ConfigError(f"--workers {args.workers} must be at least 1")
     check_output(args.out, COMMAND)
     sides = {f"dataset_{side}": args.dataset for side in ("predictions", "references")}
     folders = match_folders(args.predictions, args.references, **sides)

@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.data.store import is_prepared, prepare
     from raum_lightning.progress import progress_bar
 
-    cases = [case for root in args.roots for case in find_cases(root, args.dataset)]
+    found = [case for root in args.roots for case in find_cases(root, args.dataset)]
+    cases = list({(case.id, case.folder.resolve()): case for case in found}.values())  # a root may hold another one
     known = cases[0].dataset
     args.modalities = args.modalities or list(known.modalities)
     check_names("modalities", args.modalities, list(known.images))

@@ -6,6 +6,8 @@ from pathlib import Path
 from raum_lightning.cli.dataset_option import add_dataset
 from raum_lightning.errors import CaseError, ConfigError
 
+NARROWEST = 50
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
@@ -33,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.figures import Scan, check_ending, draw, save
     from raum_lightning.runs.outputs import check_output
 
-    if args.width < 1:
-        raise ConfigError(f"--width {args.width}: a picture has at least 1 pixel")
+    if args.width < NARROWEST:
+        raise ConfigError(f"--width {args.width}: a picture has at least {NARROWEST} pixels")
     check_ending(args.out)
     check_output(args.out, "raum view")
     if args.id:

@@ -144,7 +144,7 @@ class DataSet:
         unknown = [
             (float(value), int(count))
             for value, count in zip(values, counts, strict=True)
-            if not abs(value - np.rint(value)) <= WHOLE or int(np.rint(value)) not in known
+            if not np.isfinite(value) or abs(value - np.rint(value)) > WHOLE or int(np.rint(value)) not in known
         ]
         if unknown:
             listed = ", ".join(_shown(value) for value, _ in unknown[:5]) + (", ..." if unknown[5:] else "")

@@ -7,7 +7,7 @@ free. A program of `torch.export` can run any code when it is opened. Safetensor
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -48,11 +48,25 @@ class OnnxNetwork(nn.Module):
 
 
 class Program(nn.Module):
-    """A program of `torch.export`, which knows one mode only: that of evaluation."""
+    """A program of `torch.export`, which knows one mode only: that of evaluation; float32 whatever autocast says."""
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         super().__init__()
-        self.program = program.module().requires_grad_(False)
+        self.program: Any = program.module().requires_grad_(False)
+        for node in list(self.program.graph.nodes):
+            if node.target == torch.ops.aten._assert_tensor_metadata.default:  # of the device of its export, too
+                self.program.graph.erase_node(node)
+        self.program.recompile()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Move what the program makes itself, such as positions, to the device of its weights."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        device = next(self.parameters()).device
+        for node in self.program.graph.nodes:
+            if node.kwargs.get("device") is not None:
+                node.update_kwarg("device", device)
+        self.program.recompile()
+        return self
 
     def train(self, mode: bool = True) -> Self:
         """Do nothing: there is nothing to switch."""
@@ -60,7 +74,9 @@ class Program(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits N K X Y Z of images N C X Y Z."""
-        logits: Tensor = self.program(image)
+        kind = image.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+            logits: Tensor = self.program(image.float())
         return logits
 
 

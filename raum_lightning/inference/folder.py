@@ -77,6 +77,8 @@ def segment_cases(
                 outcome.written.append(case.id)
                 outcome.missing |= {case.id: result.missing} if result.missing else {}
                 outcome.replaced += [case.id] if before else []
+        except OutputError:  # in which the next case would fail as well
+            raise
         except UserError as error:
             outcome.failed[case.id] = str(error)
         if progress:

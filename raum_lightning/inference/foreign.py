@@ -1,6 +1,7 @@
 """Weights of MONAI's UNETR as a file of ours and back; MONAI itself is not needed."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from raum_lightning.inference.card import ModelCard, describe
 from raum_lightning.inference.exported import NETWORK
 from raum_lightning.inference.loading import open_network
 from raum_lightning.inference.weights import named_as_ours, read_weights
+from raum_lightning.models.decoder import GROUPS
 from raum_lightning.models.monai import OUT_INDICES, PATCH_SIZE, to_monai
 from raum_lightning.models.unetr import UNETR
 from raum_lightning.runs.checkpoints import MODEL_CARD
@@ -50,7 +52,13 @@ def import_monai(
         CheckpointError: The file cannot be read, or is not of a whole UNETR.
         ConfigError: What no tensor tells is needed, or does not fit.
     """
-    tensors = named_as_ours(read_weights(path).tensors)
+    given = read_weights(path).tensors
+    tensors = named_as_ours(given)
+    if tensors.keys() == given.keys():
+        raise ConfigError(
+            f"{path}: is no state dict of MONAI's UNETR; a file of raum's own is used as it is, or made one for MONAI "
+            "with --to"
+        )
     arguments = _arguments(path, tensors, heads, img_size)
     network = UNETR(**arguments)
     try:
@@ -69,8 +77,10 @@ def import_monai(
     return network
 
 
-def export_monai(path: Path, out: Path) -> None:
-    """Write a state dict for MONAI's UNETR of a checkpoint or safetensors of ours.
+def export_monai(path: Path, out: Path) -> str:
+    """Write a state dict for MONAI's UNETR of a checkpoint or safetensors of ours; return the call that makes that.
+
+    Of its arguments the tensors do not tell the heads, nor group norm from instance norm.
 
     Raises:
         ConfigError: MONAI has no such network: another depth, patch size, class, or skips from other blocks.
@@ -87,6 +97,29 @@ def export_monai(path: Path, out: Path) -> None:
     # to an open file: of a path torch does not say why it could not be written
     with atomic(out) as partial, partial.open("wb") as file:
         torch.save({name: one.clone() for name, one in state.items()}, file)
+    return _call(network)
+
+
+def _call(network: UNETR) -> str:
+    block: Any = network.vit.blocks[0]
+    norms = {
+        "instance": '"instance"',
+        "instance_affine": '("instance", {"affine": True})',
+        "batch": '"batch"',
+        "group": f'("group", {{"num_groups": {GROUPS}}})',
+    }
+    arguments = {
+        "in_channels": network.in_channels,
+        "out_channels": network.out_channels,
+        "img_size": tuple(network.img_size),
+        "feature_size": network.head.in_channels,
+        "hidden_size": block.attn.proj.in_features,
+        "mlp_dim": block.mlp[0].out_features,
+        "num_heads": block.attn.num_heads,
+        "norm_name": norms[network.norm],
+        "qkv_bias": block.attn.qkv.bias is not None,
+    }
+    return f"monai.networks.nets.UNETR({', '.join(f'{name}={value}' for name, value in arguments.items())})"
 
 
 def _arguments(
@@ -108,6 +141,11 @@ def _arguments(
     edge = round(tokens ** (1 / 3))
     if img_size is None and edge**3 != tokens:
         raise ConfigError(f"{path}: {tokens} patches do not form a cube; give --img-size X Y Z")
+    if img_size is not None and (patches := math.prod(length // PATCH_SIZE for length in img_size)) != tokens:
+        raise ConfigError(
+            f"{path}: holds positions of {tokens} patches of {PATCH_SIZE}^3 voxels, and --img-size "
+            f"{' '.join(map(str, img_size))} is {patches}"
+        )
     norm = "levels.0.block.norm1."
     affine = f"{norm}weight" in tensors
     return {

@@ -87,11 +87,18 @@ class Review:
     def _read(self) -> dict[str, dict[str, str]]:
         if not self.path.exists():
             return {}
-        with self.path.open(newline="") as file:
-            table = csv.DictReader(file)
-            if list(table.fieldnames or ())[:2] != ["case", "estimated_dice"]:
-                raise OutputError(f"{self.path}: was not written by `raum segment`; move it, or give another --out")
-            return {row["case"]: row for row in table}
+        try:
+            with self.path.open(encoding="utf-8", newline="") as file:
+                table = csv.DictReader(file)
+                if list(table.fieldnames or ())[:2] != ["case", "estimated_dice"]:
+                    raise ValueError
+                rows = {row["case"]: row for row in table}
+            [float(row["estimated_dice"]) for row in rows.values()]
+        except (ValueError, TypeError, csv.Error):
+            raise OutputError(
+                f"{self.path}: was not written by `raum segment`, or changed since; move it, or give another --out"
+            ) from None
+        return rows
 
 
 def _p_log_p(values: NDArray[np.float32]) -> NDArray[np.float32]:

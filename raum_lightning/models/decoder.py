@@ -15,6 +15,8 @@ from raum_lightning.errors import ConfigError
 
 Norm = Callable[[int], nn.Module]
 NormName = Literal["instance", "instance_affine", "batch", "group"]
+# of group norm
+GROUPS = 8
 
 
 class Upsampling(nn.ConvTranspose3d):
@@ -90,7 +92,7 @@ def choose_norm(name: str, channels: int, *, key: str = "feature_size") -> Norm:
         "instance": nn.InstanceNorm3d,
         "instance_affine": partial(nn.InstanceNorm3d, affine=True),
         "batch": nn.BatchNorm3d,
-        "group": partial(nn.GroupNorm, 8),
+        "group": partial(nn.GroupNorm, GROUPS),
     }
     assert tuple(norms) == get_args(NormName)
     if name not in norms:

@@ -21,11 +21,13 @@ from raum_lightning.errors import ConfigError
 DEPTH, PATCH_SIZE = 12, 16
 OUT_INDICES = (4, 7, 10, 12)
 # parameters that MONAI registers and never reads; older checkpoints hold the whole unused cross-attention
+# of `proj_type="perceptron"`, the default of MONAI's first releases: a linear map of the voxels in the order (i j k c)
+_PERCEPTRON = "vit.patch_embedding.patch_embeddings.1"
 _UNUSED = re.compile(r"vit\.blocks\.\d+\.(norm_cross_attn|cross_attn)\.")
 
 
-def _names() -> dict[str, str]:
-    """Return our modules and lone parameters, each with MONAI's name."""
+def _names(depth: int = DEPTH) -> dict[str, str]:
+    """Return our modules and lone parameters of a network with so many blocks, each with MONAI's name."""
     names = {
         "vit.patch_embed": "vit.patch_embedding.patch_embeddings",
         "vit.pos_embed": "vit.patch_embedding.position_embeddings",
@@ -33,7 +35,7 @@ def _names() -> dict[str, str]:
         "head": "out.conv.conv",
     }
     parts = {"attn.proj": "attn.out_proj", "mlp.0": "mlp.linear1", "mlp.3": "mlp.linear2"}
-    for block in range(DEPTH):
+    for block in range(depth):
         for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.0", "mlp.3"):
             names[f"vit.blocks.{block}.{part}"] = f"vit.blocks.{block}.{parts.get(part, part)}"
     names |= _residual("skips.0", "encoder1.layer")
@@ -68,15 +70,27 @@ def _rename(key: str, names: Mapping[str, str]) -> str:
 
 
 def from_monai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict of MONAI's UNETR as ours; what MONAI registers without using it is left out.
+    """Return a state dict of MONAI's UNETR, or of its ViT of any depth, as ours; what MONAI never uses is left out.
 
     Raises:
         ConfigError: A name that MONAI's UNETR does not have.
     """
-    names = {theirs: ours for ours, theirs in _names().items()}
+    state = {
+        name.replace(_PERCEPTRON, "vit.patch_embedding.patch_embeddings"): _as_kernel(one)
+        if name == f"{_PERCEPTRON}.weight"
+        else one
+        for name, one in state.items()
+    }
+    blocks = [int(found[1]) for name in state if (found := re.match(r"vit\.blocks\.(\d+)\.", name))]
+    names = {theirs: ours for ours, theirs in _names(max(blocks, default=-1) + 1).items()}
     ours = {_rename(key, names): tensor for key, tensor in state.items() if not _UNUSED.match(key)}
     ours["vit.patch_embed.weight"] = ours["vit.patch_embed.weight"].flatten(1)
     return ours
+
+
+def _as_kernel(weight: Tensor) -> Tensor:
+    """Return the weight E (i j k c) of a perceptron as E (c i j k)."""
+    return rearrange(weight, "e (i j k c) -> e (c i j k)", i=PATCH_SIZE, j=PATCH_SIZE, k=PATCH_SIZE)
 
 
 def to_monai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

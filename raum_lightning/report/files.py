@@ -145,5 +145,8 @@ def masks_of(folder: Path) -> dict[str, Path]:
 def _read_csv(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        try:
+            return list(csv.DictReader(file))
+        except csv.Error as error:
+            raise RunError(f"{path}: is damaged ({error}); move it away for a page without it") from error

@@ -25,6 +25,13 @@ def check_output(path: Path, command: str, *, ours: Callable[[Path], bool] | Non
     check_writable(path)
 
 
+def check_folder(path: Path) -> None:
+    """Raise `OutputError` where `path` is a file, or files cannot be written into a folder of that name."""
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path}: is a file where a folder is expected; give another folder, or move the file away")
+    check_writable(path / "file")
+
+
 def check_writable(path: Path) -> None:
     """Raise `OutputError` where `path`, and the folders above that are not there, cannot be made."""
     folder = next(folder for folder in path.absolute().parents if folder.exists())

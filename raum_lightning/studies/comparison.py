@@ -60,7 +60,7 @@ class Results:
             return cls(str(content.get("name", own)), str(content["rules"]["name"]), scores)
         except FileNotFoundError:
             raise EvaluationError(f"{file}: no such file; give {READABLE}") from None
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             lacks = "has no cleaned masks" if cleaned else "is not a result"
             raise EvaluationError(f"{file}: {lacks}; give {READABLE}") from None
 
@@ -255,4 +255,6 @@ def _difference(
 
 
 def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError(f"{value} is no score")
     return math.nan if value is None else float(value)

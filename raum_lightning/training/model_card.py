@@ -1,6 +1,7 @@
 """The model card of a network in training: what it is, and what its cases are."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,3 +36,9 @@ def describe(module: Any, data: Any) -> ModelCard:
         may_lack=tuple(name for name in data.modalities if data.modality_dropout.get(name)),
         fill_absent=data.fill_absent,
     )
+
+
+def scores_of_run(card: ModelCard, trainer: Any) -> dict[str, float]:
+    """Return the scores in the card of the checkpoint that a run goes on from; none of another run's."""
+    own, saved = Path(trainer.default_root_dir), Path(str(trainer.ckpt_path))
+    return dict(card.scores) if saved.resolve().is_relative_to(own.resolve()) else {}

@@ -431,3 +431,64 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_an_output_that_is_closed_or_full_is_no_defect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        assert main(["datasets", "brats2020"]) == main(["--help"]) == 0
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        assert main(["--help"]) == 2
+        full.flush()  # what could not be written is dropped
+    assert "error: a file could not be written (No space left on device)" in capsys.readouterr().err
+
+
+def test_segmenting_many_cases_looks_at_its_folders_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    words = ["segment", "--checkpoint", "none.ckpt", "--cases", str(tmp_path)]
+    for outputs in (["--out", str(tmp_path / "file")], ["--out", "o", "--probabilities", str(tmp_path / "file")]):
+        assert main([*words, *outputs]) == 2
+        assert "file: is a file where a folder is expected; give another folder" in capsys.readouterr().err
+
+
+def test_sizes_that_no_machine_has_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["phantom", str(tmp_path / "p"), "--cases", "1", "--shape", *["1000000"] * 3]) == 2
+    assert "a shape of 1000000 x 1000000 x 1000000 has more than the 134,217,728 voxels" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+    (tmp_path / "r/experiments").mkdir(parents=True)
+    (tmp_path / "r/experiments/unetr.yaml").write_bytes(b"# f\xfcr uns")
+    assert main(["init", str(tmp_path / "r")]) == 2
+    assert "unetr.yaml: exists and is another" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_that_was_moved_keeps_its_best(
+    brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*DEBUG, "--data.root", str(brats), "--trainer.logger", "false", "--run.id", "one", "--run.root"]
+    assert main(["fit", *words, "before", "--module.lr", "0"]) == 0
+    best = torch.load("before/debug/one/checkpoints/best.ckpt", weights_only=True)
+    shutil.move("before", "after")
+    # the same weights for ever: none is better than the first
+    assert main(["fit", *words, "after", "--module.lr", "0", "--ckpt_path", "auto", "--trainer.max_steps", "6"]) == 0
+    content = torch.load("after/debug/one/checkpoints/last.ckpt", weights_only=True)
+    (state,) = [one for one in content["callbacks"].values() if "best_model_path" in one]
+    assert state["best_model_path"] == str(tmp_path / "after/debug/one/checkpoints/best.ckpt")
+    kept = torch.load("after/debug/one/checkpoints/best.ckpt", weights_only=True)
+    assert content["global_step"] == 6 and kept["global_step"] == best["global_step"] == 2
+    # and of a run that goes on without another validation the card keeps its scores
+    more = ["--trainer.max_steps", "7", "--trainer.check_val_every_n_epoch", "9"]
+    assert main(["fit", *words, "after", "--module.lr", "0", "--ckpt_path", "auto", *more]) == 0
+    last = torch.load("after/debug/one/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 7 and "val/dice_mean" in last["model_card"]["scores"]
+
+
+@pytest.mark.slow
+def test_a_fast_dev_run_needs_no_shorter_warm_up(brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*DEBUG, "--data.root", str(brats), "--trainer.logger", "false", "--module.warmup_steps", "20"]
+    assert main(["fit", *words, "--trainer.fast_dev_run", "true", "--trainer.max_steps", "100"]) == 0

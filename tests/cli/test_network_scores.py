@@ -16,9 +16,11 @@ import torch
 from raum_lightning import load
 from raum_lightning.cli import main
 from raum_lightning.cli.network_scores import Row, save
+from raum_lightning.datasets import presets
 from raum_lightning.inference.segmenter import Segmenter
 from raum_lightning.labels import ED, ET
 from tests.helpers import DEBUG
+from tests.helpers.cases import write_brats
 from tests.helpers.handmade import TRUST, fit_handmade
 
 DROPOUT = ["--data.modality_dropout", "{flair: 0.5, t2: 0.5}", "--data.fill_absent", "{flair: t2}"]
@@ -179,15 +181,20 @@ def test_a_score_that_no_case_has_is_null_in_json(tmp_path: Path) -> None:
         (["test", "-c", DEBUG, "--data.without", "[pd]"], "data.without=['pd'] must be some of flair, t1ce, t2"),
         (["test", "-c", DEBUG, "--data.without", "[flair,t1ce,t2]"], "leaves no modality"),
         (["subsets", "--checkpoint", "alone.ckpt", "--data.root", str(CASES)], "no splits.json beside it"),
+        (["subsets", "--checkpoint", BEST, "--data.root", str(CASES), "--splits", "no.json"], "no.json: no such file"),
+        (["subsets", "--checkpoint", BEST, "--data.root", "ODD", "--part", "all"], "seg.nii.gz: shape (39, 36, 32)"),
         (["subsets", "--checkpoint", BEST, "--data.root", str(CASES), "--out", "a.txt"], "the name must end in .json"),
         (["subsets", "--checkpoint", BEST, "--data.root", str(CASES), "--metrics", "f"], "metric 'f' does not exist"),
         (["ablate", "--checkpoint", str(HANDMADE / "last.ckpt"), "--trust", TRUST, "--data.root", "."], "no transform"),
     ],
 )
 def test_mistakes_are_named_before_the_work(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     shutil.copy(BEST, "alone.ckpt")
+    odd = write_brats(tmp_path / "odd", "BraTS20_Training_900", presets()["brats2020"])
+    mask = nib.load(odd / f"{odd.name}_seg.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(mask.dataobj)[:-1], mask.affine), odd / f"{odd.name}_seg.nii.gz")
     monkeypatch.setattr(Segmenter, "segment", None)
-    assert main(words) == 2
+    assert main([str(tmp_path / "odd") if word == "ODD" else word for word in words]) == 2
     assert said in capsys.readouterr().err

@@ -66,7 +66,7 @@ def test_it_trains_scores_and_continues(
         ablation.main([*words, "--lr", "0.1"])
 
 
-def test_means_and_deviations_are_over_seeds(ablation: Any) -> None:
+def test_means_and_deviations_are_over_seeds(ablation: Any, tmp_path: Path) -> None:
     row = {"variant": "v1", "device": "cpu", "steps": 4, "seconds": 2.0, "gib": 1.0, "parameters": 3.0}
     scores = [
         {f"{metric}_{part}": value for metric in ablation.METRICS for part in ablation.PARTS} for value in (0.2, 0.4)
@@ -74,6 +74,16 @@ def test_means_and_deviations_are_over_seeds(ablation: Any) -> None:
     (found,) = ablation.summary([row | {"seed": seed} | values for seed, values in enumerate(scores)])
     assert (found["seeds"], found["steps"]) == (2, 4)
     assert found["dice_et"] == pytest.approx(0.3) and found["dice_et_sd"] == pytest.approx(0.02**0.5)
+    ablation.save_cases(
+        [
+            {"variant": "v1", "seed": seed, "rules": "brats2020", "cases": {"a": values}}
+            for seed, values in enumerate(scores)
+        ],
+        tmp_path,
+    )
+    one, mean = (Results.read(tmp_path / f"v1-{name}.json") for name in (1, "mean"))
+    assert (one.name, mean.name) == ("v1, seed 1", "v1, mean of 2 seeds")
+    assert one.scores["a"]["dice_wt"] == 0.4 and mean.scores["a"]["dice_wt"] == pytest.approx(0.3)
     options = ablation.parse(["--steps", "4"])
     options.split = ablation.Split(["a"], [], ["b"])
     assert "| v1 | 2 | 0.300 ± 0.141 |" in ablation.markdown([found], options, "cpu")

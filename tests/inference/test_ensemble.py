@@ -208,6 +208,12 @@ def test_what_is_no_ensemble(checkpoint: Path, tmp_path: Path, capsys: pytest.Ca
     assert "takes two or more networks, and 1 is given" in capsys.readouterr().err
     assert main(["ensemble", str(checkpoint), str(checkpoint), "--out", "e.ckpt"]) == 2
     assert "e.ckpt: the name must end in .safetensors" in capsys.readouterr().err
+    member = tmp_path / "one.safetensors"
+    assert main(["export", "--checkpoint", str(checkpoint), "--out", str(member), "--trust", TRUST]) == 0
+    before = member.read_bytes()
+    assert main(["ensemble", str(checkpoint), str(member), "--out", str(member), "--trust", TRUST]) == 2
+    assert "one.safetensors: is a file that is read, which it would replace" in capsys.readouterr().err
+    assert member.read_bytes() == before
     other = changed(checkpoint, tmp_path / "other.ckpt", postprocess=STEPS.plain)
     with pytest.raises(ConfigError, match="has another post-processing than"):
         write_ensemble([checkpoint, other], tmp_path / "e.safetensors", trust=[TRUST])

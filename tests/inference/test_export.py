@@ -104,6 +104,26 @@ def test_logits_and_model_card_survive(suffix: str, written: dict[str, tuple[Pat
     assert difference <= 1e-4 and largest > 0.1
 
 
+def test_a_program_of_the_modern_network_runs_in_any_precision_and_place(tmp_path: Path) -> None:
+    """Its positions are made within, where `torch.export` notes device and type of the export."""
+    torch.manual_seed(0)
+    spec = {
+        "class_path": "raum_lightning.models.UNETRV2",
+        "init_args": {"in_channels": 2, "out_channels": 3, "out_indices": [1, 2], "feature_size": 8, **SIZES}
+        | {"position": "rope", "embed_dim": 12, "qk_norm": True},
+    }
+    trained = TrainedNetwork(build(spec), REGIONS, spec)
+    write(trained, tmp_path / "m.pt2")
+    program = open_network(tmp_path / "m.pt2", trust_code=True).network
+    image = torch.randn(1, 2, 16, 8, 8)
+    with torch.no_grad():
+        expected = trained.network.eval()(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(program(image), expected, rtol=0, atol=1e-4)
+        # a device that only knows shapes stands for a GPU
+        assert program.to("meta")(image.to("meta")).shape == (1, 3, 16, 8, 8)
+
+
 def test_other_programs_read_the_card(written: dict[str, tuple[Path, float, float]]) -> None:
     model = onnx.load(written[".onnx"][0])
     (text,) = (entry.value for entry in model.metadata_props if entry.key == "model_card")
@@ -220,11 +240,22 @@ def test_checkpoints_and_exports_make_an_ensemble(
         (["--out", "model.bin"], "model.bin: the name must end in *.safetensors, *.onnx or *.pt2"),
         (["--out", "model.onnx", "--format", "torch-export"], "model.onnx: the name must end in *.pt2"),
         (["--out", "model.onnx", "--checkpoint", "none.ckpt"], "none.ckpt: no such checkpoint"),
+        (["--out", "theirs.safetensors"], "theirs.safetensors: exists and was not written by `raum export`"),
+        (["--out", "theirs.onnx"], "theirs.onnx: exists and was not written by `raum export`"),
+        (["--out", "empty.pt2"], "empty.pt2: exists and was not written by `raum export`"),
     ],
 )
 def test_mistakes_are_named(
-    trained: tuple[Path, Path], words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Path, Path],
+    words: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("theirs.safetensors", "my weights"), ("theirs.onnx", "mine"), ("empty.pt2", "")):
+        Path(name).write_text(content)
     assert main(["export", "--checkpoint", str(trained[0]), *words]) == 2
     assert said in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import monai
 import pytest
 import torch
 from monai.networks import nets
@@ -42,7 +43,11 @@ def test_to_ours_and_back(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["segment", "--model", "a.safetensors", "--case", "BraTS20_Training_001", "--out", "m.nii.gz"]) == 0
     assert main(["import", "--to", "monai", "a.safetensors", "--out", "back.pt"]) == 0
     back = torch.load("back.pt", weights_only=True)
-    other = theirs()
+    # the call that is printed makes the network that the tensors are of
+    call = capsys.readouterr().out.splitlines()[-1].partition("a state dict for monai.")[2]
+    other = eval(f"made.{call}", {"made": monai})
+    assert other.vit.blocks[0].attn.num_heads == 2
+    assert [type(part) for part in other.modules()] == [type(part) for part in theirs().modules()]
     other.load_state_dict(back, strict=True)
     for name, weight in theirs().state_dict().items():
         assert torch.equal(back[name], weight), name
@@ -75,10 +80,18 @@ def test_without_a_card_it_is_to_start_from(here: Path) -> None:
         (["--from", "monai", "monai.pt", "--out", "a.pt"], "a.pt: the name must end in .safetensors"),
         (["--from", "monai", "monai.pt", "--out", "a.safetensors"], "no tensor tells the heads of a network of 24"),
         (["--from", "monai", "none.pt", "--out", "a.safetensors"], "none.pt: no such"),
-        (["--from", "monai", "small.pt", "--out", "a.safetensors"], "small.pt: does not hold a complete MONAI UNETR"),
+        (["--from", "monai", "small.pt", "--out", "a.safetensors"], "small.pt: is no state dict of MONAI's UNETR"),
         (["--from", "monai", "monai.pt", "--out", "a.safetensors", "--heads", "2", *CARD[:2]], "names 1 of 3 channels"),
         (["--to", "monai", "ours.safetensors", "--out", "a.pt"], "ours.safetensors: no such model"),
         (["--from", "monai", "monai.pt", "--out", "there.safetensors"], "there.safetensors: exists"),
+        (
+            ["--from", "monai", "monai.pt", "--out", "a.safetensors", "--heads", "2", "--img-size", "48", "32", "32"],
+            "monai.pt: holds positions of 8 patches of 16^3 voxels, and --img-size 48 32 32 is 12",
+        ),
+        (
+            ["--from", "monai", "monai.pt", "--out", "a.safetensors", "--heads", "2", "--mode", "regions"],
+            "--mode says what the outputs are of a file to segment with",
+        ),
         (
             ["--to", "monai", "there.safetensors", "--out", "a.pt", "--img-size", "32", "32", "32", *CARD],
             "--img-size, --modalities, --dataset: only with --from",

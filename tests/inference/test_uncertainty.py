@@ -49,10 +49,13 @@ def test_estimated_dice_by_hand() -> None:
     assert found == {"WT": pytest.approx(1 / (0.8 + 0.3 + 1)), "ET": 1}
 
 
-@pytest.mark.parametrize("heading", ["subject,comment", "case,comment"])
-def test_a_table_of_others_is_left_alone(tmp_path: Path, heading: str) -> None:
-    (tmp_path / "review.csv").write_text(f"{heading}\na,b\n")
-    with pytest.raises(OutputError, match=r"review\.csv: was not written by `raum segment`; move it"):
+@pytest.mark.parametrize(
+    "table",
+    [b"subject,comment\na,b\n", b"case,comment\na,b\n", b"case,estimated_dice\na,\n", b"case,estimated_dice\n\xfc,1"],
+)
+def test_a_table_of_others_is_left_alone(tmp_path: Path, table: bytes) -> None:
+    (tmp_path / "review.csv").write_bytes(table)
+    with pytest.raises(OutputError, match=r"review\.csv: was not written by `raum segment`, or changed since; move it"):
         Review(tmp_path)
 
 

@@ -105,6 +105,24 @@ def test_unused_tensors_of_old_monai_checkpoints_are_left_out() -> None:
     assert from_monai(state | extra).keys() == from_monai(state).keys()
 
 
+def test_patches_of_monais_first_releases_and_a_deeper_vit() -> None:
+    """`proj_type="perceptron"` is a linear map of the voxels in another order; a ViT may have any depth."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"img_size": (32, 16, 48), "in_channels": 3, "out_channels": 2, "feature_size": 2}
+    heads: dict[str, Any] = {"num_heads": 4, "mlp_dim": 96}
+    theirs = nets.UNETR(**sizes, **heads, hidden_size=48, proj_type="perceptron").double().eval()
+    ours = UNETR(**sizes, **heads, embed_dim=48, out_indices=OUT_INDICES, norm="instance").double().eval()
+    ours.load_state_dict(from_monai(theirs.state_dict()))
+    image = torch.randn(1, 3, 32, 16, 48, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), theirs(image), rtol=1e-8, atol=1e-8)
+    deep = {
+        "vit.blocks.23.norm1.weight": torch.ones(2),
+        "vit.patch_embedding.patch_embeddings.weight": torch.ones(2, 1),
+    }
+    assert "vit.blocks.23.norm1.weight" in from_monai(deep)
+
+
 def test_foreign_state_dicts_are_named() -> None:
     with pytest.raises(ValueError, match=r"swinViT\.norm\.weight is no tensor of a UNETR"):
         from_monai({"swinViT.norm.weight": torch.zeros(1)})

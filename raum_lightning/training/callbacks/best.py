@@ -27,6 +27,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(self, run: RunFolder, monitor: str, *, lower: bool = False, keep: int = 1) -> None:
         self.run = run
+        self.goes_on = False
         super().__init__(
             run.checkpoints,
             run.best.stem if keep == 1 else f"{run.best.stem}-{{step}}",
@@ -38,21 +39,36 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note whether the run goes on from its own folder, wherever that lies now."""
+        self.goes_on = Path(str(trainer.ckpt_path)).resolve().parent == Path(self.dirpath or "")
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the scores, and of the files those of this run: what is named here is replaced and removed later."""
-        files = {path: score for path, score in state_dict["best_k_models"].items() if self._is_own(path)}
-        worst = state_dict["kth_best_model_path"]
+        """Restore the scores, and of the files those of this run: what is named here is replaced and removed later.
+
+        They are found in the run's folder as it is called now: it may have been moved, or be mounted elsewhere.
+        """
+        before = state_dict["dirpath"]
+        files = {self._now(path, before): score for path, score in state_dict["best_k_models"].items()}
+        files.pop("", None)
+        worst = self._now(state_dict["kth_best_model_path"], before)
         kept = {
             "best_k_models": files,
             "kth_best_model_path": worst if worst in files else next(iter(files), ""),
-            "best_model_path": state_dict["best_model_path"] if self._is_own(state_dict["best_model_path"]) else "",
+            "best_model_path": self._now(state_dict["best_model_path"], before),
             "last_model_path": "",
         }
-        super().load_state_dict(state_dict | kept)
+        super().load_state_dict(state_dict | kept | ({"dirpath": self.dirpath} if self.goes_on else {}))
 
-    def _is_own(self, name: str) -> bool:
-        path = Path(name)
-        return path.parent == Path(self.dirpath or "") and path.suffix == self.FILE_EXTENSION
+    def _now(self, name: str, before: str) -> str:
+        """Return the path of a file of this run, whose folder was `before`; none for one of another run."""
+        path, folder = Path(name), Path(self.dirpath or "")
+        if self.goes_on and path.parent == Path(before) != folder:
+            path = folder / path.name
+            name = str(path) if path.exists() else ""
+        return name if path.parent == folder and path.suffix == self.FILE_EXTENSION else ""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, and on rank 0 set the link."""
