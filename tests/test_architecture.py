@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"cases"},
     "postprocess": {"metrics", "cases"},
     "runs": {"cases"},
-    "inference": {"postprocess", "models", "cases", "data", "runs"},
+    "inference": {"postprocess", "metrics", "models", "cases", "data", "runs"},
     "figures": {"metrics", "cases", "data"},
     "training": {"figures", "inference", "postprocess", "metrics", "data", "runs", "cases", "losses"},
     "module": {"postprocess", "training", "inference", "metrics", "runs", "losses", "models"},

@@ -15,8 +15,6 @@ from raum_lightning.postprocess import Postprocess
 # key of the text in the metadata of safetensors, and what marks a file that may be replaced
 README = "readme"
 WRITER = "raum export"
-# every metric has a score of this ending
-MEAN = "_mean"
 
 
 def readme(card: ModelCard, networks: int = 1) -> str:
@@ -114,14 +112,15 @@ def _data(card: ModelCard) -> str:
 
 
 def _evaluated(card: ModelCard, networks: int) -> str:
+    from raum_lightning.metrics.measures import part_name  # whose package segmenting does not need
+
     found, rows = card.evaluation, []
     chosen = Postprocess.of(found.get("postprocess", {}))
     # older cards have those of cleaned masks alone
     cleans = "cleaned" not in found or chosen == Postprocess.of(card.postprocess or {})
     scores = found.get("cleaned" if cleans and "cleaned" in found else "scores", {})
-    metrics = [name.removesuffix(MEAN) for name in scores if name.endswith(MEAN)]
     for name, one in scores.items():
-        metric, part = _parted(name, metrics)
+        metric, part = part_name(str(name))
         digits = 1 if metric.endswith("hd95") else 3
         mean, low, high = (_number(one.get(key), digits) for key in ("mean", "low", "high"))
         rows.append((metric, part, mean, f"{low} to {high}", str(one.get("cases", ""))))
@@ -136,15 +135,6 @@ def _evaluated(card: ModelCard, networks: int) -> str:
     rules = _cell(found.get("rules", ""))
     note = f"{source}; rules {rules}. Intervals of 95 % are of the mean, by a bootstrap over cases."
     return _table(["score", "region", "mean", "95 % interval", "cases"], rows) + f"\n\n{note}"
-
-
-def _parted(name: str, metrics: Iterable[str]) -> tuple[str, str]:
-    """Return the metric and the region of a score, by the longest of `metrics` that fits, else at the last "_"."""
-    if fitting := [metric for metric in metrics if name.startswith(f"{metric}_")]:
-        metric = max(fitting, key=len)
-        return metric, name[len(metric) + 1 :]
-    metric, _, part = name.rpartition("_")
-    return metric, part
 
 
 def _validated(card: ModelCard, networks: int) -> str:
