@@ -109,7 +109,7 @@ def modality_of(description: str, agent: str = "") -> str | None:
     if says(_OTHERS) or "t2*" in text:
         return None
     inverted = "flair" in text or {"dark", "fluid"} <= words
-    if inverted and not says("t1w?|t1flair"):  # a T1 FLAIR shows what a T1 shows
+    if inverted and ("t2" in text or not says("t1w?|t1flair")):  # a T1 FLAIR shows what a T1 shows
         return "flair"
     if re.search(r"t1|mprage|bravo|spgr|tfl|vibe", text):
         given = says(_CONTRAST) or "+c" in text or bool(agent.strip())

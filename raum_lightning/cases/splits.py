@@ -39,14 +39,15 @@ def make_split(
     with in splits.json: which patients are in which fold may change between versions of this package.
 
     Where the data set itself holds cases out, as nnU-Net does in imagesTs, they are the test set, whatever
-    `test_fraction` is.
+    `test_fraction` is; other visits of these patients are in no part.
 
     Raises:
         SplitError: Where there are fewer than three patients, or a fold that does not exist.
     """
     check_folds(folds, fold, test_fraction)
     if kept := held_out(cases):
-        others = [case for case in cases if not case.held_out]
+        patients = {case.patient for case in cases if case.held_out}
+        others = [case for case in cases if case.patient not in patients]
         return replace(make_split(others, folds=folds, fold=fold, test_fraction=0, seed=seed), test=kept)
     groups: dict[str, list[str]] = defaultdict(list)
     for case in cases:
@@ -86,7 +87,8 @@ def check_folds(folds: int, fold: int, test_fraction: float) -> None:
 def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
     """Return the split in a JSON file: {"train": [ids], "val": [ids], "test": [ids]}, or a list with one for each fold.
 
-    A file without `test`, such as nnU-Net's, tests the cases that the data set itself holds out and no other part has.
+    A file without `test`, such as nnU-Net's, tests the cases that the data set itself holds out, but of patients that
+    another part has.
 
     Raises:
         SplitError: Naming the file, and the ids that are not in the data or the patients that are in two parts, unless
@@ -94,12 +96,14 @@ def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
     """
     if fold < 0:
         raise SplitError(f"fold {fold} does not exist: folds count from 0")
+    patients = {case.id: case.patient for case in cases}
     try:
         content = parse_json(path.read_bytes())
         if isinstance(content, list):
             content = content[fold]
         train, val = (_ids(key, content.get(key, [])) for key in ("train", "val"))
-        kept = [case for case in held_out(cases) if case not in {*train, *val}]
+        used = {patients.get(case) for case in (*train, *val)}
+        kept = [case for case in held_out(cases) if patients[case] not in used]
         split = Split(train, val, _ids("test", content.get("test", kept)))
     except FileNotFoundError:
         raise SplitError(
@@ -109,7 +113,6 @@ def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
         raise SplitError(f"{path}: has no fold {fold}") from None
     except (ValueError, AttributeError, TypeError) as error:
         raise SplitError(f"{path}: is not a split ({error}); expected train, val and test with lists of ids") from None
-    patients = {case.id: case.patient for case in cases}
     if unknown := sorted({*split.train, *split.val, *split.test} - set(patients)):
         raise SplitError(f"{path}: {len(unknown)} ids are not among the cases with a mask: {', '.join(unknown[:5])}")
     parts = [(part, set(ids)) for part, ids in asdict(split).items()]

@@ -77,7 +77,7 @@ def merge(under: Any, over: Any) -> Any:
     """
     if isinstance(under, str) and isinstance(over, Mapping) and CLASS not in over and "init_args" in over:
         under = {CLASS: under}  # the short form of a class without arguments
-    if isinstance(over, str) and isinstance(under, Mapping) and CLASS in under:
+    if isinstance(over, str) and isinstance(under, Mapping) and not replaces(under, over):
         over = {CLASS: over}
     if not (isinstance(under, Mapping) and isinstance(over, Mapping)) or replaces(under, over):
         return deepcopy(over)

@@ -66,10 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     study = _again(args) if args.rescore else _begin(args)
-    if args.slurm:
-        return _submit(study, args.slurm)
     with locked(RunFolder(study.folder.path), "--id"):
-        return _finish(study, args)
+        return _submit(study, args.slurm) if args.slurm else _finish(study, args)
 
 
 def _finish(study: "Study", args: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """`raum plan`: what a training will need, measured by a few made-up steps before any case is prepared."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             f"nothing that was tried fits into {room / GIB:.1f} GiB: lower data.roi_size or the network's feature_size"
         )
     elif args.out:
-        _write(args.out, keys, args)
+        _write(args.out, keys, args.config, words)
     return int(not fits)
 
 
@@ -109,15 +110,17 @@ def _print_rest(found: dict[str, Any]) -> None:
     print(f"prepared cases: about {per_case:.0f} MB each{total} ({of})")
 
 
-def _write(path: Path, keys: dict[str, Any], args: argparse.Namespace) -> None:
+def _write(path: Path, keys: dict[str, Any], files: Sequence[Path], words: list[str]) -> None:
     from raum_lightning.atomic import write_text
+    from raum_lightning.cli.command_line import read_command_line
+    from raum_lightning.cli.config_inheritance import mapping
     from raum_lightning.cli.run_plan import experiment_of
     from raum_lightning.yaml_files import to_yaml
 
+    own = mapping(read_command_line(words).together()[0].get("run")).get("experiment")
     # given as a second -c it does not give the runs its own name
-    named = {"run": {"experiment": experiment_of(args.config)}}
-    text = to_yaml(named | keys if keys else keys)
-    write_text(path, f"# written by {COMMAND} for {', '.join(map(str, args.config))}\n{text}")
+    text = to_yaml({"run": {"experiment": own or experiment_of(files)}} | keys)
+    write_text(path, f"# written by {COMMAND} for {', '.join(map(str, files))}\n{text}")
     print(f"{path}: {'the keys that make it fit' if keys else 'no key is needed'}")
 
 

@@ -145,7 +145,8 @@ def _segment_folder(args: argparse.Namespace) -> int:
         print(f"{review.path}: the cases, those first that a person should look at first")
     if unseen := [name for name in outcome.kept if name not in review.rows]:
         print(
-            f"{len(unseen)} that were there already are not in it ({', '.join(unseen[:5])}): move their masks for that"
+            f"{len(unseen)} that were there already are not in {review.path} ({', '.join(unseen[:5])}): "
+            "segmented again, they are"
         )
     for case, problem in outcome.failed.items():
         print(f"{case} was not segmented: {problem}")

@@ -89,7 +89,7 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             **loading,
         )
         self.finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-        """What every batch goes through at last, where no trainer does it; each pass is an epoch then."""
+        """What every batch goes through at last, where no trainer does it; each complete pass is an epoch then."""
         self.batches = 0
         self.waited = 0.0
         self.resumed: dict[int, int] = {}

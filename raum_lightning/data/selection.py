@@ -90,6 +90,9 @@ class SelectedCases(pl.LightningDataModule):
             self.split = make_split(labelled, folds=self.folds, fold=self.fold, test_fraction=self.test_fraction)
         if announce and (kept := held_out(labelled)) and kept == self.split.test:
             rank_zero_info(f"test: the {len(kept)} cases that the data set holds out, whatever data.test_fraction is")
+            parts = {*self.split.train, *self.split.val, *kept}
+            if visits := [case.id for case in labelled if case.id not in parts]:
+                rank_zero_info(f"{len(visits)} other visits of their patients are left out: {', '.join(visits[:5])}")
         used = {*self.split.train, *self.split.val, *self.split.test}
         self.cases = {case.id: case for case in labelled if case.id in used}
         self.weights = weights_of(self.split.train, self.case_weights, {*self.cases, *self.exclude})

@@ -20,9 +20,9 @@ from raum_lightning.errors import ConfigError
 
 DEPTH, PATCH_SIZE = 12, 16
 OUT_INDICES = (4, 7, 10, 12)
-# parameters that MONAI registers and never reads; older checkpoints hold the whole unused cross-attention
 # of `proj_type="perceptron"`, the default of MONAI's first releases: a linear map of the voxels in the order (i j k c)
 _PERCEPTRON = "vit.patch_embedding.patch_embeddings.1"
+# parameters that MONAI registers and never reads; older checkpoints hold the whole unused cross-attention
 _UNUSED = re.compile(r"vit\.blocks\.\d+\.(norm_cross_attn|cross_attn)\.")
 
 

@@ -7,12 +7,12 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from raum_lightning.atomic import write_text
 from raum_lightning.errors import ConfigError, RunError
-from raum_lightning.runs.resume_checks import flat
 from raum_lightning.studies.study import FREE_GROUPS, Study
 from raum_lightning.studies.training import environment_of, fit_words, is_finished, note
 
@@ -65,7 +65,7 @@ def _choose(study: Study, folds: Sequence[int], body: Sequence[str]) -> list[str
     """Return the lines that give a job of the array the arguments of its fold."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment_of(study).items()]
     typed = _typed(study, body)
-    chosen = [f"{fold}) set -- {shlex.join([*fit_words(study, fold)[1:], *typed])} ;;" for fold in folds]
+    chosen = [f"{fold}) set -- {shlex.join([*typed, *fit_words(study, fold)[1:]])} ;;" for fold in folds]
     return [*exports, 'case "$SLURM_ARRAY_TASK_ID" in', *chosen, "esac"]
 
 
@@ -75,16 +75,22 @@ def _typed(study: Study, body: Sequence[str]) -> list[str]:
     An option counts before a file, and of two the later: without these the script's own would decide. It keeps what
     says on how many devices and nodes a fold trains.
     """
-    settings = flat(study.config)
     lines = [line for line in body if not line.lstrip().startswith("#")]
     named = dict.fromkeys(re.findall(r"--((?:module|data|trainer)\.[\w.]+)", "\n".join(lines)))
-    keys = [key for key in named if key not in _OF_CLUSTER and not key.startswith(FREE_GROUPS)]
-    if unknown := [key for key in keys if key not in settings]:
-        raise ConfigError(
-            f"--slurm: the script gives {unknown[0]}, by which its folds would differ from the cross-validation; leave "
-            "it out there and give it to `raum cross-validate`"
-        )
-    return [f"--{key}={json.dumps(settings[key])}" for key in keys]
+    words = []
+    for key in named:
+        if key in _OF_CLUSTER or key.startswith(FREE_GROUPS):
+            continue
+        value: Any = study.config
+        for part in key.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                raise ConfigError(
+                    f"--slurm: the script gives {key}, by which its folds would differ from the cross-validation; "
+                    "leave it out there and give it to `raum cross-validate`"
+                )
+            value = value[part]
+        words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return words
 
 
 def _sbatch(*words: str) -> str:

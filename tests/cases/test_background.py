@@ -106,6 +106,8 @@ def test_a_case_with_skull_is_read_without_what_surrounds_the_head(tmp_path: Pat
     nib.save(nib.Nifti1Image(inside.astype(np.uint8), np.eye(4)), tmp_path / "p/brain.nii")
     (case,) = find_cases(tmp_path, parse(about | {"background": "{case}/brain"}, "own"))
     np.testing.assert_array_equal(case.read(["scan"])[0][0] != 0, inside)
+    nib.save(nib.Nifti1Image(np.where(inside, image, np.nan), np.eye(4)), tmp_path / "p/scan.nii")
+    np.testing.assert_array_equal(case.read(["scan"])[0][0] != 0, inside)
     for other, affine in ((inside[:-1], np.eye(4)), (inside, np.diag([-1.0, 1, 1, 1]))):
         nib.save(nib.Nifti1Image(other.astype(np.uint8), affine), tmp_path / "p/brain.nii")
         with pytest.raises(CaseError, match=r"brain\.nii: (shape|affine) .* scan\.nii"):

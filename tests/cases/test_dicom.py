@@ -111,6 +111,7 @@ def test_voxels_lie_where_the_headers_say(examination: Path, tmp_path: Path) -> 
         ("Ax T1 FLAIR", "", "t1"),
         ("Ax T1 FLAIR +C", "", "t1ce"),
         ("Ax T2 FLAIR", "", "flair"),
+        ("T2 FLAIR reg T1", "", "flair"),
         ("T2W_TSE", "", "t2"),
         ("AX T2* GRE", "", None),
         ("t2_star_tra", "", None),

@@ -158,8 +158,13 @@ def test_cases_that_the_data_set_holds_out_only_test(tmp_path: Path) -> None:
         split = make_split(own, fold=fold, test_fraction=0.5)
         assert split.test == kept
         assert sorted(split.train + split.val) == sorted(case.id for case in rest)
+    one = [replace(case, held_out=case.id == "BraTS-GLI-00001-001") for case in MANY]  # of a patient with two visits
+    split = make_split(one)
+    assert split.test == ["BraTS-GLI-00001-001"] and "BraTS-GLI-00001-000" not in {*split.train, *split.val}
     path = tmp_path / "splits.json"
     path.write_text(json.dumps([{"train": [rest[0].id], "val": [rest[-1].id]}]))
     assert read_split(path, own).test == kept
+    path.write_text(json.dumps({"train": ["BraTS-GLI-00001-000"], "val": [rest[-1].id]}))
+    assert read_split(path, one).test == []
     path.write_text(json.dumps({"train": [rest[0].id], "val": [rest[-1].id], "test": []}))
     assert read_split(path, own).test == []

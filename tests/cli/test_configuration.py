@@ -159,7 +159,7 @@ def test_the_length_that_is_given_last_counts(
         ),
         ("x.A", {"init_args": {"p": 1}}, {"class_path": "x.A", "init_args": {"p": 1}}),
         ({"class_path": "x.A", "init_args": {"p": 1}}, "x.A", {"class_path": "x.A", "init_args": {"p": 1}}),
-        ({"class_path": "x.A", "init_args": {"p": 1}}, "x.B", {"class_path": "x.B"}),
+        ({"class_path": "x.A", "init_args": {"p": 1}}, "auto", "auto"),
         ({"class_path": "x.A", "init_args": {"p": 1}}, None, None),
     ],
 )

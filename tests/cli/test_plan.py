@@ -114,7 +114,7 @@ def test_the_first_way_that_fits_is_written(
     if keys is None:
         assert "nothing that was tried fits into 1.0 GiB" in said and not Path("fits.yaml").exists()
     else:
-        named = {"run": {"experiment": Path(DEBUG).stem}} if keys else {}
+        named = {"run": {"experiment": Path(DEBUG).stem}}
         assert yaml.safe_load(Path("fits.yaml").read_text()) == named | keys
         assert main(words) == 0  # its own file may be written again
     assert main([*words[:-1], "fits.txt"]) == 2

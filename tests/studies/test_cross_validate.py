@@ -288,10 +288,15 @@ def test_slurm_gets_an_array_and_a_job_after_it(
     assert collect[-1].endswith(f"-m raum_lightning {shlex.join(WORDS)} --trained")
     assert "fold 0: no checkpoint in runs/debug/cv-2fold-fold0/checkpoints" in refused([*WORDS, "--trained"], capsys)
     # what a script types would win over the cross-validation's file
-    Path("fit.sbatch").write_text(SCRIPT.replace("base.yaml", "base.yaml --trainer.max_steps 9 --trainer.devices 8"))
+    typed = "--trainer.max_steps 9 --trainer.precision 16-mixed --trainer.devices 8 --data.fold 0"
+    Path("fit.sbatch").write_text(SCRIPT.replace("base.yaml", f"base.yaml {typed}"))
     assert main([*WORDS, "--slurm", "fit.sbatch"]) == 0
     array = (FOLDER / "array.sbatch").read_text()
     assert array.count("--trainer.max_steps=4") == 2 and "--trainer.devices=" not in array
+    # a word is given as it is, and the fold is the job's
+    assert array.count(" --trainer.precision=32-true ") == 2
+    jobs = [line for line in array.splitlines() if "set --" in line]
+    assert len(jobs) == 2 and all(0 < line.rfind("--data.fold=") < line.rfind("--data.fold ") for line in jobs)
     Path("fit.sbatch").write_text(SCRIPT.replace("base.yaml", "base.yaml --module.network.init_args.none 9"))
     assert "gives module.network.init_args.none, by which" in refused([*WORDS, "--slurm", "fit.sbatch"], capsys)
     Path("fit.sbatch").write_text("#!/bin/bash\nlightning fit\n")

@@ -64,6 +64,11 @@ class Overlays(pl.Callback):
             for plane, picture in slices(data.prepared[name], *arrays, classes=data.dataset.classes).items():
                 logger.log_image(f"overlays/{shown_id(logger, name)}/{plane}", step=step, **picture)
 
+    @property
+    def state_key(self) -> str:
+        """Which of several this is, such as one for each of two modalities."""
+        return self._generate_state_key(every=self.every, cases=self.cases, modality=self.modality)
+
     def state_dict(self) -> dict[str, Any]:
         """Return how many validations there were, so that a resumed run draws where it would have drawn."""
         return {"validations": self.validations}

@@ -59,6 +59,7 @@ def test_the_same_first_cases_are_shown_every_so_often(prepared: dict[str, Prepa
     assert {logged["step"] for logged in host.loggers[0].logged.values()} == {6}, (
         "as Lightning logs the Dice of 7 steps"
     )
+    assert callback.state_key != Overlays(every=2, cases=2, modality="t1ce").state_key
     resumed = Overlays(every=2, cases=2)
     resumed.load_state_dict(callback.state_dict())
     assert [validate(resumed, host) for _ in range(2)] == [[], first]
