@@ -67,7 +67,7 @@ class Overlays(pl.Callback):
     @property
     def state_key(self) -> str:
         """Which of several this is, such as one for each of two modalities."""
-        return self._generate_state_key(every=self.every, cases=self.cases, modality=self.modality)
+        return f"{type(self).__name__} every {self.every}, {self.cases} cases, {self.modality}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many validations there were, so that a resumed run draws where it would have drawn."""
