@@ -92,7 +92,12 @@ def mixed_up(failure: OSError) -> str | None:
     file = next((one for one in (path, *path.parents) if one.is_file()), None)
     if file is None:
         return None
-    return f"{file}: is a file where a folder is expected; give another folder, or move the file away"
+    return file_for_folder(file)
+
+
+def file_for_folder(path: Path) -> str:
+    """Return the sentence for a file that stands in the place of a folder."""
+    return f"{path}: is a file where a folder is expected; give another folder, or move the file away"
 
 
 def expanded(path: Path | str) -> Path:

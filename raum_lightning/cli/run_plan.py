@@ -187,7 +187,7 @@ def _name(name: str, init: Any, run: RunFolder) -> None:
         init.name = init.name or f"{experiment}/{number}"
         # a sweep's agent has chosen the id
         init.id = init.id or os.environ.get("WANDB_RUN_ID") or f"{experiment}-{number}"
-        if "resume" in init:  # of Lightning's own, whose null would begin an online run of this id anew
+        if "resume" in init:  # of Lightning's own, whose null would replace an online run of this id
             init.resume = init.resume or "allow"
 
 

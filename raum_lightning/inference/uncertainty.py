@@ -93,7 +93,8 @@ class Review:
                 if list(table.fieldnames or ())[:2] != ["case", "estimated_dice"]:
                     raise ValueError
                 rows = {row["case"]: row for row in table}
-            [float(row["estimated_dice"]) for row in rows.values()]
+            for row in rows.values():
+                float(row["estimated_dice"])
         except (ValueError, TypeError, csv.Error):
             raise OutputError(
                 f"{self.path}: was not written by `raum segment`, or changed since; move it, or give another --out"

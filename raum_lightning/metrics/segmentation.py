@@ -81,7 +81,7 @@ class SegmentationMetrics(Metric):
 
     Args:
         metrics: Names of scores, or "all" that the rules have.
-        classes: Single classes that are scored, too, by name, or "all"; for each data set that is followed anew.
+        classes: Single classes that are scored, too, by name, or "all"; checked for each data set that is followed.
         rules: By which it is scored, by class indices of `names`.
         regions: Class indices of each region that is scored.
         names: Of the classes by index, background first; by default those of glioma.

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from raum_lightning.atomic import file_for_folder
 from raum_lightning.errors import OutputError
 from raum_lightning.runs.folder import RunFolder
 
@@ -28,7 +29,7 @@ def check_output(path: Path, command: str, *, ours: Callable[[Path], bool] | Non
 def check_folder(path: Path) -> None:
     """Raise `OutputError` where `path` is a file, or files cannot be written into a folder of that name."""
     if path.exists() and not path.is_dir():
-        raise OutputError(f"{path}: is a file where a folder is expected; give another folder, or move the file away")
+        raise OutputError(file_for_folder(path))
     check_writable(path / "file")
 
 

@@ -15,6 +15,7 @@ from scipy import stats
 from raum_lightning.cli import main
 from raum_lightning.errors import EvaluationError
 from raum_lightning.metrics import find_rules
+from raum_lightning.metrics.statistics import summarise
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.studies.comparison import Results, compare, holm, mean_ranks, wilcoxon
 from raum_lightning.training.callbacks.tables import CaseTable
@@ -203,3 +204,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     ):
         assert main(["compare", files[0], *wrong]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_an_infinite_distance_leaves_an_interval() -> None:
+    """Where no lesion is matched; between two infinite means no percentile can be taken."""
+    found = summarise([1.0, 2.0, 3.0, math.inf])
+    assert 1 <= found.low < math.inf and found.high == found.mean == math.inf

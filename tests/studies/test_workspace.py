@@ -50,6 +50,7 @@ def test_the_dice_of_all_folds_comes_first(folder: StudyFolder) -> None:
     # of the folds' group alone
     (chosen,) = spec["runSets"][0]["filters"]["filters"]
     assert (chosen["key"]["name"], chosen["op"], chosen["value"]) == ("group", "=", "small/cv-3fold")
+    assert '"train/lr"' in json.dumps(spec)  # as raum's own logger sends it
 
 
 def test_the_command_says_where_it_is(
