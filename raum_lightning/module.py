@@ -34,7 +34,7 @@ from raum_lightning.training.freezing import Frozen
 from raum_lightning.training.model_card import describe, scores_of_run
 from raum_lightning.training.optimizers import Recipe
 from raum_lightning.training.option_checks import check_flips, check_mode, check_monitor, check_windows
-from raum_lightning.training.schedule import is_due
+from raum_lightning.training.schedule import is_due, only_timer, run_length
 from raum_lightning.training.scoring import pseudo_dice
 from raum_lightning.training.sharding import check_strategy, shard
 from raum_lightning.training.whole_volumes import SEARCH, Batch, WholeVolumeModule
@@ -249,9 +249,10 @@ class SegmentationModule(WholeVolumeModule):
             shard(self.network, self.device_mesh)
 
     def on_train_start(self) -> None:
-        """Check that the schedule fits the run."""
-        if not getattr(self.trainer, "fast_dev_run", False):  # of one step, whose learning rate is of no matter
-            self.recipe.check_length(self.trainer.estimated_stepping_batches)
+        """Check that the schedule fits the run, where this is known before its first steps."""
+        # with fast_dev_run of one step, whose learning rate is of no matter
+        if not getattr(self.trainer, "fast_dev_run", False) and not only_timer(self.trainer):
+            self.recipe.check_length(run_length(self.trainer))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Leave the statistics of frozen norms as they are."""
@@ -313,6 +314,12 @@ class SegmentationModule(WholeVolumeModule):
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and its scheduler, which is stepped after every step of it."""
         trainer = self.trainer
+
+        def total_steps() -> float:
+            length = run_length(trainer)
+            # by the clock of rank 0: with other learning rates the weights of ranks would drift apart
+            return trainer.strategy.broadcast(length) if only_timer(trainer) else length
+
         # asked now for the length of epochs, Lightning (2.6) would set up the data before it knows where to resume
-        optimizer, scheduler = self.recipe.build(self, lambda: trainer.estimated_stepping_batches)
+        optimizer, scheduler = self.recipe.build(self, total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}

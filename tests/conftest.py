@@ -9,9 +9,9 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
-import torch
 from hypothesis import settings
 
+import tests.helpers.float32  # noqa: F401
 from tests.helpers.cases import write_brats_cases
 
 # no test depends on how fast a machine is, or on chance
@@ -38,14 +38,6 @@ def no_wandb_process_from_before() -> Iterator[None]:
     if "WANDB_SERVICE" in os.environ and "wandb" in sys.modules:
         sys.modules["wandb"].teardown()
         os.environ.pop("WANDB_SERVICE", None)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_bf16() -> Iterator[None]:
-    """Train in float32 on every CPU: what tests compare must not depend on which has bf16, or on who can tell."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"}, raising=False)
-        yield
 
 
 @pytest.fixture

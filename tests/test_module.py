@@ -27,6 +27,7 @@ from raum_lightning.training.schedule import warmup_cosine
 from raum_lightning.training.scoring import pseudo_dice
 from tests.helpers import DEBUG
 from tests.helpers.cases import write_brats, write_msd
+from tests.helpers.ranks import StepClock
 
 
 def tiny_unetr(**options: Any) -> UNETR:
@@ -83,7 +84,9 @@ def test_overfits_one_case(brats: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_learning_rate_steps_with_the_optimiser(brats: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [{"max_steps": 6}, {"max_steps": -1, "callbacks": [StepClock(6)]}])
+def test_the_learning_rate_steps_with_the_optimiser(brats: Path, tmp_path: Path, end: dict[str, Any]) -> None:
+    """And falls to the end of the run, whether steps or the clock end it."""
     rates = []
 
     class Watch(pl.Callback):
@@ -91,9 +94,9 @@ def test_the_learning_rate_steps_with_the_optimiser(brats: Path, tmp_path: Path)
             rates.append(optimizer.param_groups[0]["lr"])
 
     module = SegmentationModule(tiny_unetr(), lr=1e-2, warmup_steps=2)
-    fit = trainer(tmp_path, max_steps=6, limit_val_batches=0, callbacks=[Watch()])
+    fit = trainer(tmp_path, limit_val_batches=0, **end | {"callbacks": [Watch(), *end.get("callbacks", [])]})
     fit.fit(module, datamodule=data(brats, tmp_path, batch_size=2))
-    assert rates == [1e-2 * warmup_cosine(step, warmup_steps=2, total_steps=6) for step in range(6)]
+    assert rates == pytest.approx([1e-2 * warmup_cosine(step, warmup_steps=2, total_steps=6) for step in range(6)])
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from raum_lightning.errors import ConfigError
 from raum_lightning.geometry import bounding_box, brain_mask
 from raum_lightning.losses import deep_supervision
 from raum_lightning.machine import usable_cores
+from raum_lightning.training.schedule import only_timer
 
 WARMUP, STEPS, PATCHES = 1, 3, 8
 # voxels along the axes of a brain's box in BraTS, about
@@ -61,6 +62,7 @@ class TrialCLI(RaumCLI):
             "seconds_of_patch": seconds_of_patch,
             "workers": min(data.num_workers, usable_cores()),
             "steps": self._length(),
+            "time": timer.time_remaining() if (timer := only_timer(self.trainer)) else None,
             # weights, and AdamW's two means; with EMA the mean beside them
             "checkpoint": weights * (4 if self.model.average else 3),
             "channels": len(data.modalities),
@@ -120,13 +122,13 @@ class TrialCLI(RaumCLI):
         return step
 
     def _length(self) -> int:
-        """Return the optimiser steps of the run."""
+        """Return the optimiser steps of the run; 0 where time alone ends it."""
         trainer, data = self.trainer, self.datamodule
         if trainer.max_steps > 0:
             return int(trainer.max_steps)
         batches: int = math.ceil(data.patches_per_epoch / trainer.world_size / data.batch_size)
         steps: int = math.ceil(batches / trainer.accumulate_grad_batches)
-        return steps * int(trainer.max_epochs or 0)
+        return steps * max(0, int(trainer.max_epochs or 0))
 
 
 def _timed(work: Callable[[], None], times: int, device: torch.device) -> float:

@@ -140,12 +140,15 @@ def accept_folds(study: Study, say: Callable[[str], None] = print) -> None:
 
 
 def _progress(study: Study, fold: int) -> tuple[int, int, str]:
-    """Return how far a fold has trained, how far it is to train, and whether these are steps or epochs.
+    """Return how far a fold has trained, how far it is to train, and whether these are steps, epochs or seconds.
 
     A fold without last.ckpt, from which it could be resumed, counts as trained to its end.
     """
+    from lightning.pytorch.callbacks import Timer  # which takes seconds
+
     trainer, last = study.config["trainer"], study.folder.run(fold).last
     by_steps = (trainer.get("max_steps") or -1) > 0
+    seconds = Timer(trainer.get("max_time")).time_remaining()
     wanted = trainer.get("max_steps" if by_steps else "max_epochs")
     wanted = 1000 if wanted is None else wanted  # Lightning's default
     if not last.exists():
@@ -153,6 +156,8 @@ def _progress(study: Study, fold: int) -> tuple[int, int, str]:
     saved = structure(last)
     if by_steps:
         return saved["global_step"], wanted, "steps"
+    if seconds and (trainer.get("max_epochs") or -1) < 0:
+        return round(saved["callbacks"]["Timer"]["time_elapsed"]["train"]), round(seconds), "seconds"
     loop = saved["loops"]["fit_loop"]
     epochs = loop["epoch_progress"]["current"]
     # of the last epoch the state may have been saved in its validation, when all its batches were trained

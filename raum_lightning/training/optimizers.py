@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from raum_lightning.errors import ConfigError
 from raum_lightning.training.option_checks import at_least
-from raum_lightning.training.schedule import SCHEDULES
+from raum_lightning.training.schedule import ENDLESS, SCHEDULES
 
 Made = TypeVar("Made")
 
@@ -103,16 +103,14 @@ class Recipe:
             return scheduler
         factor = partial(SCHEDULES[self.schedule], warmup_steps=self.warmup_steps)
         # at step 0 none depends on the length
-        return LambdaLR(optimizer, lambda step: factor(step, total_steps=int(total_steps()) if step else step))
+        return LambdaLR(optimizer, lambda step: factor(step, total_steps=total_steps() if step else step))
 
     def check_length(self, total_steps: float) -> None:
         """Check that the run's end is known and not before that of the warm-up; raise `ConfigError`."""
         if self.lr_scheduler:
             return
         if total_steps == float("inf"):
-            raise ConfigError(
-                "the learning rate schedule needs the length of the run: set trainer.max_steps or max_epochs"
-            )
+            raise ConfigError(ENDLESS)
         if self.warmup_steps > total_steps:
             raise ConfigError(
                 f"module.warmup_steps={self.warmup_steps} is longer than the run of {int(total_steps)} steps: "

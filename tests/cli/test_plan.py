@@ -1,5 +1,6 @@
 """`raum plan`: what is measured, which keys make it fit, and the file of them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,23 @@ def test_it_takes_steps_and_leaves_nothing(
     # 140 x 175 x 140 voxels of three modalities in 2 bytes and a mask in 1
     assert "prepared cases: about 24 MB each (estimate for BraTS)" in said
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_run_that_time_ends_takes_as_many_steps_as_fit_into_it(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "-c",
+        DEBUG,
+        "--data.dataset",
+        "brats2020",
+        "--trainer.max_steps",
+        "-1",
+        "--trainer.max_time",
+        "00:01:30:00",
+    ]
+    plan._print_rest(plan.measure(words))
+    said = capsys.readouterr().out
+    assert re.search(r"schedule: about \d+ steps, 1\.5 h with waiting", said), said
 
 
 @pytest.mark.slow
@@ -97,6 +115,7 @@ def test_the_first_way_that_fits_is_written(
             "workers": 2,
             "voxels": 3_430_000,
             "steps": 2000,
+            "time": None,
             "channels": 3,
             "cases": 100,
         }

@@ -98,3 +98,18 @@ def test_ranks_share_cases_even_where_there_are_fewer(work: Path) -> None:
     assert run(work, ["validate", *words, *splits(work / "few.json", train=[1], val=[3])], ranks=2) == [0, 0]
     (case,) = csv.DictReader((work / "runs/debug/one/validate/cases.csv").read_text().splitlines())
     assert case["case"] == "BraTS20_Training_003"
+
+
+def test_ranks_follow_the_clock_of_the_first(work: Path) -> None:
+    """Where time alone ends a run, the learning rate falls with it: of other rates the weights would be others."""
+    clock = {"class_path": "tests.helpers.ranks.StepClock", "init_args": {"seconds": STEPS}}
+    (work / "clock.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [clock]}}))
+    words = ["fit", "-c", str(EXPERIMENTS / "debug.yaml"), "-c", "clock.yaml", "--data.root", "cases"]
+    words += ["--data.splits", "splits.json", "--module.metrics", "[dice, lesion_dice]", "--data.batch_size", "1"]
+    words += ["--trainer.precision", "64-true", "--trainer.max_steps", "-1", "--trainer.logger", "false"]
+    words += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+    assert run(work, [*words, "--run.experiment", "debug", "--run.id", "timed"], ranks=2) == [0, 0]
+    timed, stepped = (state(work / "runs/debug" / name) for name in ("timed", "ranks"))
+    assert timed["global_step"] == STEPS
+    for name, weight in stepped["state_dict"].items():
+        torch.testing.assert_close(timed["state_dict"][name], weight, rtol=1e-7, atol=1e-9)

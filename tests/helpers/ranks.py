@@ -14,7 +14,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
+from lightning.pytorch.callbacks import Timer
 
+import tests.helpers.float32  # noqa: F401
 from raum_lightning.losses import DiceCELoss
 from tests.helpers.processes import exit_codes
 
@@ -31,6 +33,19 @@ class SignalAt(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *unused: Any) -> None:
         if (trainer.fit_loop.epoch_loop.total_batch_idx + 1, trainer.global_rank) == (self.batches, self.rank):
             os.kill(os.getpid(), self.signum)
+
+
+class StepClock(Timer):
+    """Has a second pass in each step of rank 0, and two in those of others."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__({"seconds": seconds})
+
+    def setup(self, trainer: pl.Trainer, *unused: Any, **named: Any) -> None:
+        self.trainer = trainer
+
+    def time_elapsed(self, *unused: Any) -> float:
+        return self.trainer.global_step * (1.0 if self.trainer.is_global_zero else 2.0)
 
 
 class NanAt(DiceCELoss):

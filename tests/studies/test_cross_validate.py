@@ -216,8 +216,13 @@ def test_folds_are_taken_as_they_are_and_trained_on_later(trained: Path, tmp_pat
     for epochs in (-1, 3):
         known.config = {"trainer": {"max_steps": -1, "max_epochs": epochs}}
         training.accept_folds(known, said.append)
-    known.config = {"trainer": {"max_steps": 6}}
     assert said == ["fold 1 has trained 2 of endless epochs", "fold 1 has trained 2 of 3 epochs"]
+    known.config = {"trainer": {"max_steps": -1, "max_time": "00:00:01:00"}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "structure", lambda path: {"callbacks": {"Timer": {"time_elapsed": {"train": 41.3}}}})
+        training.accept_folds(known, said.append)
+    assert said.pop() == "fold 1 has trained 41 of 60 seconds"
+    known.config = {"trainer": {"max_steps": 6}}
     assert not training.is_finished(known, 1)
     known.config["trainer"]["max_steps"] = 4
     training.accept_folds(known, said.append)

@@ -1,8 +1,12 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+from lightning.pytorch.callbacks import Timer
 
 from raum_lightning.cli.config_inheritance import read_files
 from raum_lightning.data.patches import PatchSampler
-from raum_lightning.training.schedule import warmup_cosine
+from raum_lightning.training.schedule import only_timer, run_length, warmup_cosine
 from tests.helpers import EXPERIMENTS
 
 
@@ -23,6 +27,20 @@ def test_closed_form(step: int, factor: float) -> None:
 
 def test_no_warmup_starts_at_full_rate() -> None:
     assert warmup_cosine(0, warmup_steps=0, total_steps=10) == 1.0
+
+
+def test_a_run_that_time_ends_is_as_long_as_its_pace_makes_it() -> None:
+    timer = Timer({"minutes": 20})
+    endless: Any = SimpleNamespace(max_steps=-1, max_epochs=-1, callbacks=[Timer(), timer], global_step=0)
+    assert only_timer(endless) is timer and run_length(endless) == float("inf")
+    endless.global_step = 50
+    timer.load_state_dict({"time_elapsed": {"train": 300}})  # as where a run is resumed
+    assert run_length(endless) == 200
+    timer.load_state_dict({"time_elapsed": {"train": 1201}})
+    assert run_length(endless) == 50
+    for end in ({"max_steps": 80}, {"max_epochs": 4}, {"callbacks": [Timer()]}):
+        stepped: Any = SimpleNamespace(**vars(endless) | end, estimated_stepping_batches=80)
+        assert only_timer(stepped) is None and run_length(stepped) == 80, "the time only cuts it short"
 
 
 @pytest.mark.parametrize(("experiment", "patches"), [("unetr", 120_000), ("unetr_long", 500_160)])

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from raum_lightning.training.callbacks.attributes import data_of, log_interval
-from raum_lightning.training.schedule import is_due
+from raum_lightning.training.schedule import is_due, run_length
 
 # columns of the narrowest terminal
 WIDTH = 80
@@ -41,7 +41,7 @@ class Clock:
     def left(self, trainer: pl.Trainer) -> float | None:
         """Return the seconds until the run's end, validations included; None before the first step."""
         taken = trainer.global_step - self.first
-        rest = trainer.estimated_stepping_batches - trainer.global_step
+        rest = run_length(trainer) - trainer.global_step
         return (time.monotonic() - self.began) / taken * rest if taken else None
 
     def line(self, trainer: pl.Trainer) -> str:
@@ -101,7 +101,7 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Return the step of the run, the loss and the last mean Dice."""
-        metrics: dict[str, Any] = {"step": f"{trainer.global_step}/{trainer.estimated_stepping_batches:.0f}"}
+        metrics: dict[str, Any] = {"step": f"{trainer.global_step}/{run_length(trainer):.0f}"}
         metrics |= super().get_metrics(trainer, pl_module)
         self.left = self.clock.left(trainer)
         if (loss := trainer.callback_metrics.get("train/loss")) is not None:
@@ -180,7 +180,7 @@ class RunSummary(pl.Callback):
         self.clock.resume()
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        steps, left = trainer.estimated_stepping_batches, self.clock.left(trainer)
+        steps, left = run_length(trainer), self.clock.left(trainer)
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         print(validation_line(values, trainer.global_step, steps, best=self._best(values), left=left), flush=True)
 

@@ -32,7 +32,7 @@ def test_where_the_time_of_a_run_went(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     loader = SimpleNamespace(waited=3.0)
-    trainer: Any = SimpleNamespace(global_step=10, estimated_stepping_batches=50, train_dataloader=loader)
+    trainer: Any = SimpleNamespace(global_step=10, max_steps=50, estimated_stepping_batches=50, train_dataloader=loader)
     measured = Clock()
     measured.start(trainer)
     assert measured.left(trainer) is None
