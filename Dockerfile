@@ -1,7 +1,7 @@
 # Segments cases in a container: what lies in /input goes through a network, and masks go to /output.
 #
 #   docker build -t raum .                                   # for CPUs
-#   docker build -t raum --build-arg DEVICE=cu128 .          # for NVIDIA GPUs; run it with --gpus all
+#   docker build -t raum --build-arg DEVICE=cu130 .          # for NVIDIA GPUs; run it with --gpus all
 #   docker run --rm --network none -v CASES:/input:ro -v MASKS:/output -v MODEL.safetensors:/model.safetensors:ro raum
 #   apptainer build raum.sif docker-daemon://raum:latest     # on clusters
 #

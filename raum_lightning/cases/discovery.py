@@ -80,9 +80,13 @@ def _with_folders_above(folder: Path, known: DataSet) -> list[Case]:
     return []
 
 
-def is_image(name: str) -> bool:
-    """Return whether a file of this name, without ending, is an image of one of the data sets that are known."""
-    patterns = {p for preset in presets().values() for given in preset.images.values() for p in given}
+def is_image(name: str, declared: DataSet | None = None) -> bool:
+    """Return whether a file of this name, without ending, is an image: of `declared`, or of any data set that is known.
+
+    A name that is the case's alone tells no image from a mask.
+    """
+    known = presets().values() if declared is None else [declared]
+    patterns = {p for dataset in known for given in dataset.images.values() for p in given} - {"{case}"}
     return any(compiled(pattern).fullmatch(name) for pattern in patterns)
 
 

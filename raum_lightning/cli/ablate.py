@@ -2,7 +2,16 @@
 
 import argparse
 
-from raum_lightning.cli.network_scores import Row, add_arguments, find_scored, mean_scores, open_segmenter, save, show
+from raum_lightning.cli.network_scores import (
+    Row,
+    add_arguments,
+    find_scored,
+    find_scoring,
+    mean_scores,
+    open_segmenter,
+    save,
+    show,
+)
 
 COMMAND = "raum ablate"
 FIRST = "replaced"
@@ -23,16 +32,18 @@ def run(args: argparse.Namespace) -> int:
     network = segmenter.networks[0]
     depth = len(transformer_blocks(network))
     cases = find_scored(args, segmenter)
+    metrics, rules = find_scoring(args, cases, segmenter.card)
     variants: dict[str, range] = {"none": range(0), "all blocks": range(depth)}
     variants |= {f"block {index + 1}": range(index, index + 1) for index in range(depth)}
     rows = []
     with progress_bar("scoring without blocks") as progress:
         for number, (name, indices) in enumerate(variants.items()):
             with without_blocks(network, indices):
-                rows.append(Row(name, mean_scores(segmenter, cases, args)))
+                rows.append(Row(name, mean_scores(segmenter, cases, metrics, rules)))
             progress(number + 1, len(variants))
-    show(rows, FIRST, f"blocks replaced by the identity; means over {len(cases)} cases")
+    title = f"blocks replaced by the identity; means over {len(cases)} cases"
+    show(rows, FIRST, title, metrics, rules)
     if args.out:
         ids = [case.id for case in cases]
-        save(args.out, rows, FIRST, command=COMMAND, checkpoint=str(args.checkpoint), rules=args.rules, cases=ids)
+        save(args.out, rows, FIRST, command=COMMAND, checkpoint=str(args.checkpoint), rules=rules.name, cases=ids)
     return 0

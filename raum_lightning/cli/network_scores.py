@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from raum_lightning.cases.case import Case
     from raum_lightning.inference.card import ModelCard
     from raum_lightning.inference.segmenter import Segmenter
+    from raum_lightning.metrics import Rules
 
 PARTS = ("test", "val", "all")
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--splits", type=Path, metavar="JSON", help="where the parts stand (default: splits.json of the run)")
     add("--dataset", default="auto", help="auto (what the names of the files say), a name, or a YAML file")
     add("--metrics", nargs="+", default=["dice"], help="such as dice hd95 lesion_dice (default: dice)")
-    add("--rules", default="default", help="as for `raum evaluate` (default: brats2020)")
+    add("--rules", default="auto", help="as for `raum evaluate` (default: auto, the data set's)")
     add("--overlap", type=float, help="shared fraction of adjacent windows (default: the checkpoint's)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
     add("--out", type=Path, metavar="FILE", help="write the table too: .json or .csv")
@@ -49,7 +50,8 @@ def open_segmenter(args: argparse.Namespace, command: str) -> "Segmenter":
     from raum_lightning.metrics.measures import select
     from raum_lightning.runs.outputs import check_output
 
-    select(args.metrics, find_rules(args.rules))
+    if args.rules != "auto":
+        select(args.metrics, find_rules(args.rules))
     if args.out:
         if args.out.suffix not in (".json", ".csv"):
             raise ConfigError(f"{args.out}: the name must end in .json or .csv")
@@ -96,6 +98,20 @@ def find_scored(args: argparse.Namespace, segmenter: "Segmenter") -> list["Case"
     return cases
 
 
+def find_scoring(
+    args: argparse.Namespace, cases: Sequence["Case"], card: "ModelCard"
+) -> tuple[tuple[str, ...], "Rules"]:
+    """Return what is scored, and by which rules: those that are asked for, else those of the cases' data set.
+
+    Raises `ConfigError` where the rules have not all metrics that are asked for.
+    """
+    from raum_lightning.metrics import find_rules
+    from raum_lightning.metrics.measures import select
+
+    rules = find_rules(cases[0].dataset.scoring if args.rules == "auto" else args.rules).of(card.classes)
+    return select(args.metrics, rules), rules
+
+
 def _check_unseen(checkpoint: Path, cases: Sequence["Case"]) -> None:
     """Raise `RunError` for cases that trained the network; say so where its file does not name them."""
     from raum_lightning.inference.weights import UNKNOWN
@@ -110,24 +126,24 @@ def _check_unseen(checkpoint: Path, cases: Sequence["Case"]) -> None:
         )
 
 
-def mean_scores(segmenter: "Segmenter", cases: Iterable["Case"], args: argparse.Namespace) -> dict[str, float]:
-    """Return the means over cases of what `--metrics` asks for."""
+def mean_scores(
+    segmenter: "Segmenter", cases: Iterable["Case"], metrics: Sequence[str], rules: "Rules"
+) -> dict[str, float]:
+    """Return the means of `metrics` over cases."""
     import torch
 
     from raum_lightning.geometry import voxel_size
-    from raum_lightning.metrics import SegmentationMetrics, find_rules
+    from raum_lightning.metrics import SegmentationMetrics
 
     card = segmenter.card
-    metrics = SegmentationMetrics(
-        args.metrics, rules=find_rules(args.rules).of(card.classes), regions=card.region_indices
-    )
+    scored = SegmentationMetrics(metrics, rules=rules, regions=card.region_indices)
     for case in cases:
         labels = torch.from_numpy(segmenter.segment(case).labels)
         target, affine = case.read_label()
         table = torch.from_numpy(_indices(case, card))
         target_of_card = table[torch.from_numpy(target).long()]
-        metrics.update(labels, target_of_card, case=case.id, spacing=voxel_size(affine))
-    return metrics.compute()
+        scored.update(labels, target_of_card, case=case.id, spacing=voxel_size(affine))
+    return scored.compute()
 
 
 def _indices(case: "Case", card: "ModelCard") -> Any:
@@ -143,11 +159,13 @@ def _indices(case: "Case", card: "ModelCard") -> Any:
     return table
 
 
-def show(rows: Sequence[Row], first: str, title: str) -> None:
-    """Print the table."""
+def show(rows: Sequence[Row], first: str, title: str, metrics: Sequence[str], rules: "Rules") -> None:
+    """Print the table, and beneath it the rules of its metrics."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Column, Table
+
+    from raum_lightning.metrics import explain
 
     names = list(rows[0].scores)
     columns = [Column("\n".join(_heading(name)), justify="right") for name in names]
@@ -156,7 +174,11 @@ def show(rows: Sequence[Row], first: str, title: str) -> None:
     )
     for row in rows:
         table.add_row(row.name, *(_number(row.scores[name]) for name in names))
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print(f"rules {rules}")
+    for metric in metrics:
+        console.print(f"{metric}: {explain(metric, rules)}")
 
 
 def _number(value: float) -> str:

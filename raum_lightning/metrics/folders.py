@@ -16,6 +16,7 @@ A value that the data set found in this way does not define is an error, never a
 
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def match_folders(
     predictions: Path, references: Path, *, dataset_predictions: str = "auto", dataset_references: str = "auto"
 ) -> Folders:
     """Return the masks of two folders by case; raise `EvaluationError` where nothing can be compared."""
-    found, expected = find_masks(predictions, dataset_predictions), find_references(references, dataset_references)
+    expected = find_references(references, dataset_references)
+    found = find_masks(predictions, dataset_predictions, known=expected)
     common = [case for case in expected if case in found]
     if not common:
         raise EvaluationError(
@@ -132,16 +134,19 @@ def find_references(root: Path, dataset: str = "auto") -> dict[str, MaskFile]:
     return masks
 
 
-def find_masks(root: Path, dataset: str = "auto") -> dict[str, MaskFile]:
-    """Return the masks below `root` by the id of their case; raise `EvaluationError` for none and for two of one."""
+def find_masks(root: Path, dataset: str = "auto", known: Collection[str] = ()) -> dict[str, MaskFile]:
+    """Return the masks below `root` by the id of their case; raise `EvaluationError` for none and for two of one.
+
+    Images beside them are left out. A file that is called as a case of `known` is a mask, though that be p01_T1.
+    """
     declared = _declared(dataset)
     if declared and not declared.labels:
         declared = None  # a dataset.json says what they are, which lies with the references
     masks: dict[str, MaskFile] = {}
     for path in _files(root):
-        if _is_image(path):
-            continue
         name = stem(path) or ""
+        if name not in known and _is_image(path, declared):
+            continue
         case = _case_of(name, declared)
         if case in masks:
             raise EvaluationError(f"case {case} is both {masks[case].path} and {path}; remove one")
@@ -192,8 +197,9 @@ def _files(root: Path) -> list[Path]:
     return [path for path in sorted(files_below(root)) if stem(path)]
 
 
-def _is_image(path: Path) -> bool:
-    return is_image(stem(path) or "")
+def _is_image(path: Path, declared: DataSet | None = None) -> bool:
+    """Return whether a file is called as an image is, and is no mask that this package wrote."""
+    return is_image(stem(path) or "", declared) and not read_remark(path)
 
 
 def _declared(name: str) -> DataSet | None:
@@ -209,7 +215,7 @@ def _cases(root: Path, declared: DataSet | None) -> list[Case] | None:
     try:
         return find_cases(root, declared)
     except CaseError:
-        if any(map(_is_image, files)):
+        if any(_is_image(path, declared) for path in files):
             raise
         return None
 

@@ -4,9 +4,12 @@ import csv
 import json
 import math
 import shutil
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,8 +18,9 @@ import torch
 
 from raum_lightning import load
 from raum_lightning.cli import main
-from raum_lightning.cli.network_scores import Row, save
+from raum_lightning.cli.network_scores import Row, find_scoring, save
 from raum_lightning.datasets import presets
+from raum_lightning.errors import ConfigError
 from raum_lightning.inference.segmenter import Segmenter
 from raum_lightning.labels import ED, ET
 from tests.helpers import DEBUG
@@ -66,15 +70,26 @@ def test_subsets_are_what_test_says_without_the_others(tmp_path: Path, capsys: p
     out = tmp_path / "subsets.json"
     assert main(["subsets", "--checkpoint", BEST, "--data.root", str(CASES), "--out", str(out)]) == 0
     said = capsys.readouterr().out
+    assert "rules brats2020: " in said and "\ndice: " in said
     assert "means over 2 cases" in said and "trained to do without flair, t2" in said
     content = json.loads(out.read_text())
-    assert content["command"] == "raum subsets" and len(content["cases"]) == 2
+    assert content["command"] == "raum subsets" and content["rules"] == "brats2020" and len(content["cases"]) == 2
     rows = {row["modalities"]: row["dice_mean"] for row in content["rows"]}
     assert list(rows) == ["flair t1ce t2", "flair t1ce", "flair t2", "t1ce t2", "flair", "t1ce", "t2"]
     assert rows["flair t1ce t2"] == pytest.approx(mean_of_test(), abs=2e-3)
     assert rows["t1ce t2"] == pytest.approx(mean_of_test("flair"), abs=2e-3)
     assert rows["t2"] == pytest.approx(mean_of_test("flair", "t1ce"), abs=2e-3)
     assert len(set(rows.values())) > 3
+
+
+def test_the_rules_are_those_of_the_data_set_unless_others_are_asked_for() -> None:
+    metastases: Any = SimpleNamespace(dataset=presets()["brats-met-2023"])
+    card = load(BEST).card
+    for asked, name in (("auto", "brats2023-met"), ("brats2026", "brats2026"), ("default", "brats2020")):
+        metrics, rules = find_scoring(Namespace(rules=asked, metrics=["dice", "dice"]), [metastases], card)
+        assert rules.name == name and metrics == ("dice",)
+    with pytest.raises(ConfigError, match="'tumor_f1' does not exist"):
+        find_scoring(Namespace(rules="auto", metrics=["tumor_f1"]), [metastases], card)
 
 
 def test_cases_that_trained_the_network_are_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

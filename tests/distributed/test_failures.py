@@ -37,11 +37,13 @@ def nan_at(batch: int, rank: int) -> list[str]:
     return ["--module.loss", "tests.helpers.ranks.NanAt", f"--module.loss.batch={batch}", f"--module.loss.rank={rank}"]
 
 
+@pytest.mark.parametrize("noticed", [[], ["--data.patches_per_epoch", "6", "--trainer.check_val_every_n_epoch", "2"]])
 def test_a_loss_that_becomes_nan(
-    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], noticed: list[str]
 ) -> None:
+    """In the first epoch, and noticed there or after the next."""
     monkeypatch.chdir(work)
-    assert main(words("nan", *nan_at(2, 0))) == 2
+    assert main(words("nan", *nan_at(2, 0), *noticed)) == 2
     kept = Path("runs/debug/nan/nonfinite-2-rank0.pt")
     batch = torch.load(kept, weights_only=True)
     assert batch["image"].shape == (2, 3, 32, 32, 32) and batch["keys"] == [(0, 4), (0, 5)]

@@ -115,6 +115,32 @@ def test_a_signal_between_batches_of_one_step(work: Path, monkeypatch: pytest.Mo
     assert_same_run(work, f"between-{batches}", "accumulated")
 
 
+def test_no_validation_lies_between_batches_of_one_step(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    two = ["--data.batch_size", "1", "--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "1"]
+    across = ["--trainer.check_val_every_n_epoch", "null"]
+    odd = ["--data.patches_per_epoch", "5"]
+    every = "--trainer.val_check_interval"
+    for number, more in enumerate(([every, "3"], [every, "0.5"], [*across, every, "4", *odd], [every, "00:00:05:00"])):
+        assert main(words(f"odd-{number}", *two, *more)) == 2
+        assert "in the middle of a step of trainer.accumulate_grad_batches=2" in capsys.readouterr().err
+    for number, more in enumerate(([every, "2"], [every, "0.34"], [*across, every, "4"], odd)):
+        assert main(words(f"even-{number}", *two, *more)) == 0
+
+
+def test_a_signal_after_an_epoch_of_one_step_without_validation(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    short = ["--data.patches_per_epoch", "2", "--trainer.check_val_every_n_epoch", "5"]
+    assert main(words("short", *short)) == 0
+    with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
+        main(words("short-2", *short, *signal_at(work, 2, signal.SIGTERM)))
+    assert state(work / "runs/debug/short-2")["global_step"] == 2
+    assert main(words("short-2", *short, "--ckpt_path", "auto")) == 0
+    assert_same_run(work, "short-2", "short")
+
+
 def test_the_last_state_is_saved_however_bad(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     saved = []

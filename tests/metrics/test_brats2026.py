@@ -16,7 +16,7 @@ from raum_lightning.cli import main
 from raum_lightning.cli.network_scores import Row, show
 from raum_lightning.datasets import presets
 from raum_lightning.labels import ED, ET, NCR, RC
-from raum_lightning.metrics import METRICS
+from raum_lightning.metrics import DEFAULT, METRICS
 from raum_lightning.metrics.evaluation import Evaluation, evaluate
 from raum_lightning.metrics.measures import part_name
 from tests.helpers.pairs import Labels, blob, predicted, same, tumour
@@ -266,7 +266,8 @@ def test_the_worst_cases_stand_below_metric_and_region(
 
 
 def test_scores_of_networks_stand_below_metric_and_region(capsys: pytest.CaptureFixture[str]) -> None:
-    show([Row("none", {"dice_whole_tumor": 0.5, "nsd_05_et": 0.25, "dice_mean": 0.75})], "without", "networks")
+    row = Row("none", {"dice_whole_tumor": 0.5, "nsd_05_et": 0.25, "dice_mean": 0.75})
+    show([row], "without", "networks", ["dice", "nsd_05"], DEFAULT)
     head = capsys.readouterr().out.splitlines()
     assert ["dice", "nsd_05", "dice"] in [line.split() for line in head]
     assert ["without", "WHOLE_TUMOR", "ET", "mean"] in [line.split() for line in head]

@@ -19,7 +19,7 @@ from raum_lightning.errors import EvaluationError
 from raum_lightning.labels import ED, ET, RC
 from raum_lightning.metrics import DEFAULT, METRICS, RULES, explain, score
 from raum_lightning.metrics.evaluation import Evaluation, evaluate, mapping
-from raum_lightning.metrics.folders import Folders, find_masks
+from raum_lightning.metrics.folders import Folders, find_masks, match_folders
 from tests.helpers.cases import AFFINE, SHAPE, tiny_volumes, write_brats, write_msd
 
 BRATS = [f"BraTS20_Training_{number:03d}" for number in range(1, 7)]
@@ -75,6 +75,26 @@ def test_masks_are_found_by_the_names_that_a_data_set_gives_them(brats: Path, tm
     for number, ending in enumerate(("", "_seg", "-seg", "_dseg", "_segm", "_tumor_segmentation")):
         write(tmp_path / "p" / f"{BRATS[number]}{ending}.nii.gz", shifted(number + 1, 0))
     assert list(find_masks(tmp_path / "p")) == sorted(BRATS)
+
+
+def test_a_mask_of_a_case_that_is_called_as_an_image_is_no_image(tmp_path: Path) -> None:
+    """Visits T0 and T1: `p01_T1` is also what some data sets call a T1 of `p01`."""
+    visits = ["p01_T0", "p01_T1"]
+    for name in visits:
+        for folder in ("predictions", "references/labelsTr"):
+            write(tmp_path / folder / f"{name}.nii.gz", shifted(0, 0))
+        write(tmp_path / "references/imagesTr" / f"{name}_0000.nii.gz", shifted(0, 0))
+    labels = {"background": 0, "lesion": 4}
+    content = {"channel_names": {"0": "flair"}, "labels": labels, "file_ending": ".nii.gz"}
+    (tmp_path / "references/dataset.json").write_text(json.dumps(content))
+    (tmp_path / "own.yaml").write_text("{images: {scan: '{case}/scan'}, mask: '{case}/lesion', labels: {4: lesion}}")
+    found = match_folders(tmp_path / "predictions", tmp_path / "references")
+    assert list(found.pairs) == visits and not found.without_prediction
+    assert list(find_masks(tmp_path / "predictions", str(tmp_path / "own.yaml"))) == visits
+    assert list(find_masks(tmp_path / "predictions")) == visits[:1], "nothing tells"
+    for case in find_cases(tmp_path / "references"):
+        write_mask(tmp_path / "ours" / f"{case.id}.nii.gz", shifted(0, 0) // 3, case, next(iter(case.images)))
+    assert list(find_masks(tmp_path / "ours")) == visits
 
 
 def test_the_table_says_how_good_and_how_bad_it_was(

@@ -46,7 +46,7 @@ class FiniteLoss(pl.Callback):
     def __init__(self, run: RunFolder) -> None:
         self.run = run
         self.first = torch.tensor(NEVER)
-        self.batches: dict[int, tuple[list[str], int]] = {}
+        self.batches: dict[int, tuple[list[str], int, int]] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin with a loss that has always been finite."""
@@ -57,7 +57,7 @@ class FiniteLoss(pl.Callback):
     ) -> None:
         """Note the batch, and whether its loss is finite."""
         number = trainer.fit_loop.epoch_loop.total_batch_idx
-        self.batches[number] = (batch["case"], batch_idx)
+        self.batches[number] = (batch["case"], trainer.current_epoch, batch_idx)
         self.first = torch.where(outputs["loss"].isfinite(), self.first, self.first.clamp(max=number))
         every = log_interval(trainer)
         if is_due(number + 1, every):
@@ -76,19 +76,19 @@ class FiniteLoss(pl.Callback):
             return
         if int(self.first) > first:  # it came from another rank, whose message names the batch
             raise FailedElsewhere(f"the loss of batch {first} became NaN or infinite on another rank")
-        cases, batch_idx = self.batches[first]
+        cases, epoch, batch_idx = self.batches[first]
         path = self.run.nonfinite(first, trainer.global_rank)
-        self._write(path, trainer.train_dataloader, batch_idx)
+        self._write(path, trainer.train_dataloader, epoch, batch_idx)
         raise TrainingError(
             f"the loss of batch {first} became NaN or infinite; it held {', '.join(cases)} and is kept in {path}. "
             "Run `raum check` on these cases; else resume with trainer.precision 32-true, or train another run with a "
             "lower module.lr, from this one's weights with module.init_from"
         )
 
-    def _write(self, path: Path, loader: Any, batch_idx: int) -> None:
+    def _write(self, path: Path, loader: Any, epoch: int, batch_idx: int) -> None:
         """Write the batch, which is made again: a patch is a function of its key."""
         size = loader.batch_size
-        keys = [(loader.sampler.epoch, index) for index in loader.sampler.share[batch_idx * size :][:size]]
+        keys = [(epoch, index) for index in loader.sampler.share[batch_idx * size :][:size]]
         batch = loader.collate_fn([loader.dataset[key] for key in keys])
         with atomic(path) as partial, partial.open("wb") as file:
             torch.save(dict(batch) | {"keys": keys}, file)

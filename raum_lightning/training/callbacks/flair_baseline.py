@@ -18,9 +18,9 @@ class FlairThreshold(pl.Callback):
     """
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Fit on the training cases and score the test cases, on rank 0."""
+        """Fit on the training cases, where there are any, and score the test cases, on rank 0."""
         data = data_of(trainer)
-        if not trainer.is_global_zero or "flair" not in data.modalities:
+        if not trainer.is_global_zero or "flair" not in data.modalities or not data.split.train:
             return
         channel, regions = data.modalities.index("flair"), data.dataset.regions
         training = [threshold_dice(data.prepared[name], channel, regions) for name in data.split.train]

@@ -19,6 +19,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from raum_lightning.errors import ConfigError
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.signals import handled_by
 
@@ -79,6 +80,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals over from Lightning, which gives them back itself when the run ends."""
+        _check_validations(trainer)
         for signum in SIGNALS:
             signal.signal(signum, self._note)
 
@@ -98,9 +100,11 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save where nothing is validated."""
+        """Save where nothing is validated, and where it is asked to end in an epoch that was not."""
         if not trainer.enable_validation:
             self._save(trainer)
+        elif self.saved_step != trainer.global_step:
+            self._save_if_asked(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -161,6 +165,27 @@ class LastCheckpoint(Checkpoint):
         if job and asked == REQUEUE and not _requeue(job):
             print(f"job {job} could not be requeued; resubmit it with the same --run.id", flush=True)
         raise Preempted(128 + asked)
+
+
+def _check_validations(trainer: pl.Trainer) -> None:
+    """Raise `ConfigError` where a validation, after which is saved, would lie between the batches of one step.
+
+    The gradients of those before it are in no checkpoint.
+    """
+    parts, every = trainer.accumulate_grad_batches, trainer.val_check_batch
+    if parts == 1 or not trainer.enable_validation:
+        return
+    if trainer.check_val_every_n_epoch is None:  # batches are counted over all epochs, each of which ends with a step
+        between = every is None or every % parts or trainer.num_training_batches % parts
+    else:
+        between = every is None or (every < trainer.num_training_batches and every % parts)
+    if between:
+        interval = "by time" if every is None else f"every {every} batches"
+        raise ConfigError(
+            f"trainer.val_check_interval validates {interval}, which may be in the middle of a step of "
+            f"trainer.accumulate_grad_batches={parts}, and a run that is resumed from there would lose half of it: "
+            f"give a multiple of {parts} batches, in epochs of such a multiple, or leave it out"
+        )
 
 
 def slurm_job() -> str | None:

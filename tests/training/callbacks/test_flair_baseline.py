@@ -50,4 +50,8 @@ def test_the_threshold_is_that_of_the_training_cases() -> None:
     FlairThreshold().on_test_end(trainer, SimpleNamespace(case_scores=scores))
     expected = [40 / 60, 1, 20 / 30]
     assert list(scores["b"].values()) == pytest.approx([*expected, sum(expected) / 3])
+    data.split.train = []  # as where a data set is for testing alone
+    alone: dict[str, dict[str, float]] = {"b": {}}
+    FlairThreshold().on_test_end(trainer, SimpleNamespace(case_scores=alone))
+    assert alone == {"b": {}}
     assert list(scores["b"]) == ["flair/dice_wt", "flair/dice_tc", "flair/dice_et", "flair/dice_mean"]

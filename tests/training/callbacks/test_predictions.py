@@ -25,6 +25,7 @@ KILLED = """
 import os, signal, sys
 import nibabel as nib
 from raum_lightning.cli import main
+import tests.helpers.float32
 
 save, written = nib.save, []
 def dying(image, path):
