@@ -31,10 +31,11 @@ from raum_lightning.training.callbacks.search import PostprocessSearch
 from raum_lightning.training.checkpoint_io import EXPORT, VerifiedCheckpointIO
 from raum_lightning.training.data_fit import check_classes, check_fit, check_outputs, outputs_of
 from raum_lightning.training.freezing import Frozen
+from raum_lightning.training.length import only_timer, run_length
 from raum_lightning.training.model_card import describe, scores_of_run
 from raum_lightning.training.optimizers import Recipe
 from raum_lightning.training.option_checks import check_flips, check_mode, check_monitor, check_windows
-from raum_lightning.training.schedule import is_due, only_timer, run_length
+from raum_lightning.training.schedule import is_due
 from raum_lightning.training.scoring import pseudo_dice
 from raum_lightning.training.sharding import check_strategy, shard
 from raum_lightning.training.whole_volumes import SEARCH, Batch, WholeVolumeModule

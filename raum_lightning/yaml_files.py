@@ -4,6 +4,7 @@
 what its aliases expand to.
 """
 
+import enum
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -35,6 +36,11 @@ _FLOAT = rf"[-+]?{_MANTISSA}(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan
 for _name, _pattern in (("int", _INT), ("float", _FLOAT)):
     _tag, _regexp = f"{TAG}{_name}", re.compile(rf"^(?:{_pattern})$")
     _Loader.add_implicit_resolver(_tag, _regexp, list("-+0123456789."))
+
+
+# jsonargparse writes configurations with PyYAML's own, which has nothing for the defaults of some classes, such as
+# Lightning's `Timer(interval)`
+yaml.SafeDumper.add_multi_representer(enum.Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 
 class _Dumper(yaml.SafeDumper):

@@ -21,7 +21,7 @@ LENGTHS = ("max_steps", "max_epochs")
 class Configuration:
     """What files say together: the tree, where the value of each key stands, and the folders of the files.
 
-    `shipped` are those of `files` that were not found where they were named, and taken from the package instead.
+    `shipped` are those of `files` and bases that were not found where they were named, and taken from the package.
     """
 
     files: list[Path]
@@ -34,8 +34,8 @@ class Configuration:
 def read_files(files: Sequence[Path]) -> Configuration:
     """Merge files and their bases: all bases first, each once, then the files in the order in which they are given.
 
-    A file that is a base of a later one counts as that base; one that is not there is the shipped experiment of its
-    name, if there is one. See `merge` for what wins over what.
+    A file that is a base of a later one counts as that base; one that is not there, be it given or a base, is the
+    shipped experiment of its name, if there is one. See `merge` for what wins over what.
 
     Raises:
         RunError: A file is not there, has no keys, or is its own base.
@@ -43,13 +43,13 @@ def read_files(files: Sequence[Path]) -> Configuration:
     """
     content: dict[Path, tuple[Tree, dict[Key, str]]] = {}
     given, files = files, [find_experiment(file) for file in files]
-    chains = [_chain(file, content) for file in files]
+    shipped = [found for file, found in zip(given, files, strict=True) if found != file]
+    chains = [_chain(file, content, shipped) for file in files]
     bases = [file for chain in chains for file in chain[:-1]]
     tops = [
         chain[-1] for place, chain in enumerate(chains) if not any(chain[-1] in c[:-1] for c in chains[place + 1 :])
     ]
-    merged = Configuration(list(files))
-    merged.shipped = [found for file, found in zip(given, files, strict=True) if found != file]
+    merged = Configuration(list(files), shipped=shipped)
     for file in [*dict.fromkeys(bases), *tops]:
         tree, places = content[file]
         forget_length(merged.tree, [key for key in LENGTHS if key in mapping(tree.get("trainer"))])
@@ -113,8 +113,10 @@ def _same_class(one: Any, other: Any) -> bool:
         return False
 
 
-def _chain(file: Path, content: dict[Path, tuple[Tree, dict[Key, str]]], above: tuple[Path, ...] = ()) -> list[Path]:
-    """Return the resolved file after its bases; their content is read into `content`."""
+def _chain(
+    file: Path, content: dict[Path, tuple[Tree, dict[Key, str]]], shipped: list[Path], above: tuple[Path, ...] = ()
+) -> list[Path]:
+    """Return the resolved file after its bases; their content is read into `content`, those `shipped` are noted."""
     if file.resolve() in [other.resolve() for other in above]:
         raise RunError(f"{file}: inherits from itself by base, through {', '.join(map(str, above))}")
     named = f"as base by {above[-1]}" if above else "with -c"
@@ -129,6 +131,10 @@ def _chain(file: Path, content: dict[Path, tuple[Tree, dict[Key, str]]], above: 
     base = tree.pop("base", None)
     if not isinstance(base, str | None):
         raise RunError(f"{file}: base={base!r} must be the name of one file; a chain of bases gives more")
-    before = _chain(file.parent / base, content, (*above, file)) if base else []
+    before: list[Path] = []
+    if base:
+        found = find_experiment(Path(base), file.parent)
+        shipped += [found] if found != file.parent / base else []
+        before = _chain(found, content, shipped, (*above, file))
     content[file.resolve()] = tree, places
     return [*before, file.resolve()]

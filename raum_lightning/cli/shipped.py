@@ -11,9 +11,10 @@ def experiments() -> Path:
     return within if within.is_dir() else PACKAGE.parent / "experiments"
 
 
-def find_experiment(file: Path) -> Path:
-    """Return the file that is meant: itself where it is there, else the shipped one of its name, if there is one."""
-    if file.is_absolute() or file.exists() or ".." in file.parts:
-        return file
+def find_experiment(file: Path, folder: Path = Path()) -> Path:
+    """Return the file that is meant: `file` in `folder` where it is there, else the shipped one of its name, if any."""
+    meant = folder / file
+    if file.is_absolute() or meant.exists() or ".." in file.parts:
+        return meant
     shipped = experiments() / file.relative_to("experiments" if file.parts[:1] == ("experiments",) else "")
-    return shipped if shipped.is_file() else file
+    return shipped if shipped.is_file() else meant

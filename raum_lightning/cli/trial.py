@@ -25,7 +25,7 @@ from raum_lightning.errors import ConfigError
 from raum_lightning.geometry import bounding_box, brain_mask
 from raum_lightning.losses import deep_supervision
 from raum_lightning.machine import usable_cores
-from raum_lightning.training.schedule import only_timer
+from raum_lightning.training.length import only_timer
 
 WARMUP, STEPS, PATCHES = 1, 3, 8
 # voxels along the axes of a brain's box in BraTS, about

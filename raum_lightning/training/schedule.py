@@ -1,11 +1,8 @@
-"""Learning rate schedules by step, how long a run is, and work that is not done in every step."""
+"""Learning rate schedules by step, and work that is not done in every step."""
 
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Timer
 
 from raum_lightning.errors import ConfigError
 
@@ -60,28 +57,6 @@ def check_length(trainer: Mapping[str, Any], warmup_steps: int) -> None:
             f"module.warmup_steps={warmup_steps} is longer than the run of trainer.max_steps={steps}: "
             "lower it, or raise trainer.max_steps"
         )
-
-
-def only_timer(trainer: pl.Trainer) -> Timer | None:
-    """Return what ends a run that neither steps nor epochs end: `trainer.max_time`, or a `Timer` of one's own."""
-    callbacks: list[pl.Callback] = getattr(trainer, "callbacks", [])
-    timers = [callback for callback in callbacks if isinstance(callback, Timer)]
-    limits = [timer for timer in timers if timer.time_remaining() is not None]
-    endless = trainer.max_steps == -1 and trainer.max_epochs in (None, -1)
-    return min(limits, key=lambda timer: timer.time_remaining() or 0) if endless and limits else None
-
-
-def run_length(trainer: pl.Trainer) -> float:
-    """Return the optimiser steps of a run; where time alone ends it, as many as fit into it at the mean pace so far.
-
-    The latter is infinite before the first step, and at the end of the time it is the step at which the run is, so
-    that a learning rate by this length has its whole course within the time. The clock is that of this process.
-    """
-    timer = only_timer(trainer)
-    if timer is None:
-        return float(trainer.estimated_stepping_batches)
-    elapsed, left = timer.time_elapsed(), max(0.0, timer.time_remaining() or 0.0)
-    return trainer.global_step * (1 + left / elapsed) if trainer.global_step and elapsed else math.inf
 
 
 def is_due(step: int, every: int) -> bool:

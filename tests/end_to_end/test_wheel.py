@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from raum_lightning.cli import main, shipped
+from raum_lightning.cli.config_inheritance import read_files
 from raum_lightning.datasets import presets
 from tests.helpers import EXPERIMENTS, ROOT
 
@@ -79,6 +80,13 @@ def test_a_shipped_experiment_is_found_by_name_where_none_lies_in_the_folder(
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "-c", "unetr_v2.yaml", "--print_config"])
     assert "raum_lightning.models.UNETRV2" in capsys.readouterr().out
+    timer = "trainer: {callbacks: [{class_path: Timer, init_args: {duration: {seconds: 1}}}]}"  # with an enum in it
+    Path("own.yaml").write_text(f"base: experiments/unetr_v2.yaml\n{timer}")
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "-c", "own.yaml", "--print_config"])
+    said = capsys.readouterr().out
+    assert "raum_lightning.models.UNETRV2" in said and "interval: step" in said
+    assert read_files([Path("own.yaml")]).shipped == [EXPERIMENTS / "unetr_v2.yaml"]
     Path("unetr.yaml").write_text("data:\n  batch_size: 7\n")
     assert shipped.find_experiment(Path("unetr.yaml")) == Path("unetr.yaml")
     assert main(["fit", "-c", "unetrr.yaml"]) == 2

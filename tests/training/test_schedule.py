@@ -6,7 +6,8 @@ from lightning.pytorch.callbacks import Timer
 
 from raum_lightning.cli.config_inheritance import read_files
 from raum_lightning.data.patches import PatchSampler
-from raum_lightning.training.schedule import only_timer, run_length, warmup_cosine
+from raum_lightning.training.length import only_timer, run_length
+from raum_lightning.training.schedule import warmup_cosine
 from tests.helpers import EXPERIMENTS
 
 

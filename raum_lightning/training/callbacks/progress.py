@@ -12,7 +12,8 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from raum_lightning.training.callbacks.attributes import data_of, log_interval
-from raum_lightning.training.schedule import is_due, run_length
+from raum_lightning.training.length import run_length
+from raum_lightning.training.schedule import is_due
 
 # columns of the narrowest terminal
 WIDTH = 80
