@@ -63,10 +63,14 @@ def forget_length(tree: Tree, given: Collection[str]) -> None:
     """Remove how long a run is from the trainer's keys of `tree`, where `given` says it again.
 
     Lightning ends a run at the smaller of `max_steps` and `max_epochs`: an inherited one would cut the given one short.
+    So would `max_time`, which is removed where it alone says how long the run is; beside steps or epochs it is a limit.
     """
     if given:
+        trainer = mapping(tree.get("trainer"))
+        if all(trainer.get(key) in (None, -1) for key in LENGTHS):
+            trainer.pop("max_time", None)
         for key in LENGTHS:
-            mapping(tree.get("trainer")).pop(key, None)
+            trainer.pop(key, None)
 
 
 def merge(under: Any, over: Any) -> Any:

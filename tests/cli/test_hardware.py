@@ -73,6 +73,7 @@ def test_fit_plan_is_raum_plan(
             "workers": 0,
             "voxels": 10**6,
             "steps": 2000,
+            "time": None,
             "channels": 3,
             "cases": 0,
         }
