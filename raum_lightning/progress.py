@@ -1,10 +1,13 @@
-"""Progress of long work on the terminal."""
+"""Progress of long work on the terminal, and tables."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+UNBOUNDED = 10_000  # characters
 
 
 @contextmanager
@@ -32,3 +35,11 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
             progress.update(task, completed=done, total=total)
 
         yield update
+
+
+def print_table(table: Table) -> Console:
+    """Print a table with all its digits, wider than the terminal where it has to be; return what printed it."""
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=UNBOUNDED)).maximum)
+    console.print(table)
+    return console

@@ -91,11 +91,12 @@ def _print(evaluation: "Evaluation") -> None:
     from rich.text import Text
 
     from raum_lightning.metrics import explain
+    from raum_lightning.progress import print_table
 
     console = Console(highlight=False, markup=False)
     if evaluation.scores:
         for table in (_summary(evaluation), *([_worst(evaluation)] if evaluation.ranked_by else [])):
-            console.print(table, "")
+            print_table(table).print()
         console.print(f"rules {evaluation.rules}")
         for metric in evaluation.metrics:
             console.print(f"{metric}: {explain(metric, evaluation.rules)}")

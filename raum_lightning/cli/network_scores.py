@@ -103,12 +103,15 @@ def find_scoring(
 ) -> tuple[tuple[str, ...], "Rules"]:
     """Return what is scored, and by which rules: those that are asked for, else those of the cases' data set.
 
-    Raises `ConfigError` where the rules have not all metrics that are asked for.
+    Raises `ConfigError` where cases have different ones, or the rules have not all metrics that are asked for.
     """
     from raum_lightning.metrics import find_rules
     from raum_lightning.metrics.measures import select
 
-    rules = find_rules(cases[0].dataset.scoring if args.rules == "auto" else args.rules).of(card.classes)
+    names = {find_rules(case.dataset.scoring).name for case in cases} if args.rules == "auto" else {args.rules}
+    if len(names) > 1:
+        raise ConfigError(f"the cases are scored by {' and '.join(sorted(names))}; say which with --rules")
+    rules = find_rules(names.pop()).of(card.classes)
     return select(args.metrics, rules), rules
 
 
@@ -162,10 +165,10 @@ def _indices(case: "Case", card: "ModelCard") -> Any:
 def show(rows: Sequence[Row], first: str, title: str, metrics: Sequence[str], rules: "Rules") -> None:
     """Print the table, and beneath it the rules of its metrics."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Column, Table
 
     from raum_lightning.metrics import explain
+    from raum_lightning.progress import print_table
 
     names = list(rows[0].scores)
     columns = [Column("\n".join(_heading(name)), justify="right") for name in names]
@@ -174,8 +177,7 @@ def show(rows: Sequence[Row], first: str, title: str, metrics: Sequence[str], ru
     )
     for row in rows:
         table.add_row(row.name, *(_number(row.scores[name]) for name in names))
-    console = Console(highlight=False, markup=False)
-    console.print(table)
+    console = print_table(table)
     console.print(f"rules {rules}")
     for metric in metrics:
         console.print(f"{metric}: {explain(metric, rules)}")

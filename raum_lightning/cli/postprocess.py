@@ -89,10 +89,10 @@ def _heading(fitted: "Fitted", rules: "Rules") -> str:
 
 def _print(fitted: "Fitted", rules: "Rules") -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     from raum_lightning.postprocess.variants import figures
+    from raum_lightning.progress import print_table
 
     units = ("gain", "fall, mm", "gain")
     dice, distance, third = (
@@ -108,8 +108,7 @@ def _print(fitted: "Fitted", rules: "Rules") -> None:
         numbers = (f"{gain:+.3f}" for gain in (step.gain, step.low, step.high))
         others = f"{step.gain_mm:+.1f}", f"{step.gain_third:+.3f}"
         table.add_row(step.name, best, *numbers, *others, "yes" if step.taken else "no")
-    console = Console(highlight=False, markup=False)
-    console.print(table)
+    console = print_table(table)
     for line in _heading(fitted, rules).splitlines()[1:]:
         console.print(line)
     console.print(f"rules {rules}")

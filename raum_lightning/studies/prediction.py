@@ -56,7 +56,7 @@ def predict_folds(
 ) -> None:
     """Write the prediction of every case as its network made it; those that are there already are kept.
 
-    `probabilities` are written too where asked for. `progress` is told (done, of) cases.
+    `probabilities` are written too where asked for, and where the command before was asked for them. `progress` is told (done, of) cases.
 
     Raises:
         RunError: The network of a fold has seen a case that it is to predict; found before the first.
@@ -65,6 +65,7 @@ def predict_folds(
     for fold in range(len(study.splits)):
         check_unseen(study, fold)
     done, failed = 0, dict[str, str]()
+    kept = study.folder.probabilities if probabilities or study.folder.probabilities.is_dir() else None
     for fold, split in enumerate(study.splits):
         checkpoint = study.folder.checkpoint(fold)
         segmenter = load(checkpoint, trust=trusted(study), device=device, postprocess="none")
@@ -79,7 +80,7 @@ def predict_folds(
             study.folder.predictions,
             weights=hash_files([checkpoint]),
             progress=tell,
-            probabilities=study.folder.probabilities if probabilities else None,
+            probabilities=kept,
             look=lambda result: Sample.of(result).save(study.folder.sample(result.case.id)),
         )
         failed |= outcome.failed

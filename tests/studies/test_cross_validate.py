@@ -28,7 +28,7 @@ from tests.helpers.ranks import signal_at, start
 from tests.helpers.shared import made_once
 
 pytestmark = pytest.mark.slow
-FOLDER = Path("runs/debug/cv-2fold")
+FOLDER, CASE = Path("runs/debug/cv-2fold"), "BraTS20_Training_002"
 WORDS = ["cross-validate", "-c", DEBUG, "--data.root", "cases", "--folds", "2", "--data.test_fraction", "0"]
 WORDS += ["--data.patches_per_epoch", "4", "--data.batch_size", "2", "--trainer.callbacks", "[]"]
 WORDS += ["--trainer.logger", "raum_lightning.loggers.CSVLogger", "--trainer.precision", "32-true"]
@@ -202,6 +202,18 @@ def test_what_cannot_be_is_one_sentence_before_any_training(
     assert "--parallel 0 must be at least 1" in refused([*WORDS, "--parallel", "0"], capsys)
     assert "is not the folder of a cross-validation" in refused(["cross-validate", "--rescore", "cases"], capsys)
     assert forked.started == [] and not Path("runs/debug").exists()
+
+
+def test_probabilities_that_were_asked_for_stay_complete(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(trained, tmp_path / "copy"))
+    assert main([*WORDS, "--probabilities"]) == 0
+    gone = [FOLDER / f"probabilities/{CASE}.npz", FOLDER / f"predictions/{CASE}.nii.gz"]
+    for path in gone:
+        path.unlink()
+    assert main(WORDS) == 0
+    assert all(path.is_file() for path in gone)
 
 
 def test_folds_are_taken_as_they_are_and_trained_on_later(trained: Path, tmp_path: Path) -> None:

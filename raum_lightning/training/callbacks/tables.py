@@ -6,7 +6,6 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from raum_lightning.atomic import write_csv, write_json
@@ -14,6 +13,7 @@ from raum_lightning.metrics import DEFAULT, explain
 from raum_lightning.metrics.evaluation import plain, plain_rules
 from raum_lightning.metrics.measures import part_name
 from raum_lightning.metrics.statistics import mean
+from raum_lightning.progress import print_table
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.training.callbacks.attributes import scores_of
 from raum_lightning.training.callbacks.flair_baseline import FlairThreshold
@@ -46,10 +46,9 @@ class CaseTable(pl.Callback):
             rows = ({"case": case, **row} for case, row in scores.items())
             write_csv(self.folder.cases, ["case", *next(iter(scores.values()))], rows)
             write_json(self.folder.scores, {"name": self.name, "rules": plain_rules(rules), **by_masks(scores)})
-            console = Console()
-            console.print(table(scores))
+            console = print_table(table(scores))
             if any(name.startswith(CLEANED) for name in next(iter(scores.values()))):
-                console.print(means(scores))
+                print_table(means(scores))
                 console.print(f"cleaned by: {getattr(pl_module, 'steps', '')}", style="dim")
             console.print(f"rules {rules}; dice: {explain('dice', rules)}", style="dim")
             if any("flair/dice_mean" in row for row in scores.values()):
