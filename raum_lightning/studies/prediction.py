@@ -56,7 +56,7 @@ def predict_folds(
 ) -> None:
     """Write the prediction of every case as its network made it; those that are there already are kept.
 
-    `probabilities` are written too where asked for, and where the command before was asked for them. `progress` is told (done, of) cases.
+    `probabilities` are written too where asked for, now or when it began. `progress` is told (done, of) cases.
 
     Raises:
         RunError: The network of a fold has seen a case that it is to predict; found before the first.
