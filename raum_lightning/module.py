@@ -316,11 +316,13 @@ class SegmentationModule(WholeVolumeModule):
         """Return the optimiser, and its scheduler, which is stepped after every step of it."""
         trainer = self.trainer
 
+        by_time = only_timer(trainer) is not None
+
         def total_steps() -> float:
             length = run_length(trainer)
             # by the clock of rank 0: with other learning rates the weights of ranks would drift apart
-            return trainer.strategy.broadcast(length) if only_timer(trainer) else length
+            return trainer.strategy.broadcast(length) if by_time else length
 
         # asked now for the length of epochs, Lightning (2.6) would set up the data before it knows where to resume
-        optimizer, scheduler = self.recipe.build(self, total_steps)
+        optimizer, scheduler = self.recipe.build(self, total_steps, by_time=by_time)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}

@@ -227,6 +227,9 @@ class BratsDataModule(SelectedCases):
         loader = PatchLoader(dataset, sampler, batch_size=self.batch_size, **self._loading(self.num_workers))
         if self.trainer is None:  # which would call it
             loader.finish = partial(self.on_after_batch_transfer, dataloader_idx=0)
+        else:
+            share = self.trainer.limit_train_batches
+            loader.limit = min(len(loader), share if isinstance(share, int) else int(share * len(loader)))
         return loader
 
     def patches(self, cases: Sequence[Prepared], weights: Sequence[float] | None = None) -> PatchDataset:

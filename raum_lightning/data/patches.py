@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,8 @@ class PatchLoader(DataLoader[dict[str, Any]]):
         )
         self.finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None
         """What every batch goes through at last, where no trainer does it; each complete pass is an epoch then."""
+        self.limit = len(self)
+        """Batches of an epoch that are taken."""
         self.batches = 0
         self.waited = 0.0
         self.resumed: dict[int, int] = {}
@@ -110,13 +112,17 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             self.sampler.set_epoch(self.sampler.epoch + 1)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch, how many of its batches this rank has yielded, and the patches per batch over all ranks."""
-        return {"epoch": self.sampler.epoch, "batches": self.batches, "patches": self._patches}
+        """Return the epoch, how many of its batches this rank has yielded, and the patches per batch over all ranks.
+
+        `of` are the batches of an epoch.
+        """
+        return {"epoch": self.sampler.epoch, "batches": self.batches, "patches": self._patches, "of": self.limit}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Resume from `state`; raise `ConfigError` in mid-epoch with batches of another size."""
         patches = state.get("patches", self._patches)
-        if patches != self._patches and state["batches"] * patches < self.sampler.length:
+        of = state.get("of", ceil(self.sampler.length / patches))
+        if patches != self._patches and state["batches"] < of:
             raise ConfigError(
                 f"the checkpoint was taken in the middle of an epoch with {patches} patches a batch over all ranks, "
                 f"now it is {self._patches}: choose data.batch_size for the number of ranks so that it stays the same"

@@ -38,10 +38,13 @@ def structure(path: Path) -> dict[str, Any]:
 def newest_sound(run: RunFolder) -> Path | None:
     """Return the checkpoint of `run` of the latest step that is whole; None where there is none at all.
 
-    Of one step, that written last. Damaged ones are named in a warning. Raises `CheckpointError` when all are damaged:
-    to start again over a run that has been trained is for the user to decide.
+    Of one step, that written last. A run that went back to an earlier checkpoint of its own has later steps of before:
+    what is older than `last` counts only where that is damaged. Damaged ones are named in a warning. Raises
+    `CheckpointError` when all are damaged: to start again over a run that has been trained is for the user to decide.
     """
-    found = sorted(run.saved, key=lambda path: (_step(path), path.stat().st_mtime), reverse=True)
+    written = {path: path.stat().st_mtime for path in run.saved}
+    since = written.get(run.last, 0.0)
+    found = sorted(written, key=lambda path: (written[path] >= since, _step(path), written[path]), reverse=True)
     for path in found:
         try:
             verify(path)

@@ -7,6 +7,7 @@
   Training" (arXiv:2502.16982), whose scale of the update lets it share AdamW's learning rate.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -63,10 +64,13 @@ class Recipe:
         """Steps of warm-up; a scheduler of the user's has its own."""
         return 0 if self.lr_scheduler else self.warmup_steps
 
-    def build(self, module: nn.Module, total_steps: Callable[[], float]) -> tuple[Optimizer, LRScheduler]:
+    def build(
+        self, module: nn.Module, total_steps: Callable[[], float], *, by_time: bool = False
+    ) -> tuple[Optimizer, LRScheduler]:
         """Return the optimiser of the module's parameters and its scheduler, which is stepped after each step.
 
-        `total_steps` is the run's length, and is not asked for before the first step.
+        `total_steps` is the run's length, and is not asked for before the first step. Where it is known `by_time` alone,
+        the warm-up takes at most a tenth of it.
 
         Raises:
             ConfigError: One of them refuses its arguments, or the scheduler needs a score or undoes `layer_decay`.
@@ -82,9 +86,9 @@ class Recipe:
             optimizer._step_supports_amp_scaling = False
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)
-        return optimizer, self._scheduler(optimizer, total_steps)
+        return optimizer, self._scheduler(optimizer, total_steps, by_time)
 
-    def _scheduler(self, optimizer: Optimizer, total_steps: Callable[[], float]) -> LRScheduler:
+    def _scheduler(self, optimizer: Optimizer, total_steps: Callable[[], float], by_time: bool) -> LRScheduler:
         if self.lr_scheduler:
             before = [group["lr"] for group in optimizer.param_groups]
             scheduler = _made("lr_scheduler", self.lr_scheduler, optimizer)
@@ -101,9 +105,13 @@ class Recipe:
                     "the rate of every group itself: leave layer_decay out, or take another scheduler"
                 )
             return scheduler
-        factor = partial(SCHEDULES[self.schedule], warmup_steps=self.warmup_steps)
-        # at step 0 none depends on the length
-        return LambdaLR(optimizer, lambda step: factor(step, total_steps=total_steps() if step else step))
+
+        def factor(step: int) -> float:
+            total = total_steps() if step else math.inf  # at step 0 nothing depends on the length
+            warmup = min(self.warmup_steps, total / 10) if by_time else self.warmup_steps
+            return SCHEDULES[self.schedule](step, warmup_steps=warmup, total_steps=total)
+
+        return LambdaLR(optimizer, factor)
 
     def check_length(self, total_steps: float) -> None:
         """Check that the run's end is known and not before that of the warm-up; raise `ConfigError`."""

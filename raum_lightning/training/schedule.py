@@ -7,7 +7,7 @@ from typing import Any
 from raum_lightning.errors import ConfigError
 
 
-def warmup_cosine(step: int, *, warmup_steps: int, total_steps: float, final: float = 0.0) -> float:
+def warmup_cosine(step: int, *, warmup_steps: float, total_steps: float, final: float = 0.0) -> float:
     """Return the factor on the learning rate at `step`, which counts from 0.
 
     It rises linearly to 1 over `warmup_steps` and falls by half a cosine to `final`. The first step is already above 0,
@@ -19,7 +19,7 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: float, final: fl
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def warmup_polynomial(step: int, *, warmup_steps: int, total_steps: float, power: float = 0.9) -> float:
+def warmup_polynomial(step: int, *, warmup_steps: float, total_steps: float, power: float = 0.9) -> float:
     """Return the factor on the learning rate at `step`: as `warmup_cosine`, but with nnU-Net's fall, a power, to 0."""
     if step < warmup_steps:
         return _warmup(step, warmup_steps)
@@ -33,11 +33,11 @@ ENDLESS = (
 SCHEDULES: dict[str, Callable[..., float]] = {"cosine": warmup_cosine, "polynomial": warmup_polynomial}
 
 
-def _warmup(step: int, warmup_steps: int) -> float:
+def _warmup(step: int, warmup_steps: float) -> float:
     return (step + 1) / (warmup_steps + 1)
 
 
-def _share(step: int, warmup_steps: int, total_steps: float) -> float:
+def _share(step: int, warmup_steps: float, total_steps: float) -> float:
     """Return how much of the fall has passed, in [0, 1]."""
     return min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
 

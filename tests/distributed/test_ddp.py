@@ -105,11 +105,12 @@ def test_ranks_follow_the_clock_of_the_first(work: Path) -> None:
     clock = {"class_path": "tests.helpers.ranks.StepClock", "init_args": {"seconds": STEPS}}
     (work / "clock.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [clock]}}))
     words = ["fit", "-c", str(EXPERIMENTS / "debug.yaml"), "-c", "clock.yaml", "--data.root", "cases"]
-    words += ["--data.splits", "splits.json", "--module.metrics", "[dice, lesion_dice]", "--data.batch_size", "1"]
-    words += ["--trainer.precision", "64-true", "--trainer.max_steps", "-1", "--trainer.logger", "false"]
-    words += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
-    assert run(work, [*words, "--run.experiment", "debug", "--run.id", "timed"], ranks=2) == [0, 0]
-    timed, stepped = (state(work / "runs/debug" / name) for name in ("timed", "ranks"))
-    assert timed["global_step"] == STEPS
-    for name, weight in stepped["state_dict"].items():
-        torch.testing.assert_close(timed["state_dict"][name], weight, rtol=1e-7, atol=1e-9)
+    words += ["--data.splits", "splits.json", "--trainer.precision", "64-true", "--trainer.logger", "false"]
+    words += ["--trainer.max_steps", "-1", "--run.experiment", "debug"]
+    ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+    assert run(work, [*words, "--run.id", "timed", "--data.batch_size", "2"]) == [0]
+    assert run(work, [*words, *ranks, "--run.id", "timed-ranks", "--data.batch_size", "1"], ranks=2) == [0, 0]
+    one, two = (state(work / "runs/debug" / name) for name in ("timed", "timed-ranks"))
+    assert one["global_step"] == two["global_step"] == STEPS
+    for name, weight in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], weight, rtol=1e-7, atol=1e-9)

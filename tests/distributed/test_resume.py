@@ -141,6 +141,35 @@ def test_a_signal_after_an_epoch_of_one_step_without_validation(work: Path, monk
     assert_same_run(work, "short-2", "short")
 
 
+def test_by_the_clock_a_run_has_another_length_at_every_moment(
+    work: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of which nothing is said when it is resumed."""
+    monkeypatch.chdir(work)
+    timed = ["--trainer.max_steps", "-1", "--trainer.callbacks", "tests.helpers.ranks.StepClock"]
+    stop = [*signal_at(work, 2, signal.SIGTERM)]
+    with pytest.raises(SystemExit):
+        main(words("timed", *stop, *timed[:2], "--trainer.callbacks+=tests.helpers.ranks.StepClock", *seconds(6)))
+    caplog.clear()
+    assert main(words("timed", *timed, *seconds(7), "--ckpt_path", "auto")) == 0
+    assert state(work / "runs/debug/timed")["global_step"] == 7 and "learning rate jumps" not in caplog.text
+
+
+def seconds(number: int) -> list[str]:
+    """Of the `StepClock` that is given last."""
+    return ["--trainer.callbacks.seconds", str(number)]
+
+
+def test_batches_of_another_size_go_on_at_the_end_of_an_epoch_that_is_cut_short(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work)
+    short = ["--trainer.limit_train_batches", "2"]
+    assert main(words("short-epochs", *short, "--trainer.max_steps", "2")) == 0
+    one = ["--data.batch_size", "1", "--trainer.accumulate_grad_batches", "2", "--ckpt_path", "auto"]
+    assert main(words("short-epochs", *short, "--trainer.max_steps", "3", *one)) == 0
+
+
 def test_the_last_state_is_saved_however_bad(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     saved = []

@@ -104,6 +104,22 @@ def test_the_latest_step_counts_and_not_the_clock(tmp_path: Path) -> None:
     assert early != newest_sound(RunFolder(tmp_path)) == again
 
 
+def test_a_run_that_went_back_goes_on_from_where_it_went(tmp_path: Path) -> None:
+    """To the first of 8 steps, and to the second: the last of before is `previous`."""
+    best, previous, last = (
+        save(checkpoints(tmp_path) / f"{name}.ckpt", step) for name, step in (("best", 8), ("previous", 8), ("last", 2))
+    )
+    for time, path in enumerate((best, previous, last), 1):
+        os.utime(path, (time, time))
+    assert newest_sound(RunFolder(tmp_path)) == last
+    os.utime(best, (3, 3))  # saved just before, as where it was killed between the two
+    assert newest_sound(RunFolder(tmp_path)) == best
+    os.utime(best, (1, 1))
+    last.write_bytes(b"")
+    with pytest.warns(UserWarning, match="the one before it is used"):
+        assert newest_sound(RunFolder(tmp_path)) == previous
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(tmp_path: Path) -> None:
     assert newest_sound(RunFolder(tmp_path)) is None
     checkpoints(tmp_path).mkdir()

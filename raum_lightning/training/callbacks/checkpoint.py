@@ -9,6 +9,7 @@ from raum_lightning.errors import RunError
 from raum_lightning.inference.weights import UNKNOWN
 from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.checkpoint_io import EXPORT
+from raum_lightning.training.length import only_timer
 from raum_lightning.training.optimizers import follow_schedule
 
 
@@ -79,7 +80,8 @@ class Continuation(pl.Callback):
             loop.reset_restart_stage()
             loop.epoch_loop.restarting = False
         for config in trainer.lr_scheduler_configs:
-            if changed := follow_schedule(config.scheduler):
+            changed = follow_schedule(config.scheduler)
+            if changed and not only_timer(trainer):  # by the clock the length is another at every moment
                 before, after = changed
                 rank_zero_info(
                     f"the run's length or schedule is another than the checkpoint's: at step {trainer.global_step} the "

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from raum_lightning.training.callbacks.attributes import data_of, log_interval
-from raum_lightning.training.length import run_length
+from raum_lightning.training.length import only_timer, run_length
 from raum_lightning.training.schedule import is_due
 
 # columns of the narrowest terminal
@@ -41,6 +41,8 @@ class Clock:
 
     def left(self, trainer: pl.Trainer) -> float | None:
         """Return the seconds until the run's end, validations included; None before the first step."""
+        if timer := only_timer(trainer):
+            return timer.time_remaining()
         taken = trainer.global_step - self.first
         rest = run_length(trainer) - trainer.global_step
         return (time.monotonic() - self.began) / taken * rest if taken else None
