@@ -86,7 +86,7 @@ def test_overfits_one_case(brats: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [{"max_steps": 6}, {"max_steps": -1, "callbacks": [StepClock(6)]}])
 def test_the_learning_rate_steps_with_the_optimiser(brats: Path, tmp_path: Path, end: dict[str, Any]) -> None:
-    """And falls to the end of the run, whether steps or the clock end it, of which the warm-up takes a tenth at most."""
+    """And falls to the run's end, be it by steps or by the clock, of whose time a tenth at most is for the warm-up."""
     rates = []
 
     class Watch(pl.Callback):

@@ -68,8 +68,8 @@ class Recipe:
     ) -> tuple[Optimizer, LRScheduler]:
         """Return the optimiser of the module's parameters and its scheduler, which is stepped after each step.
 
-        `total_steps` is the run's length, and is not asked for before the first step. Where it is known `by_time` alone,
-        the warm-up takes at most a tenth of it.
+        `total_steps` is the run's length, and is not asked for before the first step. Where only time limits it
+        (`by_time`), the warm-up takes at most a tenth.
 
         Raises:
             ConfigError: One of them refuses its arguments, or the scheduler needs a score or undoes `layer_decay`.

@@ -109,8 +109,8 @@ def test_a_run_that_went_back_goes_on_from_where_it_went(tmp_path: Path) -> None
     best, previous, last = (
         save(checkpoints(tmp_path) / f"{name}.ckpt", step) for name, step in (("best", 8), ("previous", 8), ("last", 2))
     )
-    for time, path in enumerate((best, previous, last), 1):
-        os.utime(path, (time, time))
+    for second, path in enumerate((best, previous, last), 1):
+        os.utime(path, (second, second))
     assert newest_sound(RunFolder(tmp_path)) == last
     os.utime(best, (3, 3))  # saved just before, as where it was killed between the two
     assert newest_sound(RunFolder(tmp_path)) == best
