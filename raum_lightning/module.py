@@ -31,7 +31,7 @@ from raum_lightning.training.callbacks.search import PostprocessSearch
 from raum_lightning.training.checkpoint_io import EXPORT, VerifiedCheckpointIO
 from raum_lightning.training.data_fit import check_classes, check_fit, check_outputs, outputs_of
 from raum_lightning.training.freezing import Frozen
-from raum_lightning.training.length import only_timer, run_length
+from raum_lightning.training.length import TimeLimit, TotalSteps, only_timer, run_length, time_limit
 from raum_lightning.training.model_card import describe, scores_of_run
 from raum_lightning.training.optimizers import Recipe
 from raum_lightning.training.option_checks import check_flips, check_mode, check_monitor, check_windows
@@ -264,9 +264,10 @@ class SegmentationModule(WholeVolumeModule):
         self.frozen.hold(self.global_step)
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return the running mean of the weights and the search for steps, where they are asked for."""
+        """Return the running mean of the weights, the search for steps and the limit of time that are asked for."""
         search = [PostprocessSearch()] if self.postprocess == SEARCH else []
-        return [*([self.average] if self.average else []), *search]
+        limit = [TimeLimit()] if time_limit(self.trainer) else []
+        return [*([self.average] if self.average else []), *search, *limit]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch of patches."""
@@ -314,15 +315,7 @@ class SegmentationModule(WholeVolumeModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and its scheduler, which is stepped after every step of it."""
-        trainer = self.trainer
-
-        by_time = only_timer(trainer) is not None
-
-        def total_steps() -> float:
-            length = run_length(trainer)
-            # by the clock of rank 0: with other learning rates the weights of ranks would drift apart
-            return trainer.strategy.broadcast(length) if by_time else length
-
+        total_steps = TotalSteps(self.trainer)
         # asked now for the length of epochs, Lightning (2.6) would set up the data before it knows where to resume
-        optimizer, scheduler = self.recipe.build(self, total_steps, by_time=by_time)
+        optimizer, scheduler = self.recipe.build(self, total_steps, by_time=total_steps.by_time)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 
@@ -98,8 +99,36 @@ def test_the_learning_rate_steps_with_the_optimiser(brats: Path, tmp_path: Path,
     fit.fit(module, datamodule=data(brats, tmp_path, batch_size=2))
     warmup = 0.6 if "callbacks" in end else 2
     expected = [warmup_cosine(step, warmup_steps=warmup, total_steps=6) for step in range(6)]
-    assert rates[1:] == pytest.approx([1e-2 * factor for factor in expected[1:]])
-    assert rates[0] == pytest.approx(1e-2 / 3), "before the length is known"
+    expected[:2] = [1 / 3, 2 / 3]  # by the clock before the length is known
+    assert rates == pytest.approx([1e-2 * factor for factor in expected])
+
+
+class BatchClock(Timer):
+    """Has a second pass in each batch."""
+
+    passed = 0
+
+    def on_train_batch_end(self, *given: Any) -> None:
+        self.passed += 1
+        super().on_train_batch_end(*given)
+
+    def time_elapsed(self, *unused: Any) -> float:
+        return float(self.passed)
+
+
+@pytest.mark.slow
+def test_time_ends_a_run_after_a_whole_step_and_it_is_validated(brats: Path, tmp_path: Path) -> None:
+    """Of two batches each; and in an epoch that is not to be validated."""
+    validated = []
+
+    class Watch(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            validated.append(trainer.global_step)
+
+    end = {"max_steps": -1, "accumulate_grad_batches": 2, "check_val_every_n_epoch": 5, "num_sanity_val_steps": 0}
+    fit = trainer(tmp_path, **end, callbacks=[Watch(), BatchClock({"seconds": 3})])
+    fit.fit(SegmentationModule(tiny_unetr(), warmup_steps=0), datamodule=data(brats, tmp_path))
+    assert (fit.global_step, validated, fit.check_val_every_n_epoch) == (2, [2], 5)
 
 
 @pytest.mark.slow

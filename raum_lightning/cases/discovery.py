@@ -1,5 +1,6 @@
 """Finding cases: by the names of their files, or by a dataset.json."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,7 +87,9 @@ def is_image(name: str, declared: DataSet | None = None) -> bool:
     A name that is the case's alone tells no image from a mask.
     """
     known = presets().values() if declared is None else [declared]
-    patterns = {p for dataset in known for given in dataset.images.values() for p in given} - {"{case}"}
+    patterns = {p for dataset in known for given in dataset.images.values() for p in given}
+    if declared:  # of its patterns what is behind the folders
+        patterns = {re.split(r"/(?![^{]*\})", pattern)[-1] for pattern in patterns} - {"{case}"}
     return any(compiled(pattern).fullmatch(name) for pattern in patterns)
 
 

@@ -10,8 +10,9 @@ VISITS = (
     r"(sub-[a-z\d]+)_ses-[a-z\d]+",
     # a word for a visit: PatientID_0003_Timepoint_1, Patient-001_week-044-2, P12_visit2
     r"(.*\d.*?)[-_.](?:ses|session|visit|week|month|day|tp|timepoint|fu|followup)[-_.]?\d+(?:[-_.]\d+)*[a-z]?",
-    # a letter and a digit, or before and after: p01_T1, P12_V2, 007-preop; not Site2_T01, which may be patients
-    r"(.*\d)[-_.](?:[tv]\d|baseline|(?:pre|post)(?:[-_.]?op)?)",
+    # a letter and a digit, or before and after: p01_T1, P12_V2, 007-preop; not Site2_T1, which may be a patient
+    r"(.*\d\d)[-_.][tv]\d",
+    r"(.*\d)[-_.](?:baseline|(?:pre|post)(?:[-_.]?op)?)",
     # a date: TCGA-02-0003_1997.06.08, P12_20190304
     r"(.*\d.*?)[-_.](?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d",
     # a number of three digits or more, then a shorter one: BraTS-GLI-00001-000, BraTS-MEN-RT-0001-1,

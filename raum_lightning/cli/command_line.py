@@ -77,9 +77,8 @@ def read_command_line(args: Sequence[str]) -> CommandLine:
         else:
             options.append(option)
     configuration = read_files(files)
-    forget_length(
-        configuration.tree, [key for key in LENGTHS if any(option.key == ("trainer", key) for option in options)]
-    )
+    lengths = {option.key[1]: option.value for option in options if option.key in {("trainer", key) for key in LENGTHS}}
+    forget_length(configuration.tree, lengths)
     kept: list[Option] = []
     for option in options:
         if _prune(configuration.tree, option) or any(_is_other_class(option, other) for other in kept):

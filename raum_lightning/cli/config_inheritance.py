@@ -1,6 +1,6 @@
 """Experiments that build on each other: the key `base` of a YAML file, and several files given with `-c`."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,22 +52,25 @@ def read_files(files: Sequence[Path]) -> Configuration:
     merged = Configuration(list(files), shipped=shipped)
     for file in [*dict.fromkeys(bases), *tops]:
         tree, places = content[file]
-        forget_length(merged.tree, [key for key in LENGTHS if key in mapping(tree.get("trainer"))])
+        trainer = mapping(tree.get("trainer"))
+        forget_length(merged.tree, {key: trainer[key] for key in LENGTHS if key in trainer})
         merged.tree = merge(merged.tree, tree)
         merged.places |= places
     merged.folders = list(dict.fromkeys(file.parent for file in reversed(content)))
     return merged
 
 
-def forget_length(tree: Tree, given: Collection[str]) -> None:
+def forget_length(tree: Tree, given: Mapping[str, Any]) -> None:
     """Remove how long a run is from the trainer's keys of `tree`, where `given` says it again.
 
     Lightning ends a run at the smaller of `max_steps` and `max_epochs`: an inherited one would cut the given one short.
     So would `max_time`, which is removed where it alone says how long the run is; beside steps or epochs it is a limit.
+    Given as null or -1, a key says nothing on it.
     """
     if given:
         trainer = mapping(tree.get("trainer"))
-        if all(trainer.get(key) in (None, -1) for key in LENGTHS):
+        says = any(str(value) not in ("None", "null", "-1") for value in given.values())
+        if says and all(trainer.get(key) in (None, -1) for key in LENGTHS):
             trainer.pop("max_time", None)
         for key in LENGTHS:
             trainer.pop(key, None)

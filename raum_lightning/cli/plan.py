@@ -101,7 +101,7 @@ def _print_rest(found: dict[str, Any]) -> None:
     source = f"{workers} workers" if workers else "the main process, between steps (data.num_workers 0)"
     print(f"data: {rate:.3g} patches a second from {source}; the steps alone would take {per_step / seconds:.3g}")
     steps = int(found["time"] / waited) if found["time"] else found["steps"]
-    about, hours = "about " if found["time"] else "", steps * waited / 3600
+    about, hours = "at most " if found["time"] else "", steps * waited / 3600
     print(f"schedule: {about}{steps} steps, {hours:.1f} h with waiting for data, without validation")
     print(f"validation: {found['seconds_of_case']:.3g} s a case")
     print(f"checkpoints: three files of {found['checkpoint'] / 1e6:.0f} MB at most")

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Timer
 
 from raum_lightning.cli.derived import METRICS, RUN_FOLDER
 from raum_lightning.errors import ConfigError, RunError
 from raum_lightning.inference.exported import ONNX, PROGRAM, SAFETENSORS
 from raum_lightning.inference.hub import local
-from raum_lightning.runs.checkpoints import newest_sound, structure
+from raum_lightning.runs.checkpoints import newest_sound, seconds_trained, structure
 from raum_lightning.runs.folder import RunFolder, find_checkpoint
 from raum_lightning.runs.naming import check_names, given_id, restarted, restarts
 
@@ -100,7 +101,7 @@ def _plan_fit(plan: Plan, config: Any) -> Plan:
         raise RunError(f"{run.path} holds a trained run; continue it with --ckpt_path auto or give another --run.id")
     own = newest_sound(run) if run and (wanted == "auto" or restarted()) else None
     if given and not own:
-        _check_end(given, config.trainer.max_steps)
+        _check_end(given, config.trainer)
     return replace(plan, run=run, start=own or given)
 
 
@@ -118,20 +119,27 @@ def _plan_trained(plan: Plan, wanted: str | None, beside: RunFolder | None, *, r
     return replace(plan, start=start, run=plan.run or its or RunFolder(plan.experiment / start.stem))
 
 
-def _check_end(checkpoint: Path, max_steps: int) -> None:
+def _check_end(checkpoint: Path, trainer: Any) -> None:
     """Refuse a run that would end before its first step, or that cannot resume from such a file."""
     if checkpoint.suffix in (SAFETENSORS, ONNX, PROGRAM):
         raise RunError(f"{checkpoint}: holds no state of a training; --module.init_from takes weights of a safetensors")
-    done = structure(checkpoint).get("global_step", 0) if checkpoint.is_file() else 0
+    content = structure(checkpoint) if checkpoint.is_file() else {}
+    done, max_steps, limit = content.get("global_step", 0), trainer.max_steps, Timer(trainer.max_time).time_remaining()
     if not isinstance(done, int):
         raise RunError(
             f"{checkpoint}: does not say at which step it was saved (global_step); give a checkpoint of `raum fit`"
         )
+    instead = f"or begin from its weights alone with --module.init_from {checkpoint}"
+    by_time = max_steps == -1 and trainer.max_epochs in (None, -1)
+    if by_time and limit and (seconds := seconds_trained(content)) >= limit:
+        raise RunError(
+            f"{checkpoint} was saved after {seconds:.0f} s and trainer.max_time is {limit:.0f} s: nothing is left to "
+            f"train; give a longer --trainer.max_time, that of both together, {instead}"
+        )
     if 0 < max_steps <= done:
         raise RunError(
             f"{checkpoint} was saved at step {done} and trainer.max_steps is {max_steps}: nothing is left to train; "
-            f"give --trainer.max_steps above {done}, steps of both together, or begin from its weights alone with "
-            f"--module.init_from {checkpoint}"
+            f"give --trainer.max_steps above {done}, steps of both together, {instead}"
         )
 
 

@@ -6,6 +6,7 @@ is checked first.
 
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def read(path: Path) -> dict[str, Any]:
 def structure(path: Path) -> dict[str, Any]:
     """Return what a checkpoint holds, its tensors with shapes but no values; raise `CheckpointError` as `verify`."""
     return _read(path, "meta")
+
+
+def seconds_trained(content: Mapping[str, Any]) -> float:
+    """Return how long the run of a checkpoint had trained by Lightning's `Timer`: 0 where it had none."""
+    passed: dict[str, float] = content.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {})
+    return passed.get("train", 0.0)
 
 
 def newest_sound(run: RunFolder) -> Path | None:

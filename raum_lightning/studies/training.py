@@ -14,7 +14,7 @@ from raum_lightning.atomic import write_json
 from raum_lightning.errors import RunError
 from raum_lightning.json_files import read_json
 from raum_lightning.machine import usable_cores
-from raum_lightning.runs.checkpoints import structure
+from raum_lightning.runs.checkpoints import seconds_trained, structure
 from raum_lightning.runs.lock import holder
 from raum_lightning.studies.study import Study
 
@@ -157,7 +157,7 @@ def _progress(study: Study, fold: int) -> tuple[int, int, str]:
     if by_steps:
         return saved["global_step"], wanted, "steps"
     if seconds and (trainer.get("max_epochs") or -1) < 0:
-        return round(saved["callbacks"]["Timer"]["time_elapsed"]["train"]), round(seconds), "seconds"
+        return round(seconds_trained(saved)), round(seconds), "seconds"
     loop = saved["loops"]["fit_loop"]
     epochs = loop["epoch_progress"]["current"]
     # of the last epoch the state may have been saved in its validation, when all its batches were trained

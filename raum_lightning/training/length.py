@@ -1,28 +1,100 @@
 """How long a run is: as its steps or epochs say, or its time."""
 
 import math
+from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import Checkpoint, Timer
 
 
-def only_timer(trainer: pl.Trainer) -> Timer | None:
-    """Return what ends a run that neither steps nor epochs end: `trainer.max_time`, or a `Timer` of one's own."""
+def time_limit(trainer: pl.Trainer) -> Timer | None:
+    """Return what ends a run after some time: `trainer.max_time`, or a `Timer` of one's own."""
     callbacks: list[pl.Callback] = getattr(trainer, "callbacks", [])
     timers = [callback for callback in callbacks if isinstance(callback, Timer)]
     limits = [timer for timer in timers if timer.time_remaining() is not None]
+    return min(limits, key=lambda timer: timer.time_remaining() or 0, default=None)
+
+
+def only_timer(trainer: pl.Trainer) -> Timer | None:
+    """Return the time limit of a run that neither steps nor epochs end."""
     endless = trainer.max_steps == -1 and trainer.max_epochs in (None, -1)
-    return min(limits, key=lambda timer: timer.time_remaining() or 0) if endless and limits else None
+    return time_limit(trainer) if endless else None
 
 
-def run_length(trainer: pl.Trainer) -> float:
+def time_left(timer: Timer) -> float:
+    """Return the seconds until a timer ends the run: 0 afterwards, as in the last validation."""
+    return max(0.0, timer.time_remaining() or 0.0)
+
+
+def run_length(trainer: pl.Trainer, start: tuple[int, float] = (0, 0.0)) -> float:
     """Return the optimiser steps of a run; where time alone ends it, as many as fit into it at the mean pace so far.
 
     The latter is infinite before the first step, and at the end of the time it is the step at which the run is, so
     that a learning rate by this length has its whole course within the time. The clock is that of this process.
+
+    Args:
+        trainer: Of the run.
+        start: Steps and seconds from which the pace is taken.
     """
     timer = only_timer(trainer)
     if timer is None:
         return float(trainer.estimated_stepping_batches)
-    elapsed, left = timer.time_elapsed(), max(0.0, timer.time_remaining() or 0.0)
-    return trainer.global_step * (1 + left / elapsed) if trainer.global_step and elapsed else math.inf
+    steps, seconds = trainer.global_step - start[0], timer.time_elapsed() - start[1]
+    return trainer.global_step + time_left(timer) * steps / seconds if steps > 0 and seconds > 0 else math.inf
+
+
+class TotalSteps:
+    """The optimiser steps of a run as its learning rate follows them: the same on every rank, and for a whole step.
+
+    Where time ends the run, its pace is taken from the end of the first step, for which workers start and a network is
+    compiled.
+
+    Args:
+        trainer: Of the run.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self.trainer, self.by_time = trainer, only_timer(trainer) is not None
+        self.start, self.step, self.steps = (0, 0.0), -1, math.inf
+
+    def __call__(self) -> float:
+        """Return them, by the clock of rank 0: with other learning rates the weights of ranks would drift apart."""
+        timer = only_timer(self.trainer)
+        if timer is None:
+            return run_length(self.trainer)
+        if self.step != self.trainer.global_step:
+            self.step = self.trainer.global_step
+            if self.step == 1:
+                self.start = 1, timer.time_elapsed()
+            self.steps = self.trainer.strategy.broadcast(run_length(self.trainer, self.start))
+        return self.steps
+
+
+class TimeLimit(Checkpoint):
+    """Lets a run whose time is over finish its step, and validates what it has learnt.
+
+    Lightning (2.6) would end between the batches of one step and, in an epoch that is not to be validated, without
+    validation. A `Checkpoint` because Lightning calls these last, when its `Timer` has looked at the clock.
+    """
+
+    def __init__(self) -> None:
+        self.ending = False
+        self.every: int | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note when the run validates."""
+        self.every = trainer.check_val_every_n_epoch
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Put the end off to that of the step, whose epoch is validated."""
+        stepped = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        self.ending |= trainer.should_stop
+        trainer.should_stop = self.ending and stepped
+        if trainer.should_stop and self.every is not None:
+            trainer.check_val_every_n_epoch = 1
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the trainer as it was."""
+        trainer.check_val_every_n_epoch, self.ending = self.every, False

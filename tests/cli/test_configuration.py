@@ -132,11 +132,16 @@ def test_bases_come_first_and_once(tmp_path: Path) -> None:
         ("devices: 1", [], {"devices": 1, "max_epochs": 250}),
         # time alone says how long it is, or is a limit beside epochs
         ("max_steps: -1, max_time: '00:00:20:00'", ["--trainer.max_steps=7"], {"max_steps": 7}),
+        (
+            "max_steps: -1, max_time: '00:00:20:00'",
+            ["--trainer.max_epochs=null", "--trainer.max_steps=-1"],
+            {"max_time": "00:00:20:00", "max_epochs": None, "max_steps": -1},
+        ),
         ("max_time: '00:00:20:00'", ["--trainer.max_steps=7"], {"max_time": "00:00:20:00", "max_steps": 7}),
     ],
 )
 def test_the_length_that_is_given_last_counts(
-    text: str, typed: list[str], trainer: dict[str, int | str], tmp_path: Path
+    text: str, typed: list[str], trainer: dict[str, int | str | None], tmp_path: Path
 ) -> None:
     base = written(tmp_path / "base.yaml", "trainer: {max_epochs: 250}")
     file = written(tmp_path / "file.yaml", f"base: {base}\ntrainer: {{{text}}}")

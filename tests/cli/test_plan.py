@@ -48,7 +48,7 @@ def test_a_run_that_time_ends_takes_as_many_steps_as_fit_into_it(capsys: pytest.
     ]
     plan._print_rest(plan.measure(words))
     said = capsys.readouterr().out
-    assert re.search(r"schedule: about \d+ steps, 1\.5 h with waiting", said), said
+    assert re.search(r"schedule: at most \d+ steps, 1\.5 h with waiting", said), said
 
 
 @pytest.mark.slow

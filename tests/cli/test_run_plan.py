@@ -27,7 +27,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def config(ckpt_path: str | None = None, *, loggers: list[Any] | None = None, **trainer: Any) -> Namespace:
-    given = {"max_steps": 10, "overfit_batches": 0.0, "precision": "32-true", "accelerator": "cpu"} | trainer
+    given = {
+        "max_steps": 10,
+        "max_epochs": None,
+        "max_time": None,
+        "overfit_batches": 0.0,
+        "precision": "32-true",
+        "accelerator": "cpu",
+    } | trainer
     return Namespace(
         ckpt_path=ckpt_path,
         config=None,
@@ -78,6 +85,13 @@ def test_a_checkpoint_needs_steps_that_are_left() -> None:
     with pytest.raises(RunError, match=r"was saved at step 4 and trainer\.max_steps is 4: nothing is left"):
         make_plan("fit", config(str(run.last), max_steps=4), FILE)
     assert make_plan("fit", config(str(run.last), max_steps=-1), FILE).start == run.last
+    content = {"global_step": 4, "callbacks": {"Timer": {"time_elapsed": {"train": 61.2}}}}
+    torch.save(content, run.last)
+    timed = {"max_steps": -1, "max_time": "00:00:01:00"}
+    with pytest.raises(RunError, match=r"was saved after 61 s and trainer\.max_time is 60 s: nothing is left"):
+        make_plan("fit", config(str(run.last), **timed), FILE)
+    for more in ({"max_time": "00:00:02:00"}, {"max_epochs": 3}):
+        assert make_plan("fit", config(str(run.last), **timed | more), FILE).start == run.last
     with pytest.raises(RunError, match=r"none\.ckpt: no such checkpoint"):
         make_plan("fit", config("none.ckpt"), FILE)
 

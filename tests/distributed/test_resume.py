@@ -144,18 +144,20 @@ def test_a_signal_after_an_epoch_of_one_step_without_validation(work: Path, monk
 def test_by_the_clock_a_run_has_another_length_at_every_moment(
     work: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of which nothing is said when it is resumed."""
+    """Of which nothing is said when it is resumed, but where it is much longer."""
     monkeypatch.chdir(work)
     timed = ["--trainer.max_steps", "-1", "--trainer.callbacks", "tests.helpers.ranks.StepClock"]
     stop = [*signal_at(work, 2, signal.SIGTERM)]
     with pytest.raises(SystemExit):
         main(words("timed", *stop, *timed[:2], "--trainer.callbacks+=tests.helpers.ranks.StepClock", *seconds(6)))
-    caplog.clear()
-    assert main(words("timed", *timed, *seconds(7), "--ckpt_path", "auto")) == 0
-    assert state(work / "runs/debug/timed")["global_step"] == 7 and "learning rate jumps" not in caplog.text
+    for length, taken in ((6.2, 7), (12, 12)):
+        caplog.clear()
+        assert main(words("timed", *timed, *seconds(length), "--ckpt_path", "auto")) == 0
+        assert state(work / "runs/debug/timed")["global_step"] == taken
+        assert ("learning rate jumps" in caplog.text) == (length > 7)
 
 
-def seconds(number: int) -> list[str]:
+def seconds(number: float) -> list[str]:
     """Of the `StepClock` that is given last."""
     return ["--trainer.callbacks.seconds", str(number)]
 

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,17 @@ class SignalAt(pl.Callback):
 class StepClock(Timer):
     """Has a second pass in each step of rank 0, and two in those of others."""
 
-    def __init__(self, seconds: int) -> None:
-        super().__init__({"seconds": seconds})
+    trainer: pl.Trainer | None = None
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(timedelta(seconds=seconds))
 
     def setup(self, trainer: pl.Trainer, *unused: Any, **named: Any) -> None:
         self.trainer = trainer
 
     def time_elapsed(self, *unused: Any) -> float:
+        if self.trainer is None:
+            return 0.0
         return self.trainer.global_step * (1.0 if self.trainer.is_global_zero else 2.0)
 
 

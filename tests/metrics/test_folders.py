@@ -92,6 +92,9 @@ def test_a_mask_of_a_case_that_is_called_as_an_image_is_no_image(tmp_path: Path)
     assert list(found.pairs) == visits and not found.without_prediction
     assert list(find_masks(tmp_path / "predictions", str(tmp_path / "own.yaml"))) == visits
     assert list(find_masks(tmp_path / "predictions")) == visits[:1], "nothing tells"
+    for name in ("scan", "p1_pred"):
+        write(tmp_path / "beside/p1" / f"{name}.nii.gz", shifted(0, 0))
+    assert list(find_masks(tmp_path / "beside", str(tmp_path / "own.yaml"))) == ["p1_pred"]
     for case in find_cases(tmp_path / "references"):
         write_mask(tmp_path / "ours" / f"{case.id}.nii.gz", shifted(0, 0) // 3, case, next(iter(case.images)))
     assert list(find_masks(tmp_path / "ours")) == visits

@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import Timer
 
 from raum_lightning.cli.config_inheritance import read_files
 from raum_lightning.data.patches import PatchSampler
-from raum_lightning.training.length import only_timer, run_length
+from raum_lightning.training.length import TotalSteps, only_timer, run_length
 from raum_lightning.training.schedule import warmup_cosine
 from tests.helpers import EXPERIMENTS
 
@@ -28,6 +28,18 @@ def test_closed_form(step: int, factor: float) -> None:
 
 def test_no_warmup_starts_at_full_rate() -> None:
     assert warmup_cosine(0, warmup_steps=0, total_steps=10) == 1.0
+
+
+def test_the_pace_is_taken_from_the_end_of_the_first_step() -> None:
+    """In which a network may be compiled: of 60 s, where a step takes 0.5 s."""
+    timer, strategy = Timer({"minutes": 20}), SimpleNamespace(broadcast=lambda number: number)
+    trainer: Any = SimpleNamespace(max_steps=-1, max_epochs=-1, callbacks=[timer], global_step=0, strategy=strategy)
+    total = TotalSteps(trainer)
+    lengths = []
+    for trainer.global_step, elapsed in enumerate((0, 60, 60.5, 61, 1200.5)):
+        timer.load_state_dict({"time_elapsed": {"train": elapsed}})
+        lengths.append(total())
+    assert lengths == [float("inf"), float("inf"), 2 + 1139.5 * 2, 3 + 1139 * 2, 4]
 
 
 def test_a_run_that_time_ends_is_as_long_as_its_pace_makes_it() -> None:

@@ -12,6 +12,8 @@ from raum_lightning.training.checkpoint_io import EXPORT
 from raum_lightning.training.length import only_timer
 from raum_lightning.training.optimizers import follow_schedule
 
+CLOSE = 1.05  # of two learning rates, one of which nothing is said
+
 
 class Provenance(pl.Callback):
     """Puts into every checkpoint the run's configuration, as YAML."""
@@ -80,9 +82,9 @@ class Continuation(pl.Callback):
             loop.reset_restart_stage()
             loop.epoch_loop.restarting = False
         for config in trainer.lr_scheduler_configs:
-            changed = follow_schedule(config.scheduler)
-            if changed and not only_timer(trainer):  # by the clock the length is another at every moment
-                before, after = changed
+            before, after = follow_schedule(config.scheduler) or (0.0, 0.0)
+            # by the clock the length is a little other at every moment
+            if after != before and not (only_timer(trainer) and after < CLOSE * before):
                 rank_zero_info(
                     f"the run's length or schedule is another than the checkpoint's: at step {trainer.global_step} the "
                     f"learning rate jumps from {before:.3g} to {after:.3g}, as a run of this length has it there"

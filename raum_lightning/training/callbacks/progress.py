@@ -1,5 +1,6 @@
 """What a run shows on the terminal."""
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from raum_lightning.training.callbacks.attributes import data_of, log_interval
-from raum_lightning.training.length import only_timer, run_length
+from raum_lightning.training.length import only_timer, run_length, time_left
 from raum_lightning.training.schedule import is_due
 
 # columns of the narrowest terminal
@@ -42,7 +43,7 @@ class Clock:
     def left(self, trainer: pl.Trainer) -> float | None:
         """Return the seconds until the run's end, validations included; None before the first step."""
         if timer := only_timer(trainer):
-            return timer.time_remaining()
+            return time_left(timer)
         taken = trainer.global_step - self.first
         rest = run_length(trainer) - trainer.global_step
         return (time.monotonic() - self.began) / taken * rest if taken else None
@@ -104,7 +105,7 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Return the step of the run, the loss and the last mean Dice."""
-        metrics: dict[str, Any] = {"step": f"{trainer.global_step}/{run_length(trainer):.0f}"}
+        metrics: dict[str, Any] = {"step": _of(trainer.global_step, run_length(trainer))}
         metrics |= super().get_metrics(trainer, pl_module)
         self.left = self.clock.left(trainer)
         if (loss := trainer.callback_metrics.get("train/loss")) is not None:
@@ -225,7 +226,7 @@ def validation_line(
         left: Seconds until the run's end.
     """
     # each with its rank: where there are too many, those of the highest rank are left out first
-    parts = [(0, f"{step}/{steps:.0f}")]
+    parts = [(0, _of(step, steps))]
     parts += [(3, f"loss {_short(values['train/loss'])}")] if "train/loss" in values else []
     dice = {name.removeprefix("val/dice_"): value for name, value in values.items() if name.startswith("val/dice_")}
     mean = dice.pop("mean", None)
@@ -237,6 +238,10 @@ def validation_line(
     while len(line := " ".join(text for _, text in parts)) > WIDTH:
         parts.remove(max(parts))
     return line
+
+
+def _of(step: int, steps: float) -> str:
+    return f"{step}/{steps:.0f}" if math.isfinite(steps) else str(step)
 
 
 def _short(value: float) -> str:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.callbacks import Timer
 
 from raum_lightning.training.callbacks.progress import Clock, clock, validation_line
 
@@ -43,6 +44,13 @@ def test_where_the_time_of_a_run_went(monkeypatch: pytest.MonkeyPatch) -> None:
     # 10 steps in 100 s, 30 to go
     assert measured.left(trainer) == 300
     assert measured.line(trainer) == "time     0:01:40: steps 50%, waiting for data 10%, validation 40%"
+
+
+def test_no_time_is_left_in_the_validation_after_it() -> None:
+    timer = Timer({"seconds": 60})
+    timer.load_state_dict({"time_elapsed": {"train": 63}})
+    assert Clock().left(SimpleNamespace(max_steps=-1, max_epochs=-1, callbacks=[timer], global_step=9)) == 0
+    assert validation_line({}, 0, float("inf")) == "0"
 
 
 def test_seconds_as_a_clock() -> None:
