@@ -112,10 +112,7 @@ class PatchLoader(DataLoader[dict[str, Any]]):
             self.sampler.set_epoch(self.sampler.epoch + 1)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch, how many of its batches this rank has yielded, and the patches per batch over all ranks.
-
-        `of` are the batches of an epoch.
-        """
+        """Return the epoch, how many batches `of` how many this rank has yielded, and all ranks' patches per batch."""
         return {"epoch": self.sampler.epoch, "batches": self.batches, "patches": self._patches, "of": self.limit}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -106,7 +106,7 @@ def test_without_validation_epochs_end_with_a_checkpoint(work: Path, monkeypatch
 def test_a_signal_between_batches_of_one_step(work: Path, monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     monkeypatch.chdir(work)
     two = ["--data.batch_size", "1", "--trainer.accumulate_grad_batches", "2"]
-    if batches == 1:
+    if not Path("runs/debug/accumulated").exists():  # the first of both in this process
         assert main(words("accumulated", *two)) == 0
     with pytest.raises(SystemExit):
         main(words(f"between-{batches}", *two, *signal_at(work, batches, signal.SIGTERM)))
