@@ -2,17 +2,20 @@
 
 from torch import nn
 
-from raum_lightning.models import cpu, cuda, decoder, layout, unetr, unetr_v2
+from raum_lightning.models import cpu, cuda, decoder, layout, low_maps, unetr, unetr_v2
 from raum_lightning.models.decoder import ResidualBlock, Upsampling
 
 _NETWORKS = (unetr.UNETR, unetr_v2.UNETRV2)
 _EAGER = {"cpu": cpu.FAST, "cuda": cuda.FAST}
 _COMPILED = {"cuda": layout.FAST}
 _PLAIN = {fast: plain for classes in _EAGER.values() for plain, fast in classes.items()}
+_PLAIN |= {low_maps.Conv3d: nn.Conv3d}
 
 
 def accelerate(network: nn.Module, device: str, *, compiled: bool = False) -> None:
     """Have the UNETRs in `network` computed by the classes for a type of device, such as "cuda", in place.
+
+    On a CPU the convolutions of any network become those of `low_maps`, whose gradient is right in bf16 too.
 
     A network that is to be compiled keeps its plain parts, of which the compiler makes better code; on a GPU the layout
     of its maps alone is changed. On other devices nothing is. Names of tensors, numbers up to rounding, copies and
@@ -25,13 +28,13 @@ def accelerate(network: nn.Module, device: str, *, compiled: bool = False) -> No
     for whole in network.modules():
         if isinstance(whole, _NETWORKS) and all(map(_is_ours, whole.modules())):
             _swap(whole, classes)
+    if device == "cpu":
+        _swap(network, {nn.Conv3d: low_maps.Conv3d})
 
 
 def slow_down(network: nn.Module) -> None:
-    """Have the UNETRs in `network` computed by their own classes again."""
-    for whole in network.modules():
-        if isinstance(whole, _NETWORKS):
-            _swap(whole, _PLAIN)
+    """Have `network` computed by its own classes again."""
+    _swap(network, _PLAIN)
 
 
 def _swap(whole: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> None:

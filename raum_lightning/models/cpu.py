@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raum_lightning.models import decoder, layout, unetr_v2, vit, vit_v2
+from raum_lightning.models.low_maps import conv3d
 
 # above, the N x N weights of a head take more memory than what they save in time
 _MOST_TOKENS = 1024
@@ -117,7 +118,7 @@ def _convolve(part: Map, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         return part.convolve(kernel, bias)
     width = kernel.shape[-1]
     if width > 1 or not part.is_contiguous():
-        return F.conv3d(part, kernel, bias, padding=width // 2)
+        return conv3d(part, kernel, bias, padding=width // 2)
     # the matrix product that it is
     matrix, voxels = kernel.flatten(1).expand(part.shape[0], -1, -1), part.flatten(2)
     y = torch.bmm(matrix, voxels) if bias is None else torch.baddbmm(bias[:, None], matrix, voxels)
