@@ -31,7 +31,7 @@ from raum_lightning.training.callbacks.search import PostprocessSearch
 from raum_lightning.training.checkpoint_io import EXPORT, VerifiedCheckpointIO
 from raum_lightning.training.data_fit import check_classes, check_fit, check_outputs, outputs_of
 from raum_lightning.training.freezing import Frozen
-from raum_lightning.training.length import TimeLimit, TotalSteps, only_timer, run_length, time_limit
+from raum_lightning.training.length import LastValidation, TotalSteps, only_timer, run_length
 from raum_lightning.training.model_card import describe, scores_of_run
 from raum_lightning.training.optimizers import Recipe
 from raum_lightning.training.option_checks import check_flips, check_mode, check_monitor, check_windows
@@ -264,10 +264,9 @@ class SegmentationModule(WholeVolumeModule):
         self.frozen.hold(self.global_step)
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return the running mean of the weights, the search for steps and the limit of time that are asked for."""
+        """Return the last validation, and the running mean of the weights and the search for steps if asked for."""
         search = [PostprocessSearch()] if self.postprocess == SEARCH else []
-        limit = [TimeLimit()] if time_limit(self.trainer) else []
-        return [*([self.average] if self.average else []), *search, *limit]
+        return [*([self.average] if self.average else []), *search, LastValidation()]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch of patches."""

@@ -49,6 +49,7 @@ TABLE = {
         torch.optim.lr_scheduler.LambdaLR(torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))]), lambda step: 1.0),
         "what a scheduler says its rate is, after a run was made longer",
     ),
+    "_batches_that_stepped": (LOOP.epoch_loop, "the steps of the logs, where a run goes on after a validation"),
     # without an underscore, and in no documentation
     "restarted_on_epoch_end": (LOOP, "a checkpoint of an epoch's end is continued with the next epoch"),
     "reset_restart_stage": (LOOP, "as above"),

@@ -32,6 +32,7 @@ from raum_lightning.errors import ConfigError
 from raum_lightning.inference.exported import SAFETENSORS, read_card
 from raum_lightning.inference.trusted import INSTANTIATOR
 from raum_lightning.loggers import finish_wandb
+from raum_lightning.module import SegmentationModule
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.runs.lock import locked
 from raum_lightning.runs.naming import RunOptions, new_id
@@ -49,7 +50,7 @@ from raum_lightning.training.callbacks.tables import CaseTable
 from raum_lightning.training.callbacks.throughput import Throughput
 from raum_lightning.training.callbacks.wandb_run import WandbRun
 from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
-from raum_lightning.training.option_checks import check_seed, check_trainer
+from raum_lightning.training.option_checks import check_monitors, check_seed, check_trainer
 from raum_lightning.training.provenance import note_start, provenance
 from raum_lightning.training.schedule import check_length
 from raum_lightning.yaml_files import to_yaml
@@ -235,7 +236,8 @@ class RaumCLI(LightningCLI):
         saves = config.get("enable_checkpointing") is not False
         # for the other verbs too: they restore its state with the checkpoint
         best = self._best(self.settings["run"]["keep"]) if saves else None
-        own_bar = any(isinstance(callback, LightningBar) for callback in as_list(config.get("callbacks")))
+        given = as_list(config.get("callbacks"))
+        own_bar = any(isinstance(callback, LightningBar) for callback in given)
         shows = not own_bar and config.get("enable_progress_bar") is not False and Console().is_terminal
         if not own_bar and not shows:
             config["enable_progress_bar"] = False  # in a log file `RunSummary` says how far it is
@@ -258,6 +260,8 @@ class RaumCLI(LightningCLI):
                 ours.append(LastCheckpoint(self.run))
             if config.get("logger"):
                 ours += [LearningRate(), Throughput()]
+        if type(self.model) is SegmentationModule:  # one of the user's own may log other names
+            check_monitors(given, self.model.val_metrics.metrics, self.model.regions)
         config["plugins"] = [*as_list(config.get("plugins")), VerifiedCheckpointIO()]
         with refusals("trainer", config):
             return super()._instantiate_trainer(config, [*ours, *callbacks])

@@ -1,16 +1,16 @@
 """How long a run is: as its steps or epochs say, or its time."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Checkpoint, Timer
+from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler, Timer
 
 
 def time_limit(trainer: pl.Trainer) -> Timer | None:
     """Return what ends a run after some time: `trainer.max_time`, or a `Timer` of one's own."""
-    callbacks: list[pl.Callback] = getattr(trainer, "callbacks", [])
-    timers = [callback for callback in callbacks if isinstance(callback, Timer)]
+    timers = [callback for callback in _callbacks(trainer) if isinstance(callback, Timer)]
     limits = [timer for timer in timers if timer.time_remaining() is not None]
     return min(limits, key=lambda timer: timer.time_remaining() or 0, default=None)
 
@@ -38,9 +38,42 @@ def run_length(trainer: pl.Trainer, start: tuple[int, float] = (0, 0.0)) -> floa
     """
     timer = only_timer(trainer)
     if timer is None:
-        return float(trainer.estimated_stepping_batches)
+        return _counted(trainer)
     steps, seconds = trainer.global_step - start[0], timer.time_elapsed() - start[1]
     return trainer.global_step + time_left(timer) * steps / seconds if steps > 0 and seconds > 0 else math.inf
+
+
+def _counted(trainer: pl.Trainer) -> float:
+    """Return the steps of a run that steps or epochs end; Lightning has all epochs accumulate as the present one."""
+    steps = float(trainer.estimated_stepping_batches)  # which also sets up the training batches
+    if _schedule(trainer) is None or trainer.max_epochs in (None, -1):
+        return steps
+    total = sum(
+        math.ceil(trainer.num_training_batches / accumulated(trainer, epoch)) for epoch in range(trainer.max_epochs)
+    )
+    return float(total if trainer.max_steps == -1 else min(total, trainer.max_steps))
+
+
+def accumulated(trainer: pl.Trainer, epoch: int) -> int:
+    """Return how many batches of an epoch make a step, by `trainer.accumulate_grad_batches` or a schedule of it."""
+    schedule = _schedule(trainer)
+    return schedule.get_accumulate_grad_batches(epoch) if schedule else trainer.accumulate_grad_batches
+
+
+def accumulations(trainer: pl.Trainer) -> Sequence[int]:
+    """Return how many batches make a step in any epoch."""
+    schedule = _schedule(trainer)
+    return list(schedule.scheduling.values()) if schedule else [trainer.accumulate_grad_batches]
+
+
+def _schedule(trainer: pl.Trainer) -> GradientAccumulationScheduler | None:
+    schedules = [one for one in _callbacks(trainer) if isinstance(one, GradientAccumulationScheduler)]
+    return schedules[0] if schedules else None
+
+
+def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    callbacks: list[pl.Callback] = getattr(trainer, "callbacks", [])
+    return callbacks
 
 
 class TotalSteps:
@@ -70,11 +103,12 @@ class TotalSteps:
         return self.steps
 
 
-class TimeLimit(Checkpoint):
-    """Lets a run whose time is over finish its step, and validates what it has learnt.
+class LastValidation(Checkpoint):
+    """Validates what a run has learnt in the end, and lets one whose time is over finish its step.
 
-    Lightning (2.6) would end between the batches of one step and, in an epoch that is not to be validated, without
-    validation. A `Checkpoint` because Lightning calls these last, when its `Timer` has looked at the clock.
+    Lightning (2.6) would end without validation in the middle of an epoch or in one that is not to be validated, and
+    by time between the batches of one step. A `Checkpoint` because Lightning calls these last, when its `Timer` has
+    looked at the clock.
     """
 
     def __init__(self) -> None:
@@ -91,9 +125,15 @@ class TimeLimit(Checkpoint):
         """Put the end off to that of the step, whose epoch is validated."""
         stepped = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         self.ending |= trainer.should_stop
-        trainer.should_stop = self.ending and stepped
+        trainer.should_stop = (self.ending and stepped) or self._is_last(trainer)
         if trainer.should_stop and self.every is not None:
             trainer.check_val_every_n_epoch = 1
+
+    @staticmethod
+    def _is_last(trainer: pl.Trainer) -> bool:
+        """Whether steps or epochs end the run after this batch."""
+        by_steps = 0 < trainer.max_steps <= trainer.global_step
+        return by_steps or (trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the trainer as it was."""

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from raum_lightning.errors import ConfigError
@@ -31,11 +32,16 @@ LEAST = {
 # those that are a share of the batches as float, and a number of them as int
 SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
 TIME = re.compile(r"\d+:\d\d?:\d\d?:\d\d?")
+# callbacks of Lightning, and what is there in their place
+REFUSED = {
+    "OnExceptionCheckpoint": "would have the next run go on from its file; one that is stopped saves last.ckpt anyway",
+    "StochasticWeightAveraging": "averages weights that no validation scores and no checkpoint keeps; give module.ema",
+}
 UNITS = ("weeks", "days", "hours", "minutes", "seconds")
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Check the numbers and times among the arguments of a Trainer; raise `ConfigError` naming the key."""
+    """Check numbers, times, callbacks and precision of a Trainer; raise `ConfigError` naming the key."""
     for key, least in LEAST.items():
         value = trainer.get(key)
         if value is not None and not (math.isfinite(value) and value >= least):
@@ -59,6 +65,13 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"trainer.min_{unit}={low} is above trainer.max_{unit}={high}; raise one or lower the other"
             )
+    callbacks = trainer.get("callbacks") or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        name = str(getattr(callback, "class_path", "")).rpartition(".")[2]
+        if advice := REFUSED.get(name):
+            raise ConfigError(f"trainer.callbacks: {name} {advice}")
+    if trainer.get("precision") == "16-true":
+        raise ConfigError("trainer.precision=16-true has too few digits for weights; give 16-mixed or bf16-true")
 
 
 def check_seed(seed: int | bool | None) -> None:
@@ -119,15 +132,42 @@ def check_flips(flips: int) -> int:
 
 def check_monitor(monitor: str, metrics: Sequence[str], regions: Regions | None = None) -> None:
     """Raise `ConfigError` for a monitor that will not be logged; without `regions` any region passes."""
-    names = [name for name in metrics if METRICS[name].better]
-    metric, part = part_name(monitor)
-    parts = [part] if regions is None else [*map(str.lower, regions), "mean"]
-    if monitor != "loss" and not (metric in names and part in parts):
-        offered = ", ".join([*(f"{name}_mean" for name in names), "loss"])
+    if not _is_score(monitor, metrics, regions):
+        offered = ", ".join(_offered(metrics))
         raise ConfigError(
             f"module.monitor={monitor} is no score of module.metrics [{', '.join(metrics)}]: give one of these, such "
             f"as {offered}"
         )
+
+
+def _is_score(monitor: str, metrics: Sequence[str], regions: Regions | None) -> bool:
+    metric, part = part_name(monitor)
+    parts = [part] if regions is None else [*map(str.lower, regions), "mean"]
+    return monitor == "loss" or (metric in _ordered(metrics) and part in parts)
+
+
+def _ordered(metrics: Sequence[str]) -> list[str]:
+    """Return those of the metrics of which more, or less, is better."""
+    return [name for name in metrics if METRICS[name].better]
+
+
+def _offered(metrics: Sequence[str]) -> list[str]:
+    return [*(f"{name}_mean" for name in _ordered(metrics)), "loss"]
+
+
+def check_monitors(callbacks: Sequence[Callback], metrics: Sequence[str], regions: Regions | None) -> None:
+    """Raise `ConfigError` for a callback that monitors what is not logged; Lightning fails on it after an epoch.
+
+    Args:
+        callbacks: Of the configuration.
+        metrics: Names of what is validated.
+        regions: Of the data set.
+    """
+    for callback in callbacks:
+        stage, _, monitor = (getattr(callback, "monitor", None) or "").partition("/")
+        if stage == "val" and not _is_score(monitor, metrics, regions):
+            offered, name = ", ".join(f"val/{one}" for one in _offered(metrics)), type(callback).__name__
+            raise ConfigError(f"trainer.callbacks: {name} monitors val/{monitor}, which is not logged; give {offered}")
 
 
 def check_windows(

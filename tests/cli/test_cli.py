@@ -330,6 +330,10 @@ def test_without_a_checkpoint_the_newest_run_of_the_experiment_is_taken(
         (["--trainer.barebones", "true"], "error: trainer"),
         (["--trainer.profiler", "fastest"], "trainer.profiler=fastest: "),
         (["--trainer.precision", "8-true"], "trainer.precision"),
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/dice"],
+            "trainer.callbacks: EarlyStopping monitors val/dice, which is not logged; give val/dice_mean, ",
+        ),
         (["--trainer.max_time", "soon"], "trainer.max_time=soon must be a time above 0"),
         (["--trainer.gradient_clip_algorithm", "mean"], "trainer.gradient_clip_algorithm=mean: "),
         (["--trainer.max_steps", "-1", "--trainer.max_epochs", "-1"], "set trainer.max_steps or max_epochs"),

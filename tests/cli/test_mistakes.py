@@ -169,6 +169,7 @@ TIME = "must be a time above 0 as days:hours:minutes:seconds, such as 00:12:00:0
         ({"num_sanity_val_steps": -2}, "num_sanity_val_steps=-2 must be a number of at least -1"),
         ({"max_epochs": -2}, "max_epochs=-2 must be a number of at least -1"),
         ({"max_steps": 5, "min_steps": 10}, "min_steps=10 is above trainer.max_steps=5; raise one or lower the other"),
+        ({"precision": "16-true"}, "precision=16-true has too few digits for weights; give 16-mixed or bf16-true"),
         ({"max_time": "abc"}, f"max_time=abc {TIME}"),
         ({"max_time": "00:00:00:00"}, f"max_time=00:00:00:00 {TIME}"),
         ({"max_time": {"hour": 1}}, f"max_time={{'hour': 1}} {TIME}"),
@@ -201,6 +202,16 @@ def test_numbers_that_are_right_pass() -> None:
         (
             [f"--{CALLBACKS}", f"[{{class_path: {STOPPING}, init_args: {{monitor: a, mode: up}}}}]"],
             "trainer.callbacks[0].init_args.mode: EarlyStopping: `mode` can be min, max, got up\n",
+        ),
+        (
+            [f"--{CALLBACKS}+=OnExceptionCheckpoint", f"--{CALLBACKS}.dirpath", "elsewhere"],
+            "trainer.callbacks: OnExceptionCheckpoint would have the next run go on from its file; one that is stopped "
+            "saves last.ckpt anyway\n",
+        ),
+        (
+            [f"--{CALLBACKS}+=StochasticWeightAveraging", f"--{CALLBACKS}.swa_lrs", "0.1"],
+            "trainer.callbacks: StochasticWeightAveraging averages weights that no validation scores and no checkpoint "
+            "keeps; give module.ema\n",
         ),
         ([f"--{NETWORK}.depth", "0"], "error: module.network.init_args.depth: UNETR: depth=0 must be a whole number"),
         (

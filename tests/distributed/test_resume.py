@@ -193,10 +193,11 @@ def test_batches_of_another_size_do_not_go_on_in_mid_epoch(
     monkeypatch.chdir(work)
     with pytest.raises(SystemExit):
         main(words("size", *signal_at(work, 2, signal.SIGTERM)))
-    assert main(words("size", "--ckpt_path", "auto", "--data.batch_size", "1")) == 2
+    halves = ["--data.batch_size", "1", "--trainer.accumulate_grad_batches", "2"]
+    assert main(words("size", "--ckpt_path", "auto", *halves)) == 2
     assert "in the middle of an epoch with 2 patches a batch over all ranks, now it is 1" in capsys.readouterr().err
     ended = ["--ckpt_path", "runs/debug/whole/checkpoints/last.ckpt", "--trainer.max_steps", str(STEPS + 1)]
-    assert main(words("ended", *ended, "--data.batch_size", "1")) == 0
+    assert main(words("ended", *ended, *halves)) == 0
 
 
 def test_a_restarted_job_goes_on_with_its_own(

@@ -9,9 +9,10 @@ from raum_lightning.errors import RunError
 from raum_lightning.inference.weights import UNKNOWN
 from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.checkpoint_io import EXPORT
-from raum_lightning.training.length import only_timer
+from raum_lightning.training.length import accumulated, only_timer
 from raum_lightning.training.optimizers import follow_schedule
 
+PATCHES = "patches"  # key of a checkpoint: how many a batch of all ranks has, and a step
 CLOSE = 1.05  # of two learning rates, one of which nothing is said
 
 
@@ -71,11 +72,42 @@ def _check_unseen(trainer: pl.Trainer, trained: frozenset[str], weights: str) ->
 
 
 class Continuation(pl.Callback):
-    """Resumes a run at the step of its checkpoint, not at the one where it was killed."""
+    """Resumes a run at the step of its checkpoint, not at that where it was killed, with as many patches a step."""
+
+    def __init__(self) -> None:
+        self.rebatched = False
+        """Whether the same patches of a step are now other batches."""
+        self.starts = False
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds how many patches a step has."""
+        checkpoint[PATCHES] = {"batch": _batch(trainer), "step": _batch(trainer) * trainer.accumulate_grad_batches}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Raises `RunError` where a step would have another number of patches."""
+        before, parts = checkpoint.get(PATCHES), accumulated(trainer, checkpoint["epoch"])
+        now = {"batch": _batch(trainer), "step": _batch(trainer) * parts}
+        if before and before["step"] != now["step"]:
+            raise RunError(
+                f"{trainer.ckpt_path}: its steps have {before['step']} patches, now they would have {now['step']} "
+                f"(data.batch_size {data_of(trainer).batch_size} x {trainer.world_size} ranks x "
+                f"trainer.accumulate_grad_batches {parts}): choose these so that it stays the same, or train another "
+                "run from these weights with --module.init_from"
+            )
+        self.rebatched = before is not None and before["batch"] != now["batch"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tells the loggers that have a `rewind` the step at which training starts; closes a finished epoch."""
+        self.starts = True
         loop = trainer.fit_loop
+        if self.rebatched:  # in the middle of an epoch `PatchLoader` has refused it
+            finished = loop.epoch_loop.batch_progress.current
+            for count in ("ready", "started", "processed", "completed"):
+                setattr(finished, count, trainer.num_training_batches)
         if loop.restarted_on_epoch_end:
             # saved in `on_train_epoch_end`: Lightning (2.6) would count the epoch twice and skip the next one's data
             loop.epoch_progress.increment_completed()
@@ -92,3 +124,17 @@ class Continuation(pl.Callback):
         for logger in trainer.loggers:
             if rewind := getattr(logger, "rewind", None):
                 rewind(trainer.global_step)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the steps of the logs on, which Lightning (2.6) saves before a validation and raises after it."""
+        if self.starts:
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            self.starts = False
+
+
+def _batch(trainer: pl.Trainer) -> int:
+    """Return the patches of a batch over all ranks."""
+    batch: int = data_of(trainer).batch_size * trainer.world_size
+    return batch

@@ -18,10 +18,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_only
 
 from raum_lightning.errors import ConfigError
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.signals import handled_by
+from raum_lightning.training.length import accumulations
 
 # Windows has no such signal
 REQUEUE: signal.Signals | None = getattr(signal, "SIGUSR1", None)
@@ -34,6 +36,11 @@ class Preempted(SystemExit):
     """The run was asked to stop and can be resumed."""
 
 
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def leaving_on_signal() -> AbstractContextManager[None]:
     """Within the block, end the process at once, with 128 and the signal's number, where it is asked to stop."""
     return handled_by(leave)
@@ -42,7 +49,7 @@ def leaving_on_signal() -> AbstractContextManager[None]:
 def leave(signum: int, frame: FrameType | None) -> None:
     """Leave at once."""
     name = signal.Signals(signum).name
-    print(f"{name}: stopped; what was finished is kept, and the same command resumes", file=sys.stderr, flush=True)
+    _say(f"{name}: stopped; what was finished is kept, and the same command resumes")
     raise Preempted(128 + signum)
 
 
@@ -88,10 +95,7 @@ class LastCheckpoint(Checkpoint):
         if signum == CTRL_C:
             if self.received == CTRL_C:
                 raise KeyboardInterrupt
-            print(
-                "\nCtrl-C: saving and stopping after this step or validation; press it again to stop at once",
-                file=sys.stderr,
-            )
+            _say("\nCtrl-C: saving and stopping after this step or validation; press it again to stop at once")
         self.received = signal.Signals(signum)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -172,8 +176,14 @@ def _check_validations(trainer: pl.Trainer) -> None:
 
     The gradients of those before it are in no checkpoint.
     """
-    parts, every = trainer.accumulate_grad_batches, trainer.val_check_batch
-    if parts == 1 or not trainer.enable_validation:
+    if trainer.enable_validation:
+        for parts in accumulations(trainer):
+            _check_between(trainer, parts)
+
+
+def _check_between(trainer: pl.Trainer, parts: int) -> None:
+    every = trainer.val_check_batch
+    if parts == 1:
         return
     if trainer.check_val_every_n_epoch is None:  # batches are counted over all epochs, each of which ends with a step
         between = every is None or every % parts or trainer.num_training_batches % parts
