@@ -4,7 +4,7 @@
     python benchmarks/ablation.py --root DIR --variants v1 v2 monai_torchio --seconds 1200 --out runs/first
     python benchmarks/ablation.py --root DIR --processor --seconds 600 --parallel 2 --out runs/two_at_once
     python benchmarks/ablation.py --root DIR --steps 2000 --size 128 --embed 768 --depth 12 --heads 12 --out runs/full
-    python benchmarks/ablation.py --root DIR --steps 800 --size 48 --variants all --parallel 14 --out runs/parts
+    python benchmarks/ablation.py --root DIR --steps 800 --size 64 --variants all --parallel 14 --out runs/parts
 
 Of 25 cases 6 are for testing and 19 train, the same for all variants, by patient and a hash of their ids; or those that
 `--splits` names. At one seed all variants of the network see the same patches in the same order: a variant that takes
@@ -237,6 +237,8 @@ def parse(words: Sequence[str] | None = None) -> Options:
     add("--lr", type=float, default=1e-3)
     add("--overlap", type=float, default=0.25)
     options = parser.parse_args(words)
+    if options.processor and options.workers:
+        parser.error("--processor counts the time of the training's own process: leave --workers out")
     options.variants = list(NAMES) if "all" in options.variants else options.variants
     return options
 
@@ -276,14 +278,22 @@ def begin(turn: Any) -> None:
 
 
 def results(tasks: Sequence[tuple[str, int]], options: Options) -> Iterator[dict[str, Any]]:
-    """Return what `train` does for each variant and seed, in other processes."""
+    """Return what `train` does for each variant and seed, in other processes; end with those that failed."""
     context = multiprocessing.get_context("spawn")
     turn = None if at_once(options) else context.Lock()
     tasks_each = None if torch.cuda.is_available() else 1  # the peak of a GPU's memory is asked for each training
     # not a Pool, whose processes may not have the loader's as children
     with ProcessPoolExecutor(options.parallel, context, begin, (turn,), max_tasks_per_child=tasks_each) as pool:
-        for future in as_completed([pool.submit(train, *task, options) for task in tasks]):
-            yield future.result()
+        futures = {pool.submit(train, *task, options): task for task in tasks}
+        failed = []
+        for future in as_completed(futures):
+            if error := future.exception():
+                failed.append("{}, seed {}: {}".format(*futures[future], error))
+                print(failed[-1], flush=True)
+            else:
+                yield future.result()
+    if failed:
+        raise SystemExit("\n".join(["not trained:", *failed]))
 
 
 def save_cases(rows: Sequence[dict[str, Any]], folder: Path) -> None:

@@ -18,6 +18,7 @@ round, which other programs on the machine disturbed least. `CPU ms` is the time
 
 import argparse
 import json
+import math
 import os
 import select
 import subprocess
@@ -282,7 +283,7 @@ def show(size: int, contenders: dict[str, Contender]) -> None:
     best = {name: (max(r["rate"] for r in c.rounds), min(r["cpu"] for r in c.rounds)) for name, c in contenders.items()}
     for name, (rate, cpu) in best.items():
         start, peak = contenders[name].start, contenders[name].peak / MB
-        ours, our_cpu = best["raum"]
+        ours, our_cpu = best.get("raum", (math.nan, math.nan))
         row = (f"{rate:.2f}", f"{1e3 * cpu:.0f}", f"{start['first']:.1f}", f"{peak:.0f}", f"{start['prepared']:.1f}")
         row = (*row, f"{ours / rate:.1f}", f"{cpu / our_cpu:.1f}")
         print(f"{name:8}" + "".join(f"{text:>{len(c) + 2}}" for text, c in zip(row, columns, strict=True)), flush=True)

@@ -40,6 +40,7 @@ from raum_lightning.models.accelerate import accelerate
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 ROUNDS = 3
+PLACES = ("workers", "device")  # where the loader's batches are augmented
 Pair = tuple[Tensor, Tensor]
 
 
@@ -167,24 +168,30 @@ def main() -> None:
     made = trainings(options)
     rows = {name: (training, repeated(options)) for name, training in made.items()}
     if not options.no_loader:
-        rows |= {place: (made["ours"], batches(options, place)) for place in ("workers", "device")}
+        rows |= {place: (made["ours"], batches(options, place)) for place in PLACES}
     best, peaks = dict.fromkeys(rows, float("inf")), dict.fromkeys(rows, float("nan"))
     for name, (training, source) in rows.items():
         print(f"{name} ...", flush=True)
         for _ in range(3):
             pair = next(source)
+            training.optimizer.zero_grad(set_to_none=True)
             before = reset_peak(options.device)
             training.step(pair)
             if options.device.type == "cuda":
                 peaks[name] = (torch.cuda.max_memory_allocated() - before) / 2**30
+    ahead = 2 * options.workers  # batches that a loader makes while other rows take their turn
     for _ in range(ROUNDS):
         for name, (training, source) in rows.items():
+            loads = name in PLACES
+            steps = max(options.steps, 4 * ahead) if loads else options.steps
+            for _ in range(ahead if loads else 0):
+                next(source)
             synchronise(options.device)
             started = time.perf_counter()
-            for _ in range(options.steps):
+            for _ in range(steps):
                 training.step(next(source))
             synchronise(options.device)
-            best[name] = min(best[name], (time.perf_counter() - started) / options.steps)
+            best[name] = min(best[name], (time.perf_counter() - started) / steps)
     where = torch.cuda.get_device_name() if options.device.type == "cuda" else "CPU"
     print(f"{where}, torch {torch.__version__}: {options.batch} patches of {options.size}^3 a step, ", end="")
     print(f"{options.workers} workers of {os.cpu_count()} cores")

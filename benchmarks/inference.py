@@ -114,6 +114,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile the network, for both")
     args = parser.parse_args()
+    if (args.checkpoint is None) != (args.case is None):
+        parser.error("--checkpoint and --case belong together")
 
     if args.checkpoint:
         network, roi, image = trained(args.checkpoint, args.case)

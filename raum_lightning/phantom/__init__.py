@@ -6,6 +6,7 @@ and a scale of its own. What tells them apart is form, place and the other contr
 """
 
 import gzip
+import hashlib
 import tempfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -63,13 +64,16 @@ class Phantom:
 
 
 def _recipe(*, seed: int, index: int, shape: tuple[int, int, int], layout: str = "") -> str:
-    """All that a case follows from, short enough for the 80 bytes of a NIfTI description."""
+    """All that a case follows from, or a hash of it, in the 80 bytes that a NIfTI description has."""
     if min(shape) < MIN_SIZE:
         raise ConfigError(f"shape {shape} is too small for a head: give at least {MIN_SIZE} voxels along each axis")
     if seed < 0:
         raise ConfigError(f"seed {seed} is negative: give 0 or more")
-    named = f" {layout[:24]}" if layout else ""
-    return f"{SIGNATURE} {VERSION}{named}, shape {'x'.join(map(str, shape))}, seed {seed}, case {index}"
+    named = f" {layout}" if layout else ""
+    text = f"{SIGNATURE} {VERSION}{named}, shape {'x'.join(map(str, shape))}, seed {seed}"
+    if len(text) > 64 or not text.isascii():
+        text = f"{SIGNATURE} {VERSION} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"{text}, case {index}"
 
 
 def phantom_case(*, seed: int, index: int, shape: tuple[int, int, int] = (240, 240, 155)) -> Phantom:

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,26 @@ def test_it_trains_scores_and_continues(
     assert (sorted(own.split.train), own.split.test) == (sorted(split["val"] + split["train"]), split["test"])
     with pytest.raises(SystemExit, match="out holds runs with another lr; give another --out"):
         ablation.main([*words, "--lr", "0.1"])
+
+
+def test_one_that_fails_takes_no_other_along(
+    ablation: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(name: str, seed: int, options: Any) -> dict[str, Any]:
+        if name == "v2":
+            raise ValueError("it takes no such patch")
+        return {"variant": name, "seed": seed}
+
+    monkeypatch.setattr(ablation, "train", train)
+    monkeypatch.setattr(ablation, "ProcessPoolExecutor", lambda *given, **options: ThreadPoolExecutor(1))
+    options = ablation.parse(["--parallel", "1", "--steps", "1"])
+    found = ablation.results([("v2", 0), ("v1", 0), ("stem", 1)], options)
+    assert [next(found)["variant"], next(found)["variant"]] == ["v1", "stem"]
+    with pytest.raises(SystemExit, match="not trained:\nv2, seed 0: it takes no such patch"):
+        next(found)
+    with pytest.raises(SystemExit):
+        ablation.parse(["--processor", "--workers", "2"])
+    assert "leave --workers out" in capsys.readouterr().err
 
 
 def test_means_and_deviations_are_over_seeds(ablation: Any, tmp_path: Path) -> None:

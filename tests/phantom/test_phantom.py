@@ -1,6 +1,7 @@
 import argparse
 import gzip
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from raum_lightning.cli import phantom as command
+from raum_lightning.datasets import load
 from raum_lightning.errors import OutputError
 from raum_lightning.labels import ED, ET, MODALITIES, NCR, REGIONS, in_classes
 from raum_lightning.phantom import Phantom, phantom_case, write_case, write_phantoms
@@ -214,6 +216,16 @@ def test_another_seed_replaces_but_never_mixes(tmp_path: Path) -> None:
         write_phantoms(tmp_path, cases=1, seed=1, shape=TINY, progress=False)
     assert write_phantoms(tmp_path, cases=1, seed=0, shape=TINY, progress=False) == 0
     assert write_phantoms(tmp_path, cases=3, seed=1, shape=TINY, progress=False) == 3
+
+
+@pytest.mark.parametrize("name", ["köln-2025", "university-hospital-of-somewhere-and-elsewhere"])
+def test_any_name_of_a_data_set_is_recognised_again(tmp_path: Path, name: str) -> None:
+    names = [name, f"{name}-2"]
+    first, second = (replace(load("brats2020"), name=one) for one in names)
+    assert write_phantoms(tmp_path, cases=2, shape=TINY, dataset=first, progress=False) == 2
+    assert write_phantoms(tmp_path, cases=2, shape=TINY, dataset=first, progress=False) == 0
+    with pytest.raises(ValueError, match="would stay"):
+        write_phantoms(tmp_path, cases=1, shape=TINY, dataset=second, progress=False)
 
 
 @pytest.mark.parametrize("name", ["BraTS20_Training_001/BraTS20_Training_001_flair.nii.gz", "patient/t1.nii", "t1.nii"])
