@@ -4,10 +4,8 @@ A sampler yields keys (epoch, index), a dataset maps a key to a patch. Nothing e
 workers and ranks yields the same patches, each once, and a resumed run continues with the next key.
 """
 
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from math import ceil, prod
 from typing import Any
 
@@ -17,7 +15,7 @@ import torchio as tio
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from raum_lightning.data.absent import StandIns, fill_absent
-from raum_lightning.data.augment import SampledTransform, margin, samplable
+from raum_lightning.data.augment import InOrder, SampledTransform, samplable
 from raum_lightning.data.option_checks import background_of, check_balanced, check_batch
 from raum_lightning.data.sampling import CaseOrder, PatchPlaces
 from raum_lightning.data.store import Prepared
@@ -194,13 +192,12 @@ class PatchDataset(Dataset[dict[str, Any]]):
         self.places = places
         self.batch = batch
         self.transform = transform or tio.Compose([])
-        self.samplable = samplable(self.transform)
-        self.margin = (0, 0, 0) if self.samplable else margin(self.transform, self.roi_size)
+        self.in_order = None if samplable(self.transform) else InOrder(self.transform, self.roi_size)
         self.raw = raw
         self.seed = seed
         if batch is not None:
             check_balanced(places.foreground_probability, batch)
-        if cases and not self.samplable:
+        if cases and self.in_order:
             self[0, 0]  # what a worker raised would come with its traceback
 
     def __len__(self) -> int:
@@ -217,8 +214,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.seed, epoch, index))
         start = self.places(case, mask.shape[1:], rng, foreground=self._foreground(epoch, index))
         seed = int(rng.integers(2**63))
-        if not self.samplable:
-            image, label = self._transformed(volume, mask, start, seed)
+        if self.in_order:
+            image, label = self.in_order(volume, mask, start, seed)
             return {"image": image.half(), "label": label[0], "case": case.id}
         sampled = SampledTransform.sample(self.transform, channels=len(volume), seed=seed)
         window, offset = sampled.window(start, self.roi_size, mask.shape[1:])
@@ -236,33 +233,6 @@ class PatchDataset(Dataset[dict[str, Any]]):
         order = np.random.default_rng((self.seed, epoch, number, self.batch)).permutation(self.batch)
         return bool(order[place] >= background_of(self.batch, self.places.foreground_probability))
 
-    def _transformed(
-        self, volume: torch.Tensor, mask: torch.Tensor, start: Sequence[int], seed: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        image = read_box(volume, start, self.roi_size, self.margin).float()
-        label = read_box(mask, start, self.roi_size, self.margin)
-        subject = tio.Subject(image=tio.ScalarImage(tensor=image), label=tio.LabelMap(tensor=label))
-        with torch.random.fork_rng(devices=[]):  # TorchIO samples from torch's global generator
-            torch.default_generator.manual_seed(seed)
-            with _others_seeded(seed):
-                subject = self.transform(subject)
-        image, label = subject["image"].data, subject["label"].data
-        _check_transformed(image, label, self.roi_size)
-        return _centre(image, self.roi_size), _centre(label, self.roi_size)
-
-
-@contextmanager
-def _others_seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators of Python and NumPy for a while: a transform of the user's own may draw from them."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - such a transform draws from it
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-
 
 def in_float32(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a batch as `default_collate` does, its image in float32."""
@@ -273,30 +243,3 @@ def in_float32(items: list[dict[str, Any]]) -> dict[str, Any]:
 def collate_lists(items: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Return a batch as lists: raw patches differ in size."""
     return {key: [item[key] for item in items] for key in items[0]}
-
-
-def read_box(
-    volume: torch.Tensor, start: Sequence[int], size: Sequence[int], margin: Sequence[int] = (0, 0, 0)
-) -> torch.Tensor:
-    """Return the box of `size` voxels at `start` and `margin` voxels around it, of C X Y Z; zeros beyond the volume."""
-    wanted = [(first - m, first + n + m) for first, n, m in zip(start, size, margin, strict=True)]
-    inside = [(max(0, a), min(b, n)) for (a, b), n in zip(wanted, volume.shape[1:], strict=True)]
-    box = volume.new_zeros(len(volume), *(b - a for a, b in wanted))
-    target = tuple(slice(a - first, max(a, b) - first) for (a, b), (first, _) in zip(inside, wanted, strict=True))
-    box[:, *target] = volume[:, *(slice(a, max(a, b)) for a, b in inside)]
-    return box
-
-
-def _check_transformed(image: torch.Tensor, label: torch.Tensor, size: Sequence[int]) -> None:
-    shapes = [tuple(one.shape[1:]) for one in (image, label)]
-    if len(label) != 1 or any(have < want for shape in shapes for have, want in zip(shape, size, strict=True)):
-        shown = " and ".join(" x ".join(map(str, one.shape)) for one in (image, label))
-        raise ConfigError(
-            f"data.augmentation: image and label are {shown} (C X Y Z) after it, which holds no patch of "
-            f"data.roi_size={list(size)} with one channel of classes; leave out what crops, resamples or encodes"
-        )
-
-
-def _centre(volume: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    starts = [(have - want) // 2 for have, want in zip(volume.shape[1:], size, strict=True)]
-    return volume[:, *(slice(start, start + n) for start, n in zip(starts, size, strict=True))].contiguous()

@@ -9,9 +9,16 @@ import torch
 import torchio as tio
 
 from raum_lightning.cases.discovery import find_cases
-from raum_lightning.data.augment import BatchAugmentation, default_augmentation
+from raum_lightning.data.augment import (
+    BatchAugmentation,
+    RandomBiasField,
+    RandomContrast,
+    RandomSpatial,
+    default_augmentation,
+)
+from raum_lightning.data.augment.in_order import read_box
 from raum_lightning.data.datamodule import BratsDataModule
-from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler, ShardSampler, read_box
+from raum_lightning.data.patches import PatchDataset, PatchLoader, PatchSampler, ShardSampler
 from raum_lightning.data.sampling import PatchPlaces
 from raum_lightning.data.store import Prepared, prepare, prepared_folder
 from raum_lightning.errors import ConfigError
@@ -49,7 +56,11 @@ def epochs(patches: PatchLoader, count: int = 2) -> list[torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("transform", [default_augmentation(), tio.RandomAffine(degrees=20)], ids=["ours", "torchio"])
+@pytest.mark.parametrize(
+    "transform",
+    [default_augmentation(), tio.RandomAffine(degrees=20, p=0.5), tio.OneOf([tio.RandomAffine(), tio.RandomNoise()])],
+    ids=["ours", "torchio", "one of"],
+)
 def test_any_number_of_workers_yields_the_same(cases: list[Prepared], transform: tio.Transform) -> None:
     reference = epochs(loader(cases, transform=transform))
     assert len({tuple(batch.flatten()[:500].tolist()) for batch in reference}) == len(reference)
@@ -165,6 +176,28 @@ class Drawing(tio.Transform):  # type: ignore[misc]
         return subject
 
 
+def test_labels_stay_classes(cases: list[Prepared]) -> None:
+    for transform in (tio.RandomAffine(p=0.5), tio.RandomElasticDeformation(max_displacement=2), tio.RandomNoise()):
+        patches = dataset(cases, transform=transform)
+        assert {patches[0, index]["label"].dtype for index in range(6)} == {torch.uint8}
+    between = tio.Lambda(lambda label: label + 0.5, types_to_apply=[tio.LABEL])
+    with pytest.raises(ConfigError, match="labels between classes"):
+        dataset(cases, transform=between)
+
+
+def test_a_transform_of_torchio_changes_nothing_of_ours(cases: list[Prepared]) -> None:
+    """After what moves voxels, a transform sees the patch and not what was read around it."""
+    moving, still = RandomSpatial(degrees=40, p_affine=1e-9, flip_probability=0), tio.RandomGamma(p=0)
+    contrast, field = RandomContrast(factor=(0.5, 0.5), p=1), RandomBiasField(coefficients=(0.5, 0.5), p=1)
+    for ours in (contrast, field):
+        alone = dataset(cases, transform=tio.Compose([moving, ours]))[0, 2]["image"]
+        beside = dataset(cases, transform=tio.Compose([moving, ours, still]))[0, 2]["image"]
+        plain = dataset(cases, transform=None)[0, 2]["image"]
+        # the two ways draw in another order, but the parameters are the same numbers
+        assert (beside - plain).abs().max() > 0.01
+        assert torch.allclose(alone.float(), beside.float(), atol=4e-3)
+
+
 def test_a_transform_that_draws_from_elsewhere_depends_on_the_key_alone(cases: list[Prepared]) -> None:
     state: Any = np.random.get_state
     before = random.getstate(), state()[1].tolist()
@@ -221,7 +254,7 @@ def test_a_balanced_batch_that_cannot_have_its_share(cases: list[Prepared], batc
 @pytest.mark.parametrize(
     ("transform", "shown"),
     [
-        (tio.CropOrPad(14), "3 x 14 x 14 x 14 and 1 x 14 x 14 x 14"),
+        (tio.CropOrPad(14), "3 x 14 x 12 x 14 and 1 x 14 x 12 x 14"),
         (tio.OneHot(num_classes=4), "and 4 x 16 x 12 x 20"),
     ],
     ids=["crop", "one-hot"],

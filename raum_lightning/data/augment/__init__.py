@@ -10,6 +10,7 @@ from raum_lightning.data.augment.batch import BatchAugmentation
 from raum_lightning.data.augment.contrast import RandomContrast, RandomInvertedGamma
 from raum_lightning.data.augment.dropout import RandomModalityDropout
 from raum_lightning.data.augment.extent import margin
+from raum_lightning.data.augment.in_order import InOrder
 from raum_lightning.data.augment.intensity import (
     RandomBiasField,
     RandomBlur,
@@ -26,6 +27,7 @@ from raum_lightning.data.augment.spatial import RandomSpatial
 __all__ = [
     "PRESETS",
     "BatchAugmentation",
+    "InOrder",
     "RandomBiasField",
     "RandomBlur",
     "RandomContrast",

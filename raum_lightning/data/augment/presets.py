@@ -64,7 +64,7 @@ PRESETS: dict[str, Callable[[], tio.Compose]] = {
 
 
 def build_transform(
-    augmentation: Sequence[tio.Transform] | str | bool,
+    augmentation: Sequence[tio.Transform] | tio.Transform | str | bool | None,
     dropout: Mapping[str, float],
     modalities: Sequence[str],
     stand_ins: StandIns | None = None,
@@ -80,7 +80,10 @@ def build_transform(
         raise ConfigError(f"data.augmentation={augmentation} must be one of {', '.join(PRESETS)}, or transforms")
     if isinstance(augmentation, bool):
         augmentation = "default" if augmentation else ()
-    parts = list(PRESETS[augmentation]().transforms if isinstance(augmentation, str) else augmentation)
+    given = PRESETS[augmentation]() if isinstance(augmentation, str) else augmentation
+    several = given.transforms if isinstance(given, tio.Compose) else given or ()
+    parts = [several] if isinstance(several, tio.Transform) else list(several)
+    _check_names(parts)
     if dropout:
         check_names("modality_dropout", list(dropout), modalities)
         for name, probability in dropout.items():
@@ -91,3 +94,17 @@ def build_transform(
         chances = [dropout.get(name, 0.0) for name in modalities]
         parts.append(RandomModalityDropout(probabilities=chances, stand_ins=stand_ins))
     return tio.Compose(parts) if parts else None
+
+
+def _check_names(parts: Sequence[tio.Transform]) -> None:
+    """Raise `ConfigError` for a transform of images that a patch has not, which would act on all or none."""
+    for part in parts:
+        if isinstance(part, (tio.Compose, tio.OneOf)):
+            _check_names(list(getattr(part, "transforms", None) or part.transforms_dict))
+        for key in ("include", "exclude", "keep"):
+            named = getattr(part, key, None) or []
+            if unknown := [str(name) for name in named if name not in ("image", "label")]:
+                raise ConfigError(
+                    f"data.augmentation: {type(part).__name__}.{key} names {', '.join(unknown)}; a patch has image, "
+                    "all modalities together, and label"
+                )

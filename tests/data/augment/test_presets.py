@@ -142,3 +142,20 @@ def test_names_and_chances_by_yaml() -> None:
     data = parser.instantiate(parser.parse_object(given)).data
     assert len(data.transform.transforms) == 9
     assert len(parser.instantiate(parser.parse_object({"data": {"root": "x"}})).data.transform.transforms) == 4
+
+
+def test_any_way_to_give_transforms() -> None:
+    one, modalities = tio.RandomFlip(), ("flair", "t2")
+    for given in (one, [one], (one,), tio.Compose([one])):
+        built = build_transform(given, {}, modalities)
+        assert isinstance(built, tio.Compose) and built.transforms == [one]
+    assert build_transform(None, {}, modalities) is None is build_transform([], {}, modalities)
+
+
+@pytest.mark.parametrize("key", ["include", "exclude", "keep"])
+def test_a_transform_of_an_image_that_a_patch_has_not(key: str) -> None:
+    inner = tio.RandomNoise(**{key: {"t1ce": "x"} if key == "keep" else ["t1ce"]})
+    for given in ([inner], [tio.Compose([inner])], [tio.OneOf([inner])]):
+        with pytest.raises(ConfigError, match=f"RandomNoise.{key} names t1ce; a patch has image, all modalities"):
+            build_transform(given, {}, ("flair", "t1ce"))
+    build_transform([tio.RandomNoise(include=["image"])], {}, ("flair", "t1ce"))
