@@ -70,6 +70,7 @@ OURS: dict[str, tuple[Keys, Keys, Keys]] = {
     "v2 small, no deep_supervision": (SMALL | {"deep_supervision": False}, {}, {}),
     "v2 small, drop_path 0.2": (SMALL | {"drop_path": 0.2}, {}, {}),
     "v2 small with recipe": (SMALL, RECIPE, {}),
+    "v2 small, stem_stride 2, muon": (HALF, {"optimizer": MuonAdamW}, {}),
     "v2 small, stem_stride 2, modality_dropout": (HALF, {}, {"modality_dropout": {"flair": 0.2}}),
     "v2 small, stem_stride 2, modality_dropout, fill_absent": (HALF, {}, FLAIR_FROM_T2),
     "v2 small, stem_stride 2, bias field": (HALF, {}, BIAS_FIELD),
