@@ -47,12 +47,13 @@ def judge(
         cases: As `find_cases` gives them.
         facts: Of each case, as `measure_cases` gives them.
         modalities: What every case must have; of others that it has, all files that were measured are judged too.
-        masked: Whether every case must have a mask; by default where any has one. Cases that a dataset.json lists need
-            none.
+        masked: Whether every case must have a mask; by default where any has one. Cases that a dataset.json lists, and
+            those that the data set keeps for testing, need none.
     """
     masked = any(case.label for case in cases) if masked is None else masked
     subjects = [
-        Subject(case, fact, modalities, masked and not case.channels) for case, fact in zip(cases, facts, strict=True)
+        Subject(case, fact, modalities, masked and not case.channels and not case.held_out)
+        for case, fact in zip(cases, facts, strict=True)
     ]
     found = [
         Finding(rule.severity, rule.name, subject.case.id, file, message, advice)
@@ -91,7 +92,7 @@ def check_before_training(
         listed = "\n  ".join(lines)
         raise CaseError(
             f"{len({finding.case for finding in errors})} of {len(cases)} cases cannot be used; repair them or list "
-            f"their ids under data.exclude (data.check=false trains on all that can be read):\n  {listed}"
+            f"their ids under data.exclude (with data.check=false only what cannot be read must be):\n  {listed}"
         )
     if not findings:
         return None

@@ -112,7 +112,9 @@ def read_split(path: Path, cases: Sequence[Case], *, fold: int = 0) -> Split:
     except IndexError:
         raise SplitError(f"{path}: has no fold {fold}") from None
     except (ValueError, AttributeError, TypeError) as error:
-        raise SplitError(f"{path}: is not a split ({error}); expected train, val and test with lists of ids") from None
+        raise SplitError(
+            f"{path}: is not a split ({error}); expected JSON: train, val and test, with lists of ids"
+        ) from None
     if unknown := sorted({*split.train, *split.val, *split.test} - set(patients)):
         raise SplitError(f"{path}: {len(unknown)} ids are not among the cases with a mask: {', '.join(unknown[:5])}")
     parts = [(part, set(ids)) for part, ids in asdict(split).items()]

@@ -382,3 +382,14 @@ def test_the_memory_of_a_large_case(tmp_path: Path) -> None:
     run = [sys.executable, "-c", MEMORY, str(tmp_path)]
     peak = int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
     assert peak < 60_000 + 6.5 * np.prod(shape) / 1000 + 60_000  # Python and NumPy, the case, samples
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_a_case_that_its_data_set_keeps_for_testing_needs_no_mask(tmp_path: Path, held_out: bool) -> None:
+    for number in (1, 2):
+        write(tmp_path, f"BraTS20_Training_00{number}", number)
+    cases = find_cases(tmp_path)
+    facts = [measure(case) for case in cases]
+    cases[1] = replace(cases[1], label=None, held_out=held_out)
+    missing = [found.case for found in check.judge(cases, facts, ALL) if "missing: mask" in found.message]
+    assert missing == ([] if held_out else [cases[1].id])
