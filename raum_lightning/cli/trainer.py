@@ -260,7 +260,9 @@ class RaumCLI(LightningCLI):
                 ours.append(LastCheckpoint(self.run))
             if config.get("logger"):
                 ours += [LearningRate(), Throughput()]
-        if type(self.model) is SegmentationModule:  # one of the user's own may log other names
+        if (
+            self.subcommand == "fit" and type(self.model) is SegmentationModule
+        ):  # one of the user's own may log other names
             check_monitors(given, self.model.val_metrics.metrics, self.model.regions)
         config["plugins"] = [*as_list(config.get("plugins")), VerifiedCheckpointIO()]
         with refusals("trainer", config):

@@ -39,7 +39,8 @@ def slow_down(network: nn.Module) -> None:
 
 def _swap(whole: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> None:
     for part in whole.modules():
-        part.__class__ = classes.get(type(part), type(part))
+        if type(part) in classes:  # a traced module bears no assignment
+            part.__class__ = classes[type(part)]
 
 
 def _is_ours(part: nn.Module) -> bool:

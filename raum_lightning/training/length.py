@@ -126,7 +126,8 @@ class LastValidation(Checkpoint):
         stepped = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         self.ending |= trainer.should_stop
         trainer.should_stop = (self.ending and stepped) or self._is_last(trainer)
-        if trainer.should_stop and self.every is not None:
+        held = trainer.current_epoch < (trainer.min_epochs or 0) or trainer.global_step < (trainer.min_steps or 0)
+        if trainer.should_stop and self.every is not None and (self._is_last(trainer) or not held):
             trainer.check_val_every_n_epoch = 1
 
     @staticmethod

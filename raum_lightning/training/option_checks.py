@@ -164,7 +164,7 @@ def check_monitors(callbacks: Sequence[Callback], metrics: Sequence[str], region
         regions: Of the data set.
     """
     for callback in callbacks:
-        stage, _, monitor = (getattr(callback, "monitor", None) or "").partition("/")
+        stage, _, monitor = str(getattr(callback, "monitor", "")).partition("/")
         if stage == "val" and not _is_score(monitor, metrics, regions):
             offered, name = ", ".join(f"val/{one}" for one in _offered(metrics)), type(callback).__name__
             raise ConfigError(f"trainer.callbacks: {name} monitors val/{monitor}, which is not logged; give {offered}")

@@ -29,7 +29,8 @@ class InOrder:
     """
 
     def __init__(self, transform: tio.Transform, roi_size: Size) -> None:
-        parts = transform.transforms if type(transform) is tio.Compose else [transform]
+        plain = type(transform) is tio.Compose and transform.probability == 1
+        parts = transform.transforms if plain else [transform]
         rests = [margin(tio.Compose(parts[number:]), roi_size) for number in range(len(parts) + 1)]
         self.roi_size, self.margin = roi_size, rests[0]
         self.steps = list(zip(parts, rests[1:], strict=True))

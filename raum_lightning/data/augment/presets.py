@@ -81,8 +81,9 @@ def build_transform(
     if isinstance(augmentation, bool):
         augmentation = "default" if augmentation else ()
     given = PRESETS[augmentation]() if isinstance(augmentation, str) else augmentation
-    several = given.transforms if isinstance(given, tio.Compose) else given or ()
-    parts = [several] if isinstance(several, tio.Transform) else list(several)
+    parts = [given] if isinstance(given, tio.Transform) else list(given or ())
+    if isinstance(given, tio.Compose) and given.probability == 1:
+        parts = list(given.transforms)
     _check_names(parts)
     if dropout:
         check_names("modality_dropout", list(dropout), modalities)
@@ -100,7 +101,7 @@ def _check_names(parts: Sequence[tio.Transform]) -> None:
     """Raise `ConfigError` for a transform of images that a patch has not, which would act on all or none."""
     for part in parts:
         if isinstance(part, (tio.Compose, tio.OneOf)):
-            _check_names(list(getattr(part, "transforms", None) or part.transforms_dict))
+            _check_names(part.transforms if isinstance(part, tio.Compose) else list(part.transforms_dict))
         for key in ("include", "exclude", "keep"):
             named = getattr(part, key, None) or []
             if unknown := [str(name) for name in named if name not in ("image", "label")]:

@@ -83,7 +83,8 @@ class Continuation(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Adds how many patches a step has."""
-        checkpoint[PATCHES] = {"batch": _batch(trainer), "step": _batch(trainer) * trainer.accumulate_grad_batches}
+        parts = accumulated(trainer, trainer.current_epoch)
+        checkpoint[PATCHES] = {"batch": _batch(trainer), "step": _batch(trainer) * parts}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -131,6 +132,8 @@ class Continuation(pl.Callback):
         """Counts the steps of the logs on, which Lightning (2.6) saves before a validation and raises after it."""
         if self.starts:
             trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            # a schedule sets it where an epoch starts, and not where one goes on
+            trainer.accumulate_grad_batches = accumulated(trainer, trainer.current_epoch)
             self.starts = False
 
 

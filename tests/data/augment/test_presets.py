@@ -159,3 +159,9 @@ def test_a_transform_of_an_image_that_a_patch_has_not(key: str) -> None:
         with pytest.raises(ConfigError, match=f"RandomNoise.{key} names t1ce; a patch has image, all modalities"):
             build_transform(given, {}, ("flair", "t1ce"))
     build_transform([tio.RandomNoise(include=["image"])], {}, ("flair", "t1ce"))
+
+
+def test_a_compose_with_a_chance_of_its_own_keeps_it() -> None:
+    seldom = tio.Compose([tio.RandomNoise(), tio.Compose([])], p=0.25)
+    built = build_transform(seldom, {}, ("flair",))
+    assert isinstance(built, tio.Compose) and built.transforms == [seldom] and seldom.probability == 0.25
