@@ -260,9 +260,8 @@ class RaumCLI(LightningCLI):
                 ours.append(LastCheckpoint(self.run))
             if config.get("logger"):
                 ours += [LearningRate(), Throughput()]
-        if (
-            self.subcommand == "fit" and type(self.model) is SegmentationModule
-        ):  # one of the user's own may log other names
+        # a module of the user's own may log other names
+        if self.subcommand == "fit" and type(self.model) is SegmentationModule:
             check_monitors(given, self.model.val_metrics.metrics, self.model.regions)
         config["plugins"] = [*as_list(config.get("plugins")), VerifiedCheckpointIO()]
         with refusals("trainer", config):
