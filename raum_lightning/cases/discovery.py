@@ -20,12 +20,14 @@ DEPTH = 4
 
 
 def find_cases(
-    root: Path | str, dataset: str | Path | DataSet = "auto", *, prefer: DataSet | None = None
+    root: Path | str, dataset: Named = "auto", *, prefer: DataSet | None = None, above: bool = False
 ) -> list[Case]:
     """Return all cases below `root`, sorted by id.
 
-    `dataset` is auto, the name of a data set, its YAML file, or the data set itself. auto takes a dataset.json in
-    `root`, and otherwise what ids and names of files say; where they fit several data sets, `prefer` before others.
+    `dataset` is auto, the name of a data set, its YAML file or dataset.json, or the data set itself. auto takes a
+    dataset.json in `root`, and otherwise what ids and names of files say; where they fit several data sets, `prefer`
+    before others. Where nothing is found and `above`, folders above `root` may be part of the patterns of the data set
+    that is declared or preferred.
 
     Raises:
         CaseError: There is nothing to find, two folders hold the same case, or the names are those of several data sets
@@ -44,8 +46,10 @@ def find_cases(
         # the names of the files may still say what they are
         indexed, said = None, f"; {error}"
     cases = indexed if indexed is not None else _by_names(root, declared, prefer)
+    if not cases and above and (known := declared or prefer):
+        cases = _with_folders_above(root, known)
     if not cases:
-        raise CaseError(f"{root}: no cases found; {_expected(declared)}{said}")
+        raise CaseError(f"{root}: no cases found; {_expected(declared, prefer)}{said}")
     seen: dict[str, Case] = {}
     for case in cases:
         if case.id in seen:
@@ -60,14 +64,7 @@ def find_case(folder: Path | str, dataset: Named = "auto", *, prefer: DataSet | 
     Raises:
         CaseError: There is none or there are several.
     """
-    folder = expanded(folder)
-    known = prefer if dataset == "auto" else dataset if isinstance(dataset, DataSet) else load(dataset)
-    try:
-        cases = find_cases(folder, dataset, prefer=prefer)
-    except CaseError:
-        cases = _with_folders_above(folder, known) if known and folder.is_dir() else []
-        if not cases:
-            raise
+    cases = find_cases(folder, dataset, prefer=prefer, above=True)
     if len(cases) > 1:
         raise CaseError(f"{folder}: holds {len(cases)} cases ({cases[0].id}, {cases[1].id}, ...); name one of them")
     return cases[0]
@@ -153,8 +150,10 @@ def _check_declared(case: str, declared: DataSet) -> None:
         )
 
 
-def _expected(declared: DataSet | None) -> str:
-    if not declared or not declared.images:
-        return "expected files such as <case>/<case>_flair.nii.gz, a dataset.json, or a data set declared in YAML"
-    modality, patterns = next(iter(declared.images.items()))
-    return f"no file fits {' or '.join(patterns)}, the {modality} of data set {declared.name}"
+def _expected(declared: DataSet | None, prefer: DataSet | None) -> str:
+    known, others = declared or prefer, "files such as <case>/<case>_flair.nii.gz, a dataset.json, or a data set "
+    if not known or not known.images:
+        return f"expected {others}declared in YAML"
+    modality, patterns = next(iter(known.images.items()))
+    said = f"no file fits {' or '.join(patterns)}, the {modality} of data set {known.name}"
+    return said if declared else f"{said}; expected these, {others}declared as --dataset"

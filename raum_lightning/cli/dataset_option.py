@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-HELP = "auto (what the names of the files say), a name of `raum datasets`, or a YAML file"
+HELP = "auto (what the names of the files say), a name of `raum datasets`, a YAML file or a dataset.json"
 
 
 class _Renamed(argparse.Action):

@@ -11,7 +11,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a table, or the description of one data set, and return 0."""
     from raum_lightning.datasets import load, presets
-    from raum_lightning.datasets.description import FOLDER
+    from raum_lightning.datasets.known import FOLDER
 
     if args.name:
         print((FOLDER / f"{load(args.name).name}.yaml").read_text(encoding="utf-8"), end="")

@@ -30,7 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "auto: data set's",
     )
     add("--lesion-wise", action="store_true", help="add Dice and HD95 by lesion")
-    add_dataset(parser, text="whose label values both hold: auto, a name, such as brats2024, or a YAML file")
+    add_dataset(
+        parser, text="whose label values both hold: auto, a name, such as brats2024, a YAML file or a dataset.json"
+    )
     for side in ("predictions", "references"):
         add_dataset(parser, side, default=None, text=f"the same for the {side} alone")
     add("--out", type=Path, metavar="JSON", help="write everything here, and the cases beside it as CSV")

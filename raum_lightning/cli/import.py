@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--heads", type=int, help="heads of the attention (default: one for 64 numbers of a token)")
     add("--img-size", type=int, nargs=3, metavar=("X", "Y", "Z"), help="in voxels (default: a cube)")
     add("--modalities", nargs="+", help="what the input channels are, such as flair t1ce t2")
-    add("--dataset", help="whose classes the outputs are: a name of `raum datasets`, or a YAML file")
+    add("--dataset", help="whose classes the outputs are: a name of `raum datasets`, a YAML file or a dataset.json")
     add("--mode", choices=("labels", "regions"), help="what the outputs are (default: labels)")
 
 

@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data.root", dest="root", type=Path, required=True, metavar="DIR", help="folder with cases and masks")
     add("--part", choices=PARTS, default="test", help="which cases (default: %(default)s)")
     add("--splits", type=Path, metavar="JSON", help="where the parts stand (default: splits.json of the run)")
-    add("--dataset", default="auto", help="auto (what the names of the files say), a name, or a YAML file")
+    add(
+        "--dataset",
+        default="auto",
+        help="auto (what the names of the files say), a name, a YAML file or a dataset.json",
+    )
     add("--metrics", nargs="+", default=["dice"], help="such as dice hd95 lesion_dice (default: dice)")
     add("--rules", default="auto", help="as for `raum evaluate` (default: auto, the data set's)")
     add("--overlap", type=float, help="shared fraction of adjacent windows (default: the checkpoint's)")

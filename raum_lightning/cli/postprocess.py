@@ -29,7 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add = action.add_argument
         add("--predictions", type=Path, required=True, metavar="DIR", help="<case>.nii.gz or <case>_seg.nii.gz")
         add("--probabilities", type=Path, metavar="DIR", help=PROBABILITIES[action is fit])
-        add("--dataset", default="auto", help="whose label values they hold: a name, such as brats2024, or a YAML file")
+        add(
+            "--dataset",
+            default="auto",
+            help="whose label values they hold: a name, such as brats2024, a YAML file or a dataset.json",
+        )
     fit.add_argument("--references", type=Path, required=True, metavar="DIR", help="cases with masks, or masks alone")
     fit.add_argument(
         "--rules",

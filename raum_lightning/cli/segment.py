@@ -127,7 +127,7 @@ def _segment_folder(args: argparse.Namespace) -> int:
         check_folder(folder)
     segmenter = _load(args)
     prefer = segmenter.card.trained_on
-    cases = find_cases(args.cases, args.dataset or "auto", prefer=prefer if prefer.images else None)
+    cases = find_cases(args.cases, args.dataset or "auto", prefer=prefer if prefer.images else None, above=True)
     check_targets(cases, args.out)
     with progress_bar("segmenting cases") as progress:
         weights = hash_files(args.checkpoint)

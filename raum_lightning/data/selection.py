@@ -16,7 +16,7 @@ from raum_lightning.data.option_checks import check_names
 from raum_lightning.data.sampling import weights_of
 from raum_lightning.data.store import Prepared
 from raum_lightning.datasets import DataSet
-from raum_lightning.errors import ConfigError
+from raum_lightning.errors import CaseError, ConfigError, UserError
 
 
 class SelectedCases(pl.LightningDataModule):
@@ -109,11 +109,24 @@ class SelectedCases(pl.LightningDataModule):
         """Return the cases below a folder that are not excluded; each folder is searched once."""
         root = root or self.root
         if root not in self._found:
-            self._found[root] = find_cases(root, self.declared)
+            self._found[root] = find_cases(root, self.declared) if root == self.root else self._find_elsewhere(root)
         found = self._found[root]
         if root == self.root and (unknown := sorted(self.exclude - {case.id for case in found})):
             raise ConfigError(f"data.exclude names {', '.join(unknown[:5])}, no such case in {root}")
         return [case for case in found if case.id not in self.exclude]
+
+    def _find_elsewhere(self, root: Path) -> list[Case]:
+        """Cases to predict, called as those that trained where nothing else is said."""
+        try:
+            return find_cases(root, self.declared, above=True)
+        except CaseError as error:
+            try:
+                trained = self.dataset
+            except UserError:
+                raise error from None
+            # that of a dataset.json, which lies with the cases that trained
+            own = isinstance(self.declared, DataSet) and self.declared.index
+            return find_cases(root, trained if own else self.declared, prefer=trained, above=True)
 
     @property
     def _predicts_elsewhere(self) -> bool:

@@ -4,6 +4,8 @@ The files beside this module are the data sets known by name. Nothing else in th
 """
 
 from raum_lightning.datasets.dataset import BACKGROUND, IGNORED, DataSet
-from raum_lightning.datasets.description import ALIASES, load, names, parse, presets
+from raum_lightning.datasets.description import parse
+from raum_lightning.datasets.known import ALIASES, names, presets
+from raum_lightning.datasets.loading import load
 
 __all__ = ["ALIASES", "BACKGROUND", "IGNORED", "DataSet", "load", "names", "parse", "presets"]

@@ -133,7 +133,7 @@ class DataSet:
         Raises:
             LabelError: A value is not declared; the message names it and counts its voxels.
         """
-        from raum_lightning.datasets.description import hint_of  # which reads the data sets that it names
+        from raum_lightning.datasets.known import hint_of  # which reads the data sets that it names
 
         # in the order of the memory, so that this is a view; what is not background is a few voxels in a hundred
         order: Literal["F", "C"] = "F" if mask.flags.f_contiguous else "C"

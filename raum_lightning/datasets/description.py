@@ -1,19 +1,13 @@
-"""Reading data sets from YAML, strictly: what is misspelt or contradicts itself is said before any work."""
+"""A data set from plain values, strictly: what is misspelt or contradicts itself is said before any work."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from raum_lightning.atomic import expanded
 from raum_lightning.datasets.dataset import DataSet
 from raum_lightning.errors import ConfigError
-from raum_lightning.yaml_files import read_yaml
 
-FOLDER = Path(__file__).parent
-# names of before
-ALIASES = {"msd": "msd-task01"}
 SCORING = ("default", "brats2020", "brats2023", "brats2023-men", "brats2023-met", "brats2024", "brats2026")
 KEYS = frozenset(
     [
@@ -36,59 +30,6 @@ KEYS = frozenset(
     ]
 )
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
-
-
-def names() -> list[str]:
-    """Return the names of the data sets that come with the package."""
-    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
-
-
-@cache
-def presets() -> dict[str, DataSet]:
-    """Return the data sets that come with the package, by name."""
-    return {name: _read(FOLDER / f"{name}.yaml") for name in names()}
-
-
-def load(given: str | Path) -> DataSet:
-    """Return a data set by the name of one that comes with the package, or from a YAML file.
-
-    Raises:
-        ConfigError: There is no such name or file, or the file does not describe a data set.
-    """
-    name = ALIASES.get(str(given), str(given))
-    if name in names():
-        return presets()[name]
-    path = expanded(given)
-    if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"data set {name!r} is unknown; give a YAML file or one of auto, {', '.join(names())}")
-    return _read(path)
-
-
-def hint_of(dataset: DataSet, values: Sequence[float]) -> str:
-    """Return what other data sets with files of the same names have these label values, as the end of a sentence."""
-
-    def files(one: DataSet) -> set[str]:
-        return {pattern for patterns in one.images.values() for pattern in patterns}
-
-    found: dict[str, list[str]] = {}
-    for name, other in presets().items():
-        if set(values) <= set(other.labels) and files(other) & files(dataset) and set(other.ids) & set(dataset.ids):
-            meaning = " and ".join(f"{value:g} is {other.labels[int(value)]}" for value in values)
-            found.setdefault(meaning, []).append(name)
-    others = [f"{meaning} in {' and '.join(named)}" for meaning, named in found.items()]
-    return f"; {', '.join(others)}: declare whose masks they are with data.dataset or --dataset" if others else ""
-
-
-def _read(path: Path) -> DataSet:
-    try:
-        content, _ = read_yaml(path)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; it should describe the data set") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{path}: does not describe a data set; expected keys such as images, mask and labels")
-    return parse({"name": path.stem} | dict(content), str(path))
 
 
 def parse(content: Mapping[str, Any], where: str) -> DataSet:

@@ -7,9 +7,10 @@ things (see `labels`). In this order it follows from
 
 1. what was declared,
 2. what `raum` noted in the header of a file that it wrote,
-3. the name: BraTS20_*, BraTS2021_* and *_seg have the values of 2020, BraTS-GLI-* and *-seg those of 2023, and MSD
-   Task01 has its dataset.json,
-4. for a prediction, its reference.
+3. a dataset.json of MSD or nnU-Net in the folder, or in that around nnU-Net's labelsTr and labelsTs,
+4. the name: BraTS20_*, BraTS2021_* and *_seg have the values of 2020, BraTS-GLI-* and *-seg those of 2023; a prediction
+   that nothing but its name speaks for has the values that dataset.json says of its reference,
+5. for a prediction, its reference.
 
 A value that the data set found in this way does not define is an error, never a guess. BraTS 2024 must be declared.
 """
@@ -28,8 +29,14 @@ from raum_lightning.atomic import no_folder
 from raum_lightning.cases.case import Case, other_case, read_remark
 from raum_lightning.cases.discovery import files_below, find_cases, is_image, recognise
 from raum_lightning.cases.nifti import Volume, read_nifti, stem
-from raum_lightning.datasets import ALIASES, DataSet, load, names, presets
-from raum_lightning.errors import CaseError, EvaluationError, LabelError
+from raum_lightning.datasets import ALIASES, DataSet, load, presets
+from raum_lightning.datasets.dataset_json import FILE
+from raum_lightning.errors import CaseError, ConfigError, EvaluationError, LabelError
+
+# how the values of a mask are known, beside FILE
+NAME = "file name"
+# nnU-Net's folders of masks
+LABELS = ("labelsTr", "labelsTs")
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class MaskFile:
             EvaluationError: Its data set has classes that the reference's does not know.
         """
         known = reference.dataset
+        if self.known_by == NAME and reference.known_by == FILE:
+            return replace(self, found=known, known_by="reference")
         if self.found is None:
             # 4 of BraTS 2024 was declared for the reference: here it may mean what it did in 2020
             known = load("brats2023") if known.name == "brats2024" else known
@@ -121,15 +130,21 @@ def find_references(root: Path, dataset: str = "auto") -> dict[str, MaskFile]:
     """
     declared = _declared(dataset)
     if (cases := _cases(root, declared)) is not None:
-        masks = {case.id: _of_case(case, declared) for case in cases if case.label}
+        option, described = _declared_by(dataset) if declared else "", _described(root)
+        masks = {
+            case.id: MaskFile(case.label, case.dataset, option or (FILE if case.dataset == described else NAME))
+            for case in cases
+            if case.label
+        }
         if not masks:
             raise EvaluationError(f"{root}: its cases have no masks; references are cases with one")
     else:
         masks = find_masks(root, dataset)
     if unclear := [mask.path for mask in masks.values() if mask.found is None]:
+        offered = ", ".join(name for name, preset in presets().items() if preset.labels)
         raise EvaluationError(
             f"{unclear[0]}: nothing says whose label values the references hold; give it as --dataset, one of "
-            f"{', '.join(names())} or a YAML file"
+            f"{offered}, a YAML file or a dataset.json"
         )
     return masks
 
@@ -142,6 +157,7 @@ def find_masks(root: Path, dataset: str = "auto", known: Collection[str] = ()) -
     declared = _declared(dataset)
     if declared and not declared.labels:
         declared = None  # a dataset.json says what they are, which lies with the references
+    described = _described(root) if declared is None else None
     masks: dict[str, MaskFile] = {}
     for path in _files(root):
         name = stem(path) or ""
@@ -150,7 +166,9 @@ def find_masks(root: Path, dataset: str = "auto", known: Collection[str] = ()) -
         case = _case_of(name, declared)
         if case in masks:
             raise EvaluationError(f"case {case} is both {masks[case].path} and {path}; remove one")
-        masks[case] = MaskFile(path, *((declared, "option") if declared else _recognised(path, name)))
+        masks[case] = MaskFile(
+            path, *((declared, _declared_by(dataset)) if declared else _recognised(path, name, described))
+        )
     if not masks:
         raise EvaluationError(f"{root}: no masks found; expected files such as <case>.nii.gz or <case>_seg.nii.gz")
     return masks
@@ -210,28 +228,39 @@ def _declared(name: str) -> DataSet | None:
 def _cases(root: Path, declared: DataSet | None) -> list[Case] | None:
     """Return the cases of a folder that holds images; None where it holds none."""
     files = _files(root)
-    if declared is None:
-        return find_cases(root) if (root / "dataset.json").is_file() or any(map(_is_image, files)) else None
+    described = _described(root) if declared is None else None
+    if declared is None and described is None and not any(map(_is_image, files)):
+        return None
     try:
-        return find_cases(root, declared)
+        return find_cases(root, declared or "auto")
     except CaseError:
-        if any(_is_image(path, declared) for path in files):
+        if any(_is_image(path, declared or described) for path in files):
             raise
         return None
 
 
-def _of_case(case: Case, declared: DataSet | None) -> MaskFile:
-    assert case.label is not None
-    if declared:
-        return MaskFile(case.label, case.dataset, "option")
-    return MaskFile(case.label, case.dataset, "dataset.json" if case.channels else "file name")
+def _described(root: Path) -> DataSet | None:
+    """Return what a dataset.json says of the masks in a folder: one in it, or around nnU-Net's folders of masks."""
+    above = [root.resolve().parent] if root.resolve().name in LABELS else []
+    found = next((path for folder in (root, *above) if (path := folder / FILE).is_file()), None)
+    try:
+        return load(found) if found else None
+    except ConfigError:
+        return None  # the names of the files may still say what they are, as for cases
 
 
-def _recognised(path: Path, name: str) -> tuple[DataSet | None, str]:
+def _declared_by(dataset: str) -> str:
+    """Return how the values of masks of a declared data set are known: by the option itself, or by a dataset.json."""
+    return FILE if load(dataset).index or dataset.endswith(FILE) else "option"
+
+
+def _recognised(path: Path, name: str, described: DataSet | None) -> tuple[DataSet | None, str]:
     """Return whose label values a mask holds, and how that is known."""
     if remark := read_remark(path):
         known = presets().get(ALIASES.get(remark[0], remark[0]))
         return known, "header" if known else ""
+    if described:
+        return described, FILE
     by_ending = {"_seg": load("brats2020"), "-seg": load("brats2023")}
     known = recognise(name) or by_ending.get(name[-4:].lower())
-    return known, "file name" if known else ""
+    return known, NAME if known else ""

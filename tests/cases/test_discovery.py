@@ -257,6 +257,58 @@ def test_an_nnunet_folder_is_read_as_it_is(tmp_path: Path, declared: str) -> Non
     assert one.dataset.ignore == 3 and one.dataset.splits == "splits_final.json"
 
 
+VERSION_1 = {
+    "modality": {"0": "T1w", "1": "FLAIR"},
+    "labels": {"0": "background", "1": "edema"},
+    "training": [{"image": f"./imagesTr/c{n}.nii.gz", "label": f"./labelsTr/c{n}.nii.gz"} for n in (1, 2)],
+    "test": ["./imagesTs/c3.nii.gz"],
+}
+
+
+def test_nnunet_version_1_and_a_list_of_msd_that_was_kept(tmp_path: Path) -> None:
+    nnunet(tmp_path / "new", labels={"background": 0, "edema": 1}, training=VERSION_1["training"])
+    index(nnunet(tmp_path / "old"), VERSION_1)
+    for root in ("new", "old"):
+        one, _, three = find_cases(tmp_path / root)
+        assert one.images["FLAIR"] == tmp_path / root / "imagesTr/c1_0001.nii.gz" and one.label
+        assert one.dataset.labels == {1: "edema"} and three.held_out and not three.channels
+        assert load(tmp_path / root / "dataset.json") == one.dataset
+        assert [case.id for case in find_cases(tmp_path / root, str(tmp_path / root / "dataset.json"))] == [
+            "c1",
+            "c2",
+            "c3",
+        ]
+
+
+def test_msd_declared_by_its_own_dataset_json(tmp_path: Path) -> None:
+    content = {"name": "Heart", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "left atrium"}}
+    index(tmp_path, content | {"training": [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]})
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    (case,) = find_cases(tmp_path, tmp_path / "dataset.json")
+    assert (case.label, case.channels) == (tmp_path / "labelsTr/a.nii.gz", {"MRI": 0})
+
+
+def test_a_folder_of_images_as_nnunet_predicts_it(tmp_path: Path) -> None:
+    trained = find_cases(nnunet(tmp_path / "raw", labels={"background": 0, "edema": 1}))[0].dataset
+    flat = touch(tmp_path / "new", "p1_0000.nii.gz", "p1_0001.nii.gz")
+    for root, name in ((flat, "p1"), (tmp_path / "raw/imagesTs", "c3")):
+        (case,) = find_cases(root, prefer=trained)
+        assert (case.id, case.images["T1w"]) == (name, root / f"{name}_0000.nii.gz")
+    with pytest.raises(
+        CaseError, match=r"no file fits imagesT\[rs\]/{case}_0000 or {case}_0000, the T1w of data set raw"
+    ):
+        find_cases(touch(tmp_path / "other", "p1.nii.gz"), prefer=trained)
+
+
+def test_folders_above_may_be_part_of_a_pattern(tmp_path: Path) -> None:
+    own = parse(MINE | {"images": {"scan": "images/{case}_scan"}}, "mine")
+    touch(tmp_path, "images/p1_scan.nii", "images/p2_scan.nii")
+    assert len(find_cases(tmp_path / "images", own, above=True)) == 2
+    assert len(find_cases(tmp_path / "images", prefer=own, above=True)) == 2
+    with pytest.raises(CaseError, match="no cases found"):
+        find_cases(tmp_path / "images", own)
+
+
 def test_capitals_do_not_count_in_a_pattern_or_its_ending(tmp_path: Path) -> None:
     touch(tmp_path, "p1/scan.nii", "p2/SCAN.NII")
     about = {"name": "own", "images": {"scan": "{case}/Scan.NII"}, "mask": "{case}/seg", "labels": {1: "a"}}

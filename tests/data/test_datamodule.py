@@ -12,7 +12,7 @@ import torch
 from raum_lightning.data.datamodule import BratsDataModule
 from raum_lightning.datasets import presets
 from raum_lightning.errors import CaseError, ConfigError, SplitError
-from tests.helpers.cases import AFFINE, write_brats, write_msd
+from tests.helpers.cases import AFFINE, tiny_volumes, write_brats, write_msd
 
 
 def datamodule(root: Path, **options: Any) -> BratsDataModule:
@@ -147,6 +147,21 @@ def test_predicting_reads_no_masks(tmp_path: Path) -> None:
     assert [batch["case"][0] for batch in data.predict_dataloader()] == data.predict_cases
     assert len(data.predict_cases) == 2
     assert all(case.tumour is None for case in data.prepared.values())
+
+
+@pytest.mark.parametrize("declared", ["auto", "nnunet"])
+def test_images_alone_as_nnunet_predicts_them(tmp_path: Path, declared: str) -> None:
+    volumes = tiny_volumes()[0]
+    for folder, case in (("raw/imagesTr", "a"), ("raw/imagesTr", "b"), ("new", "c")):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(volumes["flair"], AFFINE), tmp_path / folder / f"{case}_0000.nii.gz")
+    content = {"channel_names": {"0": "flair"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+    (tmp_path / "raw/dataset.json").write_text(json.dumps(content))
+    data = datamodule(tmp_path / "raw", predict_root=tmp_path / "new", modalities=None, dataset=declared)
+    data.trainer = Predicting()  # type: ignore[assignment]
+    data.prepare_data()
+    data.setup("predict")
+    assert data.predict_cases == ["c"] and data.modalities == ("flair",)
 
 
 class Predicting:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from raum_lightning.datasets import IGNORED, DataSet, load, names, parse, presets
-from raum_lightning.datasets.description import FOLDER
+from raum_lightning.datasets.known import FOLDER
 from raum_lightning.errors import ConfigError, LabelError
 
 OWN: dict[str, Any] = {
@@ -190,7 +190,9 @@ def test_a_file_that_is_none(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_a_name_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="data set 'brats2019' is unknown; give a YAML file or one of auto, bids"):
+    with pytest.raises(
+        ConfigError, match=r"data set 'brats2019' is unknown; give a YAML file, a dataset\.json or one of auto"
+    ):
         load("brats2019")
     with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
         load(tmp_path / "none.yaml")

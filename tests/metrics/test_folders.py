@@ -288,12 +288,62 @@ def test_msd_is_read_by_its_dataset_json(tmp_path: Path) -> None:
     for case in find_cases(tmp_path / "msd")[:2]:
         write_mask(tmp_path / f"ours/{case.id}.nii.gz", case.read_label()[0], case, "flair")
     assert evaluate(tmp_path / "ours", tmp_path / "msd", classes=["NCR"]).summary["dice_ncr"].mean == 1
+    assert evaluate(tmp_path / "ours", tmp_path / "msd/labelsTr", classes=["NCR"]).summary["dice_ncr"].mean == 1
+    (tmp_path / "msd/labelsTr").rename(tmp_path / "alone")
     with pytest.raises(EvaluationError, match="nothing says whose label values the references hold"):
-        evaluate(tmp_path / "p", tmp_path / "msd/labelsTr")
-    assert (
-        evaluate(tmp_path / "p", tmp_path / "msd/labelsTr", dataset_references="msd").scores.keys()
-        == found.scores.keys()
+        evaluate(tmp_path / "p", tmp_path / "alone")
+    for declared in ("msd", str(tmp_path / "msd/dataset.json")):
+        assert len(evaluate(tmp_path / "p", tmp_path / "alone", dataset_references=declared).scores) == 2
+
+
+@pytest.fixture
+def converted(tmp_path: Path) -> Path:
+    """BraTS 2021 as nnU-Net's script converts it: the same ids, where 1 is edema and 2 necrosis."""
+    labels = np.array([0, 2, 1, 3], np.uint8)  # by class: NCR 2, ED 1, ET 3
+    for number in (1, 2):
+        name = f"BraTS2021_0000{number}"
+        for folder in ("raw/labelsTr", "predicted"):
+            write_raw(tmp_path / folder / f"{name}.nii.gz", labels[tiny_volumes(number)[1]])
+        write_raw(tmp_path / "raw/imagesTr" / f"{name}_0000.nii.gz", tiny_volumes(number)[0]["flair"])
+    content = {"channel_names": {"0": "FLAIR"}, "labels": {"background": 0, "ED": 1, "NCR": 2, "ET": 3}}
+    (tmp_path / "raw/dataset.json").write_text(json.dumps(content | {"file_ending": ".nii.gz"}))
+    return tmp_path
+
+
+def write_raw(path: Path, volume: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(volume, AFFINE), path)
+
+
+@pytest.mark.parametrize(
+    ("references", "dataset"),
+    [
+        ("raw", "auto"),
+        ("raw/labelsTr", "auto"),
+        ("raw", "nnunet"),
+        ("raw/labelsTr", "nnunet"),
+        ("raw", "raw/dataset.json"),
+    ],
+)
+def test_masks_of_nnunet_are_read_by_its_dataset_json(converted: Path, references: str, dataset: str) -> None:
+    if "/" in dataset:
+        dataset = str(converted / dataset)
+    found = evaluate(
+        converted / "predicted",
+        converted / references,
+        dataset_predictions=dataset,
+        dataset_references=dataset,
     )
+    assert found.summary["dice_ed"].mean == found.summary["dice_ncr"].mean == 1 and len(found.scores) == 2
+
+    assert list(found.folders.datasets["references"]) == ["raw, by dataset.json"]
+
+
+def test_a_prediction_beside_a_dataset_json_as_nnunet_leaves_it(converted: Path) -> None:
+    (converted / "predicted/dataset.json").write_bytes((converted / "raw/dataset.json").read_bytes())
+    masks = find_masks(converted / "predicted")
+    assert {mask.known_by for mask in masks.values()} == {"dataset.json"}
+    assert next(iter(masks.values())).dataset.labels == {1: "ED", 2: "NCR", 3: "ET"}
 
 
 def test_what_has_no_partner_is_reported(
@@ -364,7 +414,7 @@ def test_millimetres_are_those_of_the_affine(tmp_path: Path) -> None:
         (["--predictions", "TWICE"], "case a is both"),
         (["--metrics", "dise"], "metric 'dise' does not exist; choose from dice"),
         (["--classes", "EDEMA"], "class 'EDEMA' does not exist; choose from NCR"),
-        (["--edition-predictions", "brats2019"], "data set 'brats2019' is unknown; give a YAML file or one of"),
+        (["--edition-predictions", "brats2019"], "data set 'brats2019' is unknown; give a YAML file"),
     ],
 )
 def test_a_users_mistake_gets_one_sentence(
