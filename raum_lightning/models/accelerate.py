@@ -18,10 +18,10 @@ def accelerate(network: nn.Module, device: str, *, compiled: bool = False) -> No
     On a CPU the convolutions of any network become those of `low_maps`, whose gradient is right in bf16 too.
 
     A network that is to be compiled keeps its plain parts, of which the compiler makes better code; on a GPU the layout
-    of its maps alone is changed. On other devices nothing is. Names of tensors, numbers up to rounding, copies and
-    pickles stay as they are. Parts that are sharded keep the class that they were sharded with. A network with a
-    convolution, norm or decoder part of a kind that this package has not, such as a dilated convolution or one with
-    spectral norm, is left as it is as a whole.
+    of its maps alone is changed. On other devices nothing is. Names of tensors, numbers up to rounding and copies stay
+    as they are. Parts that are sharded keep the class that they were sharded with. A UNETR with a convolution, norm or
+    decoder part of a kind that this package has not, such as a dilated convolution or one with spectral norm, is
+    computed as any network.
     """
     slow_down(network)
     classes = (_COMPILED if compiled else _EAGER).get(device, {})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
-    """`F.conv3d` of B C X Y Z with D C K K K to the same, in float32 inside where X < K and the dtype has 16 bits."""
+    """`F.conv3d` of B C X Y Z with D C K K K, in float32 inside where 1 < X < K and the dtype has 16 bits."""
     dtype = _computed_in(x)
     if not 1 < x.shape[2] < weight.shape[2] or dtype.itemsize > 2 or x.device.type != "cpu":
         return F.conv3d(x, weight, bias, **options)

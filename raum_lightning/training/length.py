@@ -114,10 +114,11 @@ class LastValidation(Checkpoint):
     def __init__(self) -> None:
         self.ending = False
         self.every: int | None = None
+        self.least: tuple[int | None, int | None] = (None, None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note when the run validates."""
-        self.every = trainer.check_val_every_n_epoch
+        """Note when the run validates, and how long it is at least."""
+        self.every, self.least = trainer.check_val_every_n_epoch, (trainer.min_epochs, trainer.min_steps)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -126,8 +127,11 @@ class LastValidation(Checkpoint):
         stepped = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         self.ending |= trainer.should_stop
         trainer.should_stop = (self.ending and stepped) or self._is_last(trainer)
+        if self._is_last(trainer):
+            # Lightning ends here whatever they say, but would wait for them to validate
+            self._hold(trainer, (None, None))
         held = trainer.current_epoch < (trainer.min_epochs or 0) or trainer.global_step < (trainer.min_steps or 0)
-        if trainer.should_stop and self.every is not None and (self._is_last(trainer) or not held):
+        if trainer.should_stop and self.every is not None and not held:
             trainer.check_val_every_n_epoch = 1
 
     @staticmethod
@@ -139,3 +143,10 @@ class LastValidation(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the trainer as it was."""
         trainer.check_val_every_n_epoch, self.ending = self.every, False
+        self._hold(trainer, self.least)
+
+    @staticmethod
+    def _hold(trainer: pl.Trainer, least: tuple[int | None, int | None]) -> None:
+        """Let the run not end early before so many epochs and steps."""
+        loop = trainer.fit_loop
+        loop.min_epochs, loop.epoch_loop.min_steps = least

@@ -37,6 +37,8 @@ REFUSED = {
     "OnExceptionCheckpoint": "would have the next run go on from its file; one that is stopped saves last.ckpt anyway",
     "StochasticWeightAveraging": "averages weights that no validation scores and no checkpoint keeps; give module.ema",
 }
+# whose callbacks log under names that are known here
+KNOWN = ("lightning", "raum_lightning")
 UNITS = ("weeks", "days", "hours", "minutes", "seconds")
 
 
@@ -142,8 +144,11 @@ def check_monitor(monitor: str, metrics: Sequence[str], regions: Regions | None 
 
 def _is_score(monitor: str, metrics: Sequence[str], regions: Regions | None) -> bool:
     metric, part = part_name(monitor)
-    parts = [part] if regions is None else [*map(str.lower, regions), "mean"]
-    return monitor == "loss" or (metric in _ordered(metrics) and part in parts)
+    return monitor == "loss" or (metric in _ordered(metrics) and _is_part(part, regions))
+
+
+def _is_part(part: str, regions: Regions | None) -> bool:
+    return regions is None or part in [*map(str.lower, regions), "mean"]
 
 
 def _ordered(metrics: Sequence[str]) -> list[str]:
@@ -158,16 +163,22 @@ def _offered(metrics: Sequence[str]) -> list[str]:
 def check_monitors(callbacks: Sequence[Callback], metrics: Sequence[str], regions: Regions | None) -> None:
     """Raise `ConfigError` for a callback that monitors what is not logged; Lightning fails on it after an epoch.
 
+    Names under `val/`, and scores without it, are checked, unless a callback of the user's own may log others.
+
     Args:
         callbacks: Of the configuration.
         metrics: Names of what is validated.
         regions: Of the data set.
     """
+    if any(type(callback).__module__.partition(".")[0] not in KNOWN for callback in callbacks):
+        return
     for callback in callbacks:
-        stage, _, monitor = str(getattr(callback, "monitor", "")).partition("/")
-        if stage == "val" and not _is_score(monitor, metrics, regions):
-            offered, name = ", ".join(f"val/{one}" for one in _offered(metrics)), type(callback).__name__
-            raise ConfigError(f"trainer.callbacks: {name} monitors val/{monitor}, which is not logged; give {offered}")
+        monitor, name = str(getattr(callback, "monitor", "")), type(callback).__name__
+        score = monitor.removeprefix("val/")
+        logged = score == "loss" or (part_name(score)[0] in metrics and _is_part(part_name(score)[1], regions))
+        if logged != monitor.startswith("val/"):
+            offered = ", ".join(f"val/{one}" for one in _offered(metrics))
+            raise ConfigError(f"trainer.callbacks: {name} monitors {monitor}, which is not logged; give {offered}")
 
 
 def check_windows(

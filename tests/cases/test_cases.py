@@ -228,7 +228,7 @@ def test_finding_nothing_or_double_is_an_error(tmp_path: Path) -> None:
         find_cases(tmp_path / "none")
     with pytest.raises(CaseError, match="no cases found"):
         find_cases(tmp_path)
-    with pytest.raises(ConfigError, match="data set 'brats2019' is unknown; give a YAML file or one of auto, bids"):
+    with pytest.raises(ConfigError, match="data set 'brats2019' is unknown; give a YAML file"):
         find_cases(tmp_path, "brats2019")
     write_brats(tmp_path / "one", "a", presets()["brats2020"])
     write_brats(tmp_path / "two", "a", presets()["brats2020"])

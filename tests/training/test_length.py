@@ -48,6 +48,8 @@ def saved(name: str) -> dict[str, Any]:
         (["max_steps", "7"], [5, 6]),
         (["max_steps", "6"], [5]),
         (["max_steps", "-1", "--trainer.max_epochs", "4"], [5, 7]),
+        (["max_steps", "3", "--trainer.min_epochs", "5"], [2]),
+        (["max_steps", "-1", "--trainer.max_epochs", "4", "--trainer.min_steps", "20"], [5, 7]),
     ],
 )
 def test_the_last_step_is_validated(here: Path, length: list[str], validated: list[int]) -> None:
@@ -77,6 +79,22 @@ def test_a_step_keeps_its_patches(here: Path, capsys: pytest.CaptureFixture[str]
     assert saved("last")["global_step"] == 6, "two of each epoch"
     assert [step for step, _ in rows("train/loss")] == list(range(6))
     assert saved("last")["optimizer_states"][0]["param_groups"][0]["lr"] < 0.1 * 1.5e-3
+
+
+@pytest.mark.slow
+def test_a_schedule_of_accumulation_goes_on_in_the_middle_of_an_epoch(here: Path) -> None:
+    # epochs of 4, 2 and 2 steps
+    many = ["--data.batch_size", "1", "--trainer.max_epochs", "3", "--module.lr_scheduler", "ConstantLR"]
+    many += ["--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling", "{0: 1, 1: 2}"]
+    assert fit(*many, "--trainer.max_steps", "-1") == 0
+    whole = saved("last")
+    assert whole["global_step"] == 8
+    Path("runs/debug/one").rename("runs/debug/whole")
+    assert fit(*many, "--trainer.max_steps", "5") == 0
+    assert fit(*many, "--trainer.max_steps", "-1", "--ckpt_path", "auto") == 0
+    assert saved("last")["global_step"] == 8
+    for name, weights in whole["state_dict"].items():
+        assert torch.equal(saved("last")["state_dict"][name], weights), name
 
 
 @pytest.mark.parametrize(
