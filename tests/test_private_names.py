@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, Timer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
@@ -50,6 +50,7 @@ TABLE = {
         "what a scheduler says its rate is, after a run was made longer",
     ),
     "_batches_that_stepped": (LOOP.epoch_loop, "the steps of the logs, where a run goes on after a validation"),
+    "_verbose": (Timer(), "the end of the time is said once, not after each batch of a step"),
     # without an underscore, and in no documentation
     "restarted_on_epoch_end": (LOOP, "a checkpoint of an epoch's end is continued with the next epoch"),
     "reset_restart_stage": (LOOP, "as above"),

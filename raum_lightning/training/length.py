@@ -126,6 +126,8 @@ class LastValidation(Checkpoint):
         """Put the end off to that of the step, whose epoch is validated."""
         stepped = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         self.ending |= trainer.should_stop
+        if self.ending and not stepped and (timer := time_limit(trainer)):
+            timer._verbose = False  # it would say so again after each batch of the step
         trainer.should_stop = (self.ending and stepped) or self._is_last(trainer)
         if self._is_last(trainer):
             # Lightning ends here whatever they say, but would wait for them to validate

@@ -82,6 +82,13 @@ def test_a_step_keeps_its_patches(here: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
+def test_the_end_of_the_time_is_said_once(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    many = ["--data.patches_per_epoch", "4000", "--data.batch_size", "1", "--trainer.accumulate_grad_batches", "20"]
+    assert fit(*many, "--trainer.max_steps", "-1", "--trainer.max_time", "00:00:00:01") == 0
+    assert caplog.text.count("Time limit reached") == 1
+
+
+@pytest.mark.slow
 def test_a_schedule_of_accumulation_goes_on_in_the_middle_of_an_epoch(here: Path) -> None:
     # epochs of 4, 2 and 2 steps
     many = ["--data.batch_size", "1", "--trainer.max_epochs", "3", "--module.lr_scheduler", "ConstantLR"]
