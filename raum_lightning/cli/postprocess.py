@@ -137,7 +137,10 @@ def _apply(args: argparse.Namespace) -> int:
         )
     masks = find_masks(args.predictions, args.dataset)
     if unclear := [mask.path for mask in masks.values() if mask.found is None]:
-        raise EvaluationError(f"{unclear[0]}: nothing says whose label values it holds; give --dataset")
+        raise EvaluationError(
+            f"{unclear[0]}: nothing says whose label values it holds; give a name, a YAML file or a "
+            "dataset.json as --dataset"
+        )
     targets = {case: args.out / f"{stem(mask.path)}.nii.gz" for case, mask in masks.items()}
     remarks = {case: f"{mask.dataset.name} {_key(steps, mask.path)}" for case, mask in masks.items()}
     # of an earlier call that was ended

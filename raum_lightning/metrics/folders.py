@@ -155,8 +155,9 @@ def find_masks(root: Path, dataset: str = "auto", known: Collection[str] = ()) -
     Images beside them are left out. A file that is called as a case of `known` is a mask, though that be p01_T1.
     """
     declared = _declared(dataset)
+    by_name = declared is None
     if declared and not declared.labels:
-        declared = None  # a dataset.json says what they are, which lies with the references
+        declared = None  # a dataset.json says what they are, which may lie with the references
     described = _described(root) if declared is None else None
     masks: dict[str, MaskFile] = {}
     for path in _files(root):
@@ -167,7 +168,7 @@ def find_masks(root: Path, dataset: str = "auto", known: Collection[str] = ()) -
         if case in masks:
             raise EvaluationError(f"case {case} is both {masks[case].path} and {path}; remove one")
         masks[case] = MaskFile(
-            path, *((declared, _declared_by(dataset)) if declared else _recognised(path, name, described))
+            path, *((declared, _declared_by(dataset)) if declared else _recognised(path, name, described, by_name))
         )
     if not masks:
         raise EvaluationError(f"{root}: no masks found; expected files such as <case>.nii.gz or <case>_seg.nii.gz")
@@ -254,13 +255,15 @@ def _declared_by(dataset: str) -> str:
     return FILE if load(dataset).index or dataset.endswith(FILE) else "option"
 
 
-def _recognised(path: Path, name: str, described: DataSet | None) -> tuple[DataSet | None, str]:
-    """Return whose label values a mask holds, and how that is known."""
+def _recognised(path: Path, name: str, described: DataSet | None, by_name: bool) -> tuple[DataSet | None, str]:
+    """Return whose label values a mask holds, and how that is known; its name counts with `by_name`."""
     if remark := read_remark(path):
         known = presets().get(ALIASES.get(remark[0], remark[0]))
         return known, "header" if known else ""
     if described:
         return described, FILE
+    if not by_name:
+        return None, ""
     by_ending = {"_seg": load("brats2020"), "-seg": load("brats2023")}
     known = recognise(name) or by_ending.get(name[-4:].lower())
     return known, NAME if known else ""

@@ -339,6 +339,11 @@ def test_masks_of_nnunet_are_read_by_its_dataset_json(converted: Path, reference
     assert list(found.folders.datasets["references"]) == ["raw, by dataset.json"]
 
 
+def test_a_name_does_not_stand_for_the_dataset_json_that_was_declared(converted: Path) -> None:
+    assert next(iter(find_masks(converted / "predicted").values())).dataset.name == "brats2021"
+    assert {mask.found for mask in find_masks(converted / "predicted", "nnunet").values()} == {None}
+
+
 def test_a_prediction_beside_a_dataset_json_as_nnunet_leaves_it(converted: Path) -> None:
     (converted / "predicted/dataset.json").write_bytes((converted / "raw/dataset.json").read_bytes())
     masks = find_masks(converted / "predicted")
