@@ -120,6 +120,8 @@ class SelectedCases(pl.LightningDataModule):
         try:
             return find_cases(root, self.declared, above=True)
         except CaseError as error:
+            if not self.root.exists():
+                raise
             try:
                 trained = self.dataset
             except UserError:

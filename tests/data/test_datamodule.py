@@ -164,6 +164,16 @@ def test_images_alone_as_nnunet_predicts_them(tmp_path: Path, declared: str) -> 
     assert data.predict_cases == ["c"] and data.modalities == ("flair",)
 
 
+@pytest.mark.parametrize("root", ["none", "empty"])
+def test_no_cases_to_predict(tmp_path: Path, root: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "new").mkdir()
+    data = datamodule(tmp_path / root, predict_root=tmp_path / "new")
+    data.trainer = Predicting()  # type: ignore[assignment]
+    with pytest.raises(CaseError, match="new: no cases found"):
+        data.prepare_data()
+
+
 class Predicting:
     """What of a trainer the data module asks."""
 
