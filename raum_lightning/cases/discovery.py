@@ -7,7 +7,7 @@ from pathlib import Path
 from raum_lightning.atomic import expanded, no_folder
 from raum_lightning.cases.case import Case
 from raum_lightning.cases.index import indexed_cases
-from raum_lightning.cases.matching import Listing, case_of, files_below
+from raum_lightning.cases.matching import RENAME, Listing, case_of, files_below
 from raum_lightning.datasets import DataSet, load, presets
 from raum_lightning.datasets.description import compiled
 from raum_lightning.errors import CaseError
@@ -53,7 +53,7 @@ def find_cases(
     seen: dict[str, Case] = {}
     for case in cases:
         if case.id in seen:
-            raise CaseError(f"case {case.id} is in both {seen[case.id].folder} and {case.folder}; remove one")
+            raise CaseError(f"case {case.id} is in both {seen[case.id].folder} and {case.folder}; remove one{RENAME}")
         seen[case.id] = case
     return [seen[name] for name in sorted(seen)]
 

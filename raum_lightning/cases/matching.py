@@ -12,6 +12,7 @@ from raum_lightning.datasets import DataSet
 from raum_lightning.datasets.description import compiled, ending
 from raum_lightning.errors import CaseError
 
+RENAME = ", or rename one where they are different patients"
 # files by case and pattern
 Matches = Mapping[str, Mapping[str, Sequence[Path]]]
 
@@ -100,7 +101,7 @@ def case_of(listing: Listing, dataset: DataSet, case: str) -> Case:
         folders = {path.parent for path in paths}
         if len(folders) > 1:
             one, other = sorted(folders)[:2]
-            raise CaseError(f"case {case} is in both {one} and {other}; remove one")
+            raise CaseError(f"case {case} is in both {one} and {other}; remove one{RENAME}")
         if paths[1:]:
             problems.append(f"two files for {role}: {', '.join(map(str, paths))}")
     label = roles.pop("mask")

@@ -83,14 +83,22 @@ def _about(
         yield printable(f"data set {name}: {count} cases, {by}")
     masked = sum(case.label is not None for case in cases)
     yield f"{len({case.patient for case in cases})} patients, {masked} masks"
+    for dataset in {case.dataset.name: case.dataset for case in cases}.values():
+        own = [case for case in cases if case.dataset.name == dataset.name]
+        absent = {name: patterns for name, patterns in dataset.images.items() if not any(name in c.images for c in own)}
+        absent |= {} if any(case.label for case in own) else {"mask": dataset.mask}
+        for role, patterns in absent.items():
+            if patterns:
+                yield f"no file fits {' or '.join(patterns)}, the {role} of data set {dataset.name}"
     sizes = Counter(" x ".join(f"{mm:.3g}" for mm in fact.images[0].spacing) for fact in facts if fact.images)
     if sizes:
         shown = [f"{size} mm in {count} cases" for size, count in sizes.most_common(SIZES)]
         others = [f"{len(sizes) - SIZES} other sizes"] if len(sizes) > SIZES else []
         yield f"voxels of {', '.join([*shown, *others])}"
+    read = sum(fact.mask is not None for fact in facts)
     for name, (voxels, having) in classes.items():
-        rare = ": rare, in under 5 % of the masks" if having < RARE * masked else ""
-        yield f"class {name}: {voxels:,} voxels in {having} of {masked} masks{rare}"
+        rare = ": rare, in under 5 % of the masks" if having < RARE * read else ""
+        yield f"class {name}: {voxels:,} voxels in {having} of {read} masks{rare}"
 
 
 def _plain(

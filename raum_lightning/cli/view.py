@@ -6,7 +6,7 @@ from pathlib import Path
 from raum_lightning.cli.dataset_option import add_dataset
 from raum_lightning.errors import CaseError, ConfigError
 
-NARROWEST = 50
+NARROWEST = 100
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

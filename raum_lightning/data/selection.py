@@ -78,6 +78,10 @@ class SelectedCases(pl.LightningDataModule):
             return
         found = self._find(self.root)
         labelled = [case for case in found if case.label]
+        if not labelled:
+            patterns = " or ".join(self.dataset.mask)
+            said = f"; no file fits {patterns}, the mask of data set {self.dataset.name}" if patterns else ""
+            raise CaseError(f"{self.root}: none of its {len(found)} cases has a mask{said}")
         if announce and (without := [case.id for case in found if not case.label]):
             rank_zero_info(f"{len(without)} cases have no mask and are left out: {', '.join(without[:5])}")
         if announce and (patients := len({case.patient for case in labelled})) < len(labelled):

@@ -5,6 +5,7 @@ imagesTr/CASE_0000.nii.gz, and may have kept a list of MSD's; its version 1 says
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +61,7 @@ def _msd(path: Path, content: Any, declared: DataSet | None) -> DataSet:
         dataset = _described(path, content, labels)
         if declared and declared.name != dataset.name:
             raise ConfigError(f"{[*modalities.values()]} with {[*labels.values()]} is not {declared.name}")
-        channels = {_plain(name): i for i, name in modalities.items()}
+        channels = _unlike(modalities)
     else:
         channels = {MODALITIES[name.lower()]: i for i, name in modalities.items()}
     return replace(dataset, images=dict.fromkeys(channels, ("**/{case}",)), channels=channels, index=FILE)
@@ -74,25 +75,24 @@ def _nnunet(path: Path, content: Any) -> DataSet:
     if all(name.isdigit() for name in by_name):
         by_name = {name: value for value, name in _by_value(given).items()}
     ignore = by_name.pop("ignore", None)
-    regions = {}
+    about: dict[str, Any] = {"ignore": ignore}
     if any(isinstance(value, list) for value in by_name.values()):
         # a region of one value may stand without brackets
         members = {name: value if isinstance(value, list) else [value] for name, value in by_name.items()}
-        regions = {_plain(name): values for name, values in members.items() if values != [0]}
-    labels = {value: name for name, value in by_name.items() if isinstance(value, int) and value}
-    if regions:
-        names = {members[0]: name for name, members in regions.items() if len(members) == 1}
-        found = sorted({value for members in regions.values() for value in members})
-        labels = {value: names.get(value, f"label{value}") for value in found}
-    dataset = _described(path, content, labels, ignore=ignore)
-    if regions:
-        indices = dataset.indices
-        by_region = {name: tuple(sorted(indices[value] for value in members)) for name, members in regions.items()}
-        dataset = replace(dataset, regions=by_region)
+        members = {name: values for name, values in members.items() if values != [0]}
+        names = {values[0]: _plain(name) for name, values in members.items() if len(values) == 1}
+        labels = {value: names.get(value, f"label{value}") for values in members.values() for value in sorted(values)}
+        regions = _once({name: [labels[value] for value in values] for name, values in members.items()}, "regions")
+        about["regions"] = regions
+        labels = dict(sorted(labels.items()))
+    else:
+        labels = {value: name for name, value in _once(by_name, "labels").items() if value}
+        if len(labels) < sum(value != 0 for value in by_name.values()):
+            raise ConfigError(f"of the labels {by_name} two have one value")
+    dataset = _described(path, content, labels, **about)
     # the second as nnU-Net predicts: a folder of images alone
-    patterns = {
-        _plain(name): (f"imagesT[rs]/{{case}}_{i:04d}", f"{{case}}_{i:04d}") for i, name in _channels(content).items()
-    }
+    channels = _unlike(_channels(content))
+    patterns = {name: (f"imagesT[rs]/{{case}}_{i:04d}", f"{{case}}_{i:04d}") for name, i in channels.items()}
     preset = presets()["nnunet"]
     return replace(dataset, images=patterns, mask=preset.mask, splits=preset.splits)
 
@@ -125,12 +125,29 @@ def _class(name: str) -> str | None:
     return next((word for part, word in CLASSES.items() if part in plain), None)
 
 
-def _described(path: Path, content: Any, labels: Mapping[int, str], ignore: int | None = None) -> DataSet:
+def _described(path: Path, content: Any, labels: Mapping[int, str], **more: Any) -> DataSet:
     """A data set with the names that the file gives to its classes."""
-    named = {value: _plain(name) for value, name in labels.items()}
+    named = {value: name for name, value in _once({name: value for value, name in labels.items()}, "labels").items()}
+    if len(named) < len(labels):
+        raise ConfigError(f"of the labels {dict(labels)} two have one name")
     about: dict[str, Any] = {"name": _plain(str(content.get("name") or path.parent.resolve().name)), "labels": named}
-    about |= {"images": {"image": "{case}"}, "ignore": ignore, "source": str(content.get("reference") or "")}
-    return parse(about, str(path))
+    about |= {"images": {"image": "{case}"}, "source": str(content.get("reference") or "")}
+    return parse(about | more, str(path))
+
+
+def _once(table: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return a table with plain names; raise `ConfigError` where two become one."""
+    plain = {_plain(name): value for name, value in table.items()}
+    if len(plain) < len(table):
+        raise ConfigError(f"{what} {', '.join(table)} have names that differ in spaces and signs only")
+    return plain
+
+
+def _unlike(channels: Mapping[int, str]) -> dict[str, int]:
+    """Return channels by plain name, with their number where several have one name."""
+    plain = {i: _plain(name) for i, name in channels.items()}
+    shared = Counter(plain.values())
+    return {f"{name}_{i}" if shared[name] > 1 else name: i for i, name in plain.items()}
 
 
 def _plain(name: str) -> str:

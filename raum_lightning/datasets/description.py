@@ -125,7 +125,11 @@ class _Reader:
             return {}, {}
         given = self.mapping("images", value, '{flair: "{case}/*_flair.nii.gz"}')
         if set(given) == {"file", "channels"}:
-            channels = [self.name("images.channels", name) for name in given["channels"] or ()]
+            if not isinstance(given["channels"], list):
+                raise self.error(
+                    "images.channels", f"is {given['channels']!r}; give a list of names in the file's order"
+                )
+            channels = [self.name("images.channels", name) for name in given["channels"]]
             if not channels or len(set(channels)) < len(channels):
                 raise self.error("images.channels", f"is {channels}; name each channel of the file, and each once")
             patterns = self.patterns("images.file", given["file"])
@@ -141,6 +145,8 @@ class _Reader:
             number = int(key) if isinstance(key, str) and key.isdigit() else key  # as JSON has them
             if not self.is_value(number):
                 raise self.error("labels", f"has {number!r}, which is no label value; give whole numbers from 0")
+            if number in labels:
+                raise self.error("labels", f"has {number} twice")
             if number == 0:
                 if name != "background":
                     raise self.error("labels", f"calls 0 {name!r}; 0 is background")
@@ -155,13 +161,15 @@ class _Reader:
     def regions(self, value: Any, labels: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
         order = {name: position for position, name in enumerate(dict.fromkeys(labels.values()), 1)}
         if value is None:
-            return {name: (position,) for name, position in order.items()}
+            if not order:  # they stand in a dataset.json
+                return {}
+            value = {name: [name] for name in order}
         regions: dict[str, tuple[int, ...]] = {}
         for name, members in self.mapping("regions", value, "{TC: [NCR, ET]}").items():
             given = listed(members)
             if not given:
                 raise self.error(f"regions.{name}", f"is {members!r}; give a list of classes")
-            if unknown := [member for member in given if member not in order]:
+            if unknown := [member for member in given if not isinstance(member, str) or member not in order]:
                 raise self.error(f"regions.{name}", f"names {unknown[0]}, no class of labels: {', '.join(order)}")
             if self.name("regions", name).lower() in (*map(str.lower, regions), "mean"):
                 raise self.error("regions", f"has {name} twice (case does not count), or calls one mean; rename it")

@@ -55,8 +55,13 @@ class Scan:
         predicted, dataset = None, case.dataset
         if prediction:
             noted = (read_remark(prediction) or (case.dataset.name,))[0]
+            if noted != case.dataset.name and noted not in data_sets():
+                raise CaseError(
+                    f"{prediction}: has the label values of {noted}, as its header says, the case those of "
+                    f"{case.dataset.name}; give the YAML or dataset.json of {noted} as --dataset"
+                )
             # what dataset.json of MSD Task01 says of its values holds for predictions too
-            known = case.dataset if noted == case.dataset.name or noted not in data_sets() else load(noted)
+            known = case.dataset if noted == case.dataset.name else load(noted)
             shared = min(known.num_classes, case.dataset.num_classes)
             if known.classes[:shared] != case.dataset.classes[:shared]:
                 raise CaseError(

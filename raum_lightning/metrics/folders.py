@@ -46,6 +46,8 @@ class MaskFile:
     path: Path
     found: DataSet | None = None
     known_by: str = ""
+    noted: str = ""
+    """The data set that its header names, where that is not known by name."""
 
     def __str__(self) -> str:
         return f"{self.found.name if self.found else 'unknown'}, by {self.known_by}"
@@ -66,6 +68,12 @@ class MaskFile:
         if self.known_by == NAME and reference.known_by == FILE:
             return replace(self, found=known, known_by="reference")
         if self.found is None:
+            if self.noted not in ("", known.name):
+                raise EvaluationError(
+                    f"{self.path}: has the label values of {self.noted}, as its header says, its reference "
+                    f"{reference.path} those of {known.name}; give the YAML or dataset.json of {self.noted} as "
+                    "--dataset-predictions"
+                )
             # 4 of BraTS 2024 was declared for the reference: here it may mean what it did in 2020
             known = load("brats2023") if known.name == "brats2024" else known
             return replace(self, found=known, known_by="reference")
@@ -77,7 +85,7 @@ class MaskFile:
             raise EvaluationError(
                 f"{self.path}: has the classes {', '.join(ours[1:])} (it is {self}), its reference {reference.path} "
                 f"{', '.join(theirs[1:])} (it is {reference}); where the prediction has these too, give "
-                "--dataset-predictions"
+                "--dataset-predictions, a YAML with these names where it calls them otherwise"
             )
         return self
 
@@ -166,10 +174,12 @@ def find_masks(root: Path, dataset: str = "auto", known: Collection[str] = ()) -
             continue
         case = _case_of(name, declared)
         if case in masks:
-            raise EvaluationError(f"case {case} is both {masks[case].path} and {path}; remove one")
-        masks[case] = MaskFile(
-            path, *((declared, _declared_by(dataset)) if declared else _recognised(path, name, described, by_name))
-        )
+            raise EvaluationError(
+                f"case {case} is both {masks[case].path} and {path}; remove one, or call them as their cases, such as "
+                "<case>.nii.gz"
+            )
+        option = MaskFile(path, declared, _declared_by(dataset)) if declared else None
+        masks[case] = option or _recognised(path, name, described, by_name)
     if not masks:
         raise EvaluationError(f"{root}: no masks found; expected files such as <case>.nii.gz or <case>_seg.nii.gz")
     return masks
@@ -255,15 +265,15 @@ def _declared_by(dataset: str) -> str:
     return FILE if load(dataset).index or dataset.endswith(FILE) else "option"
 
 
-def _recognised(path: Path, name: str, described: DataSet | None, by_name: bool) -> tuple[DataSet | None, str]:
-    """Return whose label values a mask holds, and how that is known; its name counts with `by_name`."""
-    if remark := read_remark(path):
-        known = presets().get(ALIASES.get(remark[0], remark[0]))
-        return known, "header" if known else ""
+def _recognised(path: Path, name: str, described: DataSet | None, by_name: bool) -> MaskFile:
+    """Return a mask with whose label values it holds, and how that is known; its name counts with `by_name`."""
+    remark = read_remark(path)
+    if remark and (known := presets().get(ALIASES.get(remark[0], remark[0]))):
+        return MaskFile(path, known, "header")
     if described:
-        return described, FILE
-    if not by_name:
-        return None, ""
+        return MaskFile(path, described, FILE)
+    if remark or not by_name:
+        return MaskFile(path, noted=remark[0] if remark else "")
     by_ending = {"_seg": load("brats2020"), "-seg": load("brats2023")}
     known = recognise(name) or by_ending.get(name[-4:].lower())
-    return known, NAME if known else ""
+    return MaskFile(path, known, NAME if known else "")

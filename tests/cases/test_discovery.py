@@ -280,6 +280,27 @@ def test_nnunet_version_1_and_a_list_of_msd_that_was_kept(tmp_path: Path) -> Non
         ]
 
 
+def test_channels_of_one_name_are_told_by_their_number(tmp_path: Path) -> None:
+    root = nnunet(tmp_path, labels={"background": 0, "a": 1}, channel_names={"0": "MRI", "1": "MRI"})
+    assert list(find_cases(root)[0].images) == ["MRI_0", "MRI_1"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"background": 0, "ncr": 1, "ed": 1}, "two have one value"),
+        ({"background": 0, "a b": 1, "a_b": 2}, "differ in spaces and signs only"),
+        ({"background": 0, "a b": [1, 2], "a_b": [2]}, "differ in spaces and signs only"),
+        ({"background": 0, "mean": 1}, "calls one mean"),
+        ({"background": 0, "core": 1, "Core": 2}, "has Core twice"),
+        ({"background": 0, "core": [1, 2], "Core": [2]}, "has Core twice"),
+    ],
+)
+def test_names_of_a_dataset_json_that_fall_together(tmp_path: Path, labels: dict[str, object], said: str) -> None:
+    with pytest.raises(CaseError, match=said):
+        find_cases(nnunet(tmp_path, labels=labels), "nnunet")
+
+
 def test_msd_declared_by_its_own_dataset_json(tmp_path: Path) -> None:
     content = {"name": "Heart", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "left atrium"}}
     index(tmp_path, content | {"training": [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]})

@@ -164,6 +164,14 @@ def test_images_alone_as_nnunet_predicts_them(tmp_path: Path, declared: str) -> 
     assert data.predict_cases == ["c"] and data.modalities == ("flair",)
 
 
+def test_a_mask_pattern_that_fits_nothing_is_named(brats: Path, tmp_path: Path) -> None:
+    own = {"images": {"flair": "{case}/{case}_flair"}, "mask": "{case}/{case}_sgm", "labels": {1: "NCR"}}
+    (tmp_path / "own.yaml").write_text(json.dumps(own))
+    data = datamodule(brats, dataset=tmp_path / "own.yaml", modalities=["flair"])
+    with pytest.raises(CaseError, match=r"none of its 6 cases has a mask; no file fits {case}/{case}_sgm, the mask of"):
+        data.prepare_data()
+
+
 @pytest.mark.parametrize("root", ["none", "empty"])
 def test_no_cases_to_predict(tmp_path: Path, root: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +16,8 @@ from raum_lightning.cases.case import write_mask
 from raum_lightning.cases.discovery import find_cases
 from raum_lightning.cli import main
 from raum_lightning.datasets import presets
-from raum_lightning.errors import EvaluationError
+from raum_lightning.errors import CaseError, EvaluationError
+from raum_lightning.figures import Scan
 from raum_lightning.labels import ED, ET, RC
 from raum_lightning.metrics import DEFAULT, METRICS, RULES, explain, score
 from raum_lightning.metrics.evaluation import Evaluation, evaluate, mapping
@@ -337,6 +339,26 @@ def test_masks_of_nnunet_are_read_by_its_dataset_json(converted: Path, reference
     assert found.summary["dice_ed"].mean == found.summary["dice_ncr"].mean == 1 and len(found.scores) == 2
 
     assert list(found.folders.datasets["references"]) == ["raw, by dataset.json"]
+
+
+def test_a_header_that_names_a_data_set_that_is_not_known(converted: Path, tmp_path: Path) -> None:
+    """Masks of a network that was trained on nnU-Net's folder, scored against BraTS: 1 and 2 mean other classes."""
+    case = find_cases(converted / "raw")[0]
+    write_mask(tmp_path / "ours" / f"{case.id}.nii.gz", case.read_label()[0], case, "FLAIR")
+    write(tmp_path / "brats" / f"{case.id}_seg.nii.gz", tiny_volumes(1)[1], "brats2021")
+    said = (
+        "has the label values of raw, as its header says, .* those of brats2021; give the YAML or dataset.json of raw"
+    )
+    with pytest.raises(EvaluationError, match=said):
+        evaluate(tmp_path / "ours", tmp_path / "brats")
+    scores = evaluate(
+        tmp_path / "ours", tmp_path / "brats", classes=["NCR"], dataset_predictions=str(converted / "raw/dataset.json")
+    )
+    assert scores.summary["dice_ncr"].mean == scores.summary["dice_tc"].mean == 1
+    assert evaluate(tmp_path / "ours", converted / "raw", classes=["NCR"]).summary["dice_ncr"].mean == 1
+    brats = replace(case, dataset=presets()["brats2021"])
+    with pytest.raises(CaseError, match=r"give the YAML or dataset\.json of raw as --dataset"):
+        Scan.read(brats, tmp_path / "ours" / f"{case.id}.nii.gz", ["FLAIR"])
 
 
 def test_a_name_does_not_stand_for_the_dataset_json_that_was_declared(converted: Path) -> None:
