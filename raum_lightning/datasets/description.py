@@ -125,7 +125,7 @@ class _Reader:
             return {}, {}
         given = self.mapping("images", value, '{flair: "{case}/*_flair.nii.gz"}')
         if set(given) == {"file", "channels"}:
-            if not isinstance(given["channels"], list):
+            if not isinstance(given["channels"], (list, tuple)):
                 raise self.error(
                     "images.channels", f"is {given['channels']!r}; give a list of names in the file's order"
                 )

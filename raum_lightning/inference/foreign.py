@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raum_lightning.atomic import atomic
 from raum_lightning.datasets import load
-from raum_lightning.errors import CheckpointError, ConfigError
+from raum_lightning.errors import CheckpointError, ConfigError, UserError
 from raum_lightning.inference.card import ModelCard, describe
 from raum_lightning.inference.exported import NETWORK
 from raum_lightning.inference.loading import open_network
@@ -59,7 +59,12 @@ def import_monai(
             f"{path}: is no state dict of MONAI's UNETR; a file of raum's own is used as it is, or made one for MONAI "
             "with --to"
         )
-    arguments = _arguments(path, tensors, heads, img_size)
+    try:
+        arguments = _arguments(path, tensors, heads, img_size)
+    except UserError:
+        raise
+    except (LookupError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"{path}: its tensors are not those of MONAI's UNETR ({error})") from error
     network = UNETR(**arguments)
     try:
         network.load_state_dict(tensors)

@@ -22,7 +22,9 @@ from raum_lightning.runs.checkpoints import MODEL_CARD, read
 # where programs put the state dict in a file, and what they put before its names
 _PLACES = ("state_dict", "network_weights", "model")
 _WRAPPED = "module."
+_WRAPPERS = ("_orig_mod.", "model.", "net.")
 _MONAI = "patch_embedding.position_embeddings"
+_MONAI_KERNEL = "patch_embedding.patch_embeddings.weight"
 _MONAI_VIT = ("patch_embedding.", "blocks.", "norm.")
 # what depends on the classes
 _HEADS = ("head.", "deep_heads.")
@@ -63,6 +65,9 @@ def read_weights(path: Path) -> Weights:
     content: Any = read(path)
     state = next((content[place] for place in _PLACES if isinstance(content.get(place), dict)), content)
     tensors = {str(name).removeprefix(_WRAPPED): one for name, one in state.items() if isinstance(one, Tensor)}
+    for prefix in _WRAPPERS:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): one for name, one in tensors.items()}
     if not tensors:
         raise CheckpointError(f"{path}: holds no state dict, tensors by name, here or under {', '.join(_PLACES)}")
     if not (ours := network_weights(tensors, path.stat().st_size)):
@@ -102,8 +107,8 @@ def named_as_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if _MONAI in tensors:
         tensors = {f"vit.{name}" if name.startswith(_MONAI_VIT) else name: one for name, one in tensors.items()}
         vit = {name: one for name, one in tensors.items() if name.startswith("vit.")}
-        return from_monai(vit) | {name: one for name, one in tensors.items() if name not in vit}
-    return from_monai(tensors) if f"vit.{_MONAI}" in tensors else dict(tensors)
+        return from_monai(vit, strict=False) | {name: one for name, one in tensors.items() if name not in vit}
+    return from_monai(tensors, strict=False) if f"vit.{_MONAI}" in tensors else dict(tensors)
 
 
 def start_from(
@@ -149,23 +154,43 @@ def start_from(
             {name: one for name, one in tensors.items() if name not in heads},
             target,
             modalities=modalities,
-            trained_on=card.modalities if card else _unnamed(tensors, network, modalities),
+            trained_on=card.modalities if card else _unnamed(weights.tensors, tensors, network, modalities),
             img_size=weights.img_size,
         )
+        _check_numbers({name: tensors[name] for name in table.taken + table.adapted}, network)
     except ConfigError as error:
         raise ConfigError(f"module.init_from={path}: {error}") from error
+    except (RuntimeError, LookupError, ValueError, ArithmeticError) as error:
+        said = str(error).partition("\n")[0]
+        raise ConfigError(f"module.init_from={path}: its tensors are not those of a network ({said})") from error
     table.left_over.extend(heads)
     network.load_state_dict(fitted)
     return table, weights
 
 
-def _unnamed(tensors: Mapping[str, Tensor], network: nn.Module, modalities: Sequence[str]) -> Sequence[str]:
-    """Return names for the channels of weights whose file gives none."""
+def _check_numbers(tensors: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Raise `ConfigError` for weights that are of another kind than the network's, or not finite."""
+    own = network.state_dict()
+    for name, one in tensors.items():
+        if (one.is_floating_point(), one.is_complex()) != (own[name].is_floating_point(), own[name].is_complex()):
+            raise ConfigError(f"its weight {name} is of {one.dtype}, the network's of {own[name].dtype}")
+        if not one.isfinite().all():
+            raise ConfigError(f"its weight {name} holds NaN or infinite values")
+
+
+def _unnamed(
+    given: Mapping[str, Tensor], tensors: Mapping[str, Tensor], network: nn.Module, modalities: Sequence[str]
+) -> Sequence[str]:
+    """Return names for the channels of weights whose file gives none, as `tensors` by our names."""
     state = network.state_dict()
+    kernels = [given[name] for name in (_MONAI_KERNEL, f"vit.{_MONAI_KERNEL}") if name in given]
+    if kernels and kernels[0].ndim == 5:  # which says how many there are, whatever the patch size
+        channels = kernels[0].shape[1]
+        return modalities if channels == len(modalities) else [f"channel {n}" for n in range(channels)]
     for name in (*(f"{block}.conv1.weight" for block in CONVOLUTIONS), EMBEDDING):
-        if name in tensors and name in state:
+        if name in tensors and name in state and tensors[name].ndim > 1:
             channels = tensors[name].shape[1] * len(modalities) // state[name].shape[1]
-            return modalities if channels == len(modalities) else [f"channel {n}" for n in range(channels)]
+            return modalities if channels in (0, len(modalities)) else [f"channel {n}" for n in range(channels)]
     return modalities
 
 

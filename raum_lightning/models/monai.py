@@ -19,11 +19,13 @@ from torch import Tensor
 from raum_lightning.errors import ConfigError
 
 DEPTH, PATCH_SIZE = 12, 16
+EMBEDDING = "vit.patch_embed.weight"
 OUT_INDICES = (4, 7, 10, 12)
 # of `proj_type="perceptron"`, the default of MONAI's first releases: a linear map of the voxels in the order (i j k c)
 _PERCEPTRON = "vit.patch_embedding.patch_embeddings.1"
-# parameters that MONAI registers and never reads; older checkpoints hold the whole unused cross-attention
-_UNUSED = re.compile(r"vit\.blocks\.\d+\.(norm_cross_attn|cross_attn)\.")
+# parameters that MONAI registers and never reads; older checkpoints hold the whole unused cross-attention, and those of
+# its first releases a token for classes
+_UNUSED = re.compile(r"vit\.(blocks\.\d+\.(norm_cross_attn|cross_attn)\.|patch_embedding\.cls_token$)")
 
 
 def _names(depth: int = DEPTH) -> dict[str, str]:
@@ -69,11 +71,13 @@ def _rename(key: str, names: Mapping[str, str]) -> str:
     )
 
 
-def from_monai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_monai(state: Mapping[str, Tensor], *, strict: bool = True) -> dict[str, Tensor]:
     """Return a state dict of MONAI's UNETR, or of its ViT of any depth, as ours; what MONAI never uses is left out.
 
+    Without `strict` other tensors keep their names, and the patch embedding may be missing.
+
     Raises:
-        ConfigError: A name that MONAI's UNETR does not have.
+        ConfigError: A name that MONAI's UNETR does not have, or no patch embedding.
     """
     state = {
         name.replace(_PERCEPTRON, "vit.patch_embedding.patch_embeddings"): _as_kernel(one)
@@ -83,13 +87,25 @@ def from_monai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
     blocks = [int(found[1]) for name in state if (found := re.match(r"vit\.blocks\.(\d+)\.", name))]
     names = {theirs: ours for ours, theirs in _names(max(blocks, default=-1) + 1).items()}
-    ours = {_rename(key, names): tensor for key, tensor in state.items() if not _UNUSED.match(key)}
-    ours["vit.patch_embed.weight"] = ours["vit.patch_embed.weight"].flatten(1)
+    used = {key: tensor for key, tensor in state.items() if not _UNUSED.match(key)}
+    ours = {_rename(key, names) if strict or _is_known(key, names) else key: tensor for key, tensor in used.items()}
+    if (weight := ours.get(EMBEDDING)) is not None and weight.ndim > 1:
+        ours[EMBEDDING] = weight.flatten(1)
+    elif strict:
+        raise ConfigError(
+            f"{names['vit.patch_embedding.patch_embeddings']}.weight is missing or no kernel: of no UNETR"
+        )
     return ours
+
+
+def _is_known(key: str, names: Mapping[str, str]) -> bool:
+    return key in names or key.rpartition(".")[0] in names
 
 
 def _as_kernel(weight: Tensor) -> Tensor:
     """Return the weight E (i j k c) of a perceptron as E (c i j k)."""
+    if weight.ndim != 2 or weight.shape[1] % PATCH_SIZE**3:
+        raise ConfigError(f"{_PERCEPTRON}.weight of shape {list(weight.shape)} has not the patch size {PATCH_SIZE}")
     return rearrange(weight, "e (i j k c) -> e (c i j k)", i=PATCH_SIZE, j=PATCH_SIZE, k=PATCH_SIZE)
 
 

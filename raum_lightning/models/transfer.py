@@ -77,7 +77,7 @@ def fit_weights(
         if name == POSITIONS and given.shape[-1] == own.shape[-1] and (img_size or given.shape != own.shape):
             adapted = _interpolate(given, network, own.shape[1], img_size)
         elif _sees_image(name, network):
-            adapted = _by_modality(given, modalities, trained_on, network.in_channels)
+            adapted = _by_modality(given, own, modalities, trained_on, network.in_channels)
         if adapted.shape != own.shape:
             table.new.append(name)
             continue
@@ -95,15 +95,19 @@ def _sees_image(name: str, network: UNETR | UNETRV2) -> bool:
     return name in {f"{block}.{part}.weight" for block in CONVOLUTIONS for part in ("conv1", "shortcut.0")}
 
 
-def _by_modality(weight: Tensor, modalities: Sequence[str], trained_on: Sequence[str], channels: int) -> Tensor:
-    """Return E (C v) or E C X Y Z for the channels that are wanted."""
-    if tuple(modalities) == tuple(trained_on) and (weight.ndim == 2 or weight.shape[1] == channels):
+def _by_modality(
+    weight: Tensor, own: Tensor, modalities: Sequence[str], trained_on: Sequence[str], channels: int
+) -> Tensor:
+    """Return E (C v) or E C X Y Z for the channels that are wanted; of patches of another size as it is."""
+    if tuple(modalities) == tuple(trained_on) and (weight.ndim < 3 or weight.shape[1] == channels):
         return weight
-    if len(modalities) != channels or not trained_on or weight.shape[1] % len(trained_on):
+    if len(modalities) != channels or not trained_on:
         raise ConfigError(
             f"modalities={list(modalities)} and trained_on={list(trained_on)} must name each channel of the network "
             f"({channels}) and of the weights"
         )
+    if weight.ndim != own.ndim or weight.shape[1] * channels != own.shape[1] * len(trained_on):
+        return weight
     apart = rearrange(weight.flatten(1), "e (c v) -> e c v", c=len(trained_on))
     mean = apart.mean(dim=1)
     chosen = [apart[:, trained_on.index(name)] if name in trained_on else mean for name in modalities]

@@ -55,7 +55,7 @@ def check_inputs(network: nn.Module, data: Any) -> int:
             f"{', '.join(data.modalities)}"
         )
     size: Sequence[int] = getattr(network, "img_size", data.roi_size)
-    if tuple(size) != tuple(data.roi_size):
+    if tuple(size) != tuple(data.roi_size) and not getattr(network, "any_size", False):
         raise ConfigError(f"the network has img_size={list(size)} but data.roi_size={list(data.roi_size)}")
     return channels
 

@@ -266,7 +266,7 @@ def test_a_prediction_with_more_classes_than_the_case_is_drawn_with_its_own(tmp_
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--out", "fig.png", "--width", "1"], "--width 1: a picture has at least 50 pixels"),
+        (["--out", "fig.png", "--width", "1"], "--width 1: a picture has at least 100 pixels"),
         (["--out", "fig.tiff9"], "no picture can be written with the ending 'tiff9'"),
         (["--out", "fig.png", "--slice", "1", "36", "1"], "voxel (1, 36, 1) lies outside the volume of (40, 36, 32)"),
         (["--out", "fig.png", "--prediction", "none.nii.gz"], "none.nii.gz: no such file"),

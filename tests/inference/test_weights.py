@@ -16,7 +16,7 @@ from raum_lightning.datasets import load
 from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.inference.card import ModelCard, describe
 from raum_lightning.inference.weights import lines, start_from
-from raum_lightning.models import UNETR
+from raum_lightning.models import UNETR, UNETRV2
 from raum_lightning.models.monai import OUT_INDICES
 from tests.helpers import DEBUG
 from tests.helpers.networks import small
@@ -98,6 +98,74 @@ def test_monais_vit_alone_becomes_the_encoder_of_three_modalities(tmp_path: Path
     assert {"cls_token", "classification_head.0.weight"} <= set(table.left_over)
     kernel = theirs.state_dict()["patch_embedding.patch_embeddings.weight"].flatten(1)
     torch.testing.assert_close(ours.vit.patch_embed.weight, kernel.repeat(1, 3))
+
+
+def vit(patch: int = 16, **more: Any) -> dict[str, torch.Tensor]:
+    """State dict of MONAI's ViT for one modality."""
+    sizes = {"hidden_size": 24, "mlp_dim": 48, "num_layers": 4, "num_heads": 2}
+    state: dict[str, torch.Tensor] = nets.ViT(1, (32,) * 3, (patch,) * 3, **(sizes | more)).state_dict()
+    return state
+
+
+@pytest.mark.parametrize("patch", [8, 16])
+def test_an_embedding_of_patches_of_another_size_is_new(tmp_path: Path, patch: int) -> None:
+    torch.save(vit(patch), tmp_path / "vit.pt")
+    sizes = {"embed_dim": 24, "mlp_dim": 48, "num_heads": 2, "depth": 4, "out_indices": (1, 2, 4)}
+    network = UNETRV2(in_channels=3, out_channels=4, img_size=32, feature_size=4, patch_size=8, **sizes)
+    own = network.vit.patch_embed.weight.clone()
+    table, _ = start_from(tmp_path / "vit.pt", network, modalities=THREE, outputs=FOUR)
+    fits = patch == 8
+    assert ("vit.patch_embed.weight" in table.adapted) is fits
+    assert ("vit.patch_embed.weight" in table.left_over) is not fits and "vit.blocks.0.norm1.weight" in table.taken
+    assert torch.equal(network.vit.patch_embed.weight, own) is not fits
+
+
+def test_weights_behind_a_convolutional_stem_go_to_a_linear_one(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"embed_dim": 24, "mlp_dim": 48, "num_heads": 2, "img_size": 32, "feature_size": 4}
+    sizes |= {"depth": 4, "out_indices": (1, 2, 3, 4)}
+    source = UNETRV2(in_channels=3, out_channels=4, stem="conv", skips="stem", stem_size=4, **sizes)
+    target = UNETRV2(in_channels=2, out_channels=4, **sizes)
+    path = checkpoint(tmp_path / "last.ckpt", source, size=32)
+    table, _ = start_from(path, target, modalities=("t1ce", "flair"), outputs=FOUR)
+    assert "vit.patch_embed.weight" in table.new and "vit.blocks.0.norm1.weight" in table.taken
+
+
+def test_what_old_releases_and_wrappers_add_to_a_state_dict(tmp_path: Path) -> None:
+    state = vit() | {"patch_embedding.cls_token": torch.zeros(1, 1, 24), "blocks.0.other.weight": torch.zeros(2)}
+    tables = []
+    for prefix in ("", "model.", "_orig_mod.", "module._orig_mod."):
+        torch.save({f"{prefix}{name}": weight for name, weight in state.items()}, tmp_path / "vit.pt")
+        network = small(
+            img_size=32, embed_dim=24, mlp_dim=48, num_heads=2, depth=4, patch_size=16, out_indices=(1, 2, 3, 4)
+        )
+        tables.append(start_from(tmp_path / "vit.pt", network, modalities=THREE, outputs=FOUR)[0])
+    assert tables[0].left_over == ["vit.blocks.0.other.weight"] and len(tables[0].taken) > 40
+    assert all(table == tables[0] for table in tables)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "said"),
+    [
+        ("norm.weight", torch.full((24,), torch.nan), "its weight vit.norm.weight holds NaN or infinite values"),
+        ("norm.weight", torch.ones(24, dtype=torch.int8), "its weight vit.norm.weight is of torch.int8"),
+        ("patch_embedding.position_embeddings", torch.zeros(24), "its tensors are not those of a network"),
+        ("patch_embedding.position_embeddings", torch.zeros(1, 0, 24), "its tensors are not those of a network"),
+        ("patch_embedding.patch_embeddings.weight", torch.tensor(1.0), ""),
+        ("patch_embedding.patch_embeddings.weight", None, ""),
+    ],
+)
+def test_damaged_weights_are_one_sentence(tmp_path: Path, name: str, weight: torch.Tensor | None, said: str) -> None:
+    state = vit() | {name: weight}
+    torch.save({key: one for key, one in state.items() if one is not None}, tmp_path / "vit.pt")
+    network = small(
+        img_size=32, embed_dim=24, mlp_dim=48, num_heads=2, depth=4, patch_size=16, out_indices=(1, 2, 3, 4)
+    )
+    if said:
+        with pytest.raises(ConfigError, match=said):
+            start_from(tmp_path / "vit.pt", network, modalities=THREE, outputs=FOUR)
+    else:
+        table, _ = start_from(tmp_path / "vit.pt", network, modalities=THREE, outputs=FOUR)
+        assert "vit.patch_embed.weight" in table.new and "vit.norm.weight" in table.taken
 
 
 def test_a_network_of_another_library_takes_tensors_by_name(tmp_path: Path) -> None:

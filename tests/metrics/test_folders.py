@@ -356,7 +356,7 @@ def test_a_header_that_names_a_data_set_that_is_not_known(converted: Path, tmp_p
     )
     assert scores.summary["dice_ncr"].mean == scores.summary["dice_tc"].mean == 1
     assert evaluate(tmp_path / "ours", converted / "raw", classes=["NCR"]).summary["dice_ncr"].mean == 1
-    brats = replace(case, dataset=presets()["brats2021"])
+    brats = replace(case, dataset=presets()["brats2021"], label=None)
     with pytest.raises(CaseError, match=r"give the YAML or dataset\.json of raw as --dataset"):
         Scan.read(brats, tmp_path / "ours" / f"{case.id}.nii.gz", ["FLAIR"])
 

@@ -1,13 +1,26 @@
 """Whether what was trained fits the masks that score it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from raum_lightning.datasets import load
 from raum_lightning.errors import ConfigError
-from raum_lightning.training.data_fit import check_classes
+from raum_lightning.models import UNETRV2
+from raum_lightning.training.data_fit import check_classes, check_inputs
 from raum_lightning.training.option_checks import check_monitor
+
+
+@pytest.mark.parametrize("position", ["rope", "both"])
+def test_patches_of_another_size_need_free_positions(position: str) -> None:
+    network = UNETRV2(img_size=32, in_channels=1, position=position, embed_dim=24, num_heads=2, feature_size=4)
+    data = SimpleNamespace(modalities=("flair",), roi_size=(48, 48, 32))
+    if position == "rope":
+        assert check_inputs(network, data) == 1
+    else:
+        with pytest.raises(ConfigError, match=r"img_size=.* but data.roi_size"):
+            check_inputs(network, data)
 
 
 def test_classes_have_their_places() -> None:
