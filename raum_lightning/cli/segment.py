@@ -139,7 +139,8 @@ def _segment_folder(args: argparse.Namespace) -> int:
     if outcome.replaced:
         print(f"{len(outcome.replaced)} were of other weights, settings or images and are replaced")
     print(f"{args.out}: {len(outcome.written)} of {len(cases)} cases segmented, {len(outcome.kept)} were there already")
-    _write_tables(segmenter, cases, args.out)
+    done = {*outcome.written, *outcome.kept}
+    _write_tables(segmenter, [case for case in cases if case.id in done], args.out)
     if review.own:
         review.write()  # once more, where another process has written between reading and writing
     if review.rows:
@@ -158,11 +159,9 @@ def _write_tables(segmenter: "Segmenter", cases: Sequence["Case"], folder: Path)
     """Write volumes and the names of labels beside masks, as `lightning predict` does."""
     from raum_lightning.training.callbacks.mask_tables import VOLUMES, write_label_tables, write_volumes
 
-    targets = {case.id: (folder / case.prediction_file, case.dataset) for case in cases}
     masks = {
-        name: (path, segmenter.card.labelling(dataset, segmenter.dataset))
-        for name, (path, dataset) in targets.items()
-        if path.exists()
+        case.id: (folder / case.prediction_file, segmenter.card.labelling(case.dataset, segmenter.dataset))
+        for case in cases
     }
     if masks:
         write_volumes(folder / VOLUMES, masks)

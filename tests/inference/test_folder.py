@@ -55,6 +55,9 @@ def test_all_but_the_broken_case_are_segmented_once(
     assert sorted(path.name for path in out.glob("*.nii.gz")) == [f"BraTS20_Training_00{n}.nii.gz" for n in (1, 3)]
     said = capsys.readouterr().out
     assert f"{out}: 2 of 3 cases segmented, 0 were there already\n" in said
+    rows = (out / "volumes.csv").read_text().splitlines()
+    assert rows[0] == "case,WT,TC,ET" and [row.split(",")[0][-3:] for row in rows[1:]] == ["001", "003"]
+    assert (out / "brats2020.txt").exists() and (out / "brats2020.ctbl").exists()
     assert "BraTS20_Training_002 was not segmented: case BraTS20_Training_002: t1ce is missing" in said
     one = tmp_path / "one.nii.gz"
     assert segment(checkpoint, "--case", cases / "BraTS20_Training_003", "--out", one) == 0
