@@ -253,7 +253,8 @@ class SegmentationModule(WholeVolumeModule):
         """Check that the schedule fits the run, where this is known before its first steps."""
         # with fast_dev_run of one step, whose learning rate is of no matter
         if not getattr(self.trainer, "fast_dev_run", False) and not only_timer(self.trainer):
-            self.recipe.check_length(run_length(self.trainer))
+            schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+            self.recipe.check_length(run_length(self.trainer), *schedulers)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Leave the statistics of frozen norms as they are."""

@@ -186,6 +186,10 @@ class BratsDataModule(SelectedCases):
                 raise ConfigError("data.without is for validate, test and predict; fit takes data.modality_dropout")
             check_batch(self.batch_size, self.patches_per_epoch, self._ranks["num_replicas"])
         self.select(announce=True)
+        if self.without:
+            rank_zero_info(
+                f"without {', '.join(self.without)}: what the network sees of it is as data.fill_absent says, or 0"
+            )
         if fitting and self.check:
             with progress_bar("checking cases") as progress:
                 said = check_before_training(self.cases, self.modalities, cache=self.prepared_dir, progress=progress)

@@ -112,9 +112,19 @@ class Recipe:
 
         return LambdaLR(optimizer, factor)
 
-    def check_length(self, total_steps: float) -> None:
-        """Check that the run's end is known and not before that of the warm-up; raise `ConfigError`."""
+    def check_length(self, total_steps: float, scheduler: Any = None) -> None:
+        """Check that the run's end is known, not before that of the warm-up, and not after that of a scheduler.
+
+        Raises:
+            ConfigError: It is not.
+        """
         if self.lr_scheduler:
+            last = getattr(scheduler, "total_steps", None)  # of OneCycleLR, which fails after it
+            if isinstance(last, int) and last < total_steps:
+                raise ConfigError(
+                    f"module.lr_scheduler: {type(scheduler).__name__} ends after total_steps={last}, and the run has "
+                    f"{total_steps:.0f} steps: give it as many"
+                )
             return
         if total_steps == float("inf"):
             raise ConfigError(ENDLESS)

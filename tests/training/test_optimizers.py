@@ -26,6 +26,14 @@ def scales(layer_decay: float) -> dict[str, float]:
     return {names[id(one)]: group.get("lr_scale", 1.0) for group in groups for one in group["params"]}
 
 
+def test_a_scheduler_that_ends_before_the_run_is_refused() -> None:
+    module = SegmentationModule(small(), lr_scheduler=partial(OneCycleLR, max_lr=1e-3, total_steps=9))
+    _, scheduler = module.recipe.build(module, lambda: 10)
+    module.recipe.check_length(9, scheduler)
+    with pytest.raises(ConfigError, match="OneCycleLR ends after total_steps=9, and the run has 10 steps: give it as"):
+        module.recipe.check_length(10, scheduler)
+
+
 def test_one_group_where_nothing_differs() -> None:
     network = small()
     (group,) = parameter_groups(network, no_decay=False, layer_decay=1.0)
