@@ -1,6 +1,7 @@
 """What W&B has of a run: training, test and prediction as parts of one run, read back from its files."""
 
 import json
+import time
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.delenv("WANDB_MODE", raising=False)
         assert main(["phantom", "runs/phantom-cases", "--cases", "6", "--shape", "48", "48", "40"]) == 0
         for verb in ("fit", "test", "predict"):
+            time.sleep(1.1)  # wandb names the folder of a part by the second in which it begins
             assert main([verb, "-c", DEBUG, "-c", "wandb.yaml", "--run.id", "one", "--run.experiment", "debug"]) == 0
     return here
 
