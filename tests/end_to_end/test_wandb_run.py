@@ -1,9 +1,9 @@
 """What W&B has of a run: training, test and prediction as parts of one run, read back from its files."""
 
 import json
-import time
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
