@@ -254,7 +254,7 @@ class SegmentationModule(WholeVolumeModule):
         # with fast_dev_run of one step, whose learning rate is of no matter
         if not getattr(self.trainer, "fast_dev_run", False) and not only_timer(self.trainer):
             schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
-            self.recipe.check_length(run_length(self.trainer), *schedulers)
+            self.recipe.check_length(run_length(self.trainer), next(iter(schedulers), None))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Leave the statistics of frozen norms as they are."""

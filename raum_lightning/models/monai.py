@@ -17,9 +17,9 @@ from einops import rearrange
 from torch import Tensor
 
 from raum_lightning.errors import ConfigError
+from raum_lightning.models.transfer import EMBEDDING
 
 DEPTH, PATCH_SIZE = 12, 16
-EMBEDDING = "vit.patch_embed.weight"
 OUT_INDICES = (4, 7, 10, 12)
 # of `proj_type="perceptron"`, the default of MONAI's first releases: a linear map of the voxels in the order (i j k c)
 _PERCEPTRON = "vit.patch_embedding.patch_embeddings.1"
