@@ -11,13 +11,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from raum_lightning.atomic import expanded
 from raum_lightning.datasets import DataSet
 from raum_lightning.errors import CheckpointError, ConfigError, UserError
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.compiling import compile_network
 from raum_lightning.inference.loading import PREFIX, trusted_parts
-from raum_lightning.inference.weights import lines, start_from
+from raum_lightning.inference.weights import Converter, lines, source_of, start_from
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.machine import keep_memory
 from raum_lightning.metrics import METRICS, SegmentationMetrics, find_rules
@@ -82,7 +81,8 @@ class SegmentationModule(WholeVolumeModule):
         ema: Decay of a running mean of the network's weights, such as 0.999: the mean is what is validated, saved as
             the network and segmented with.
         init_from: File whose weights a new run starts from, as far as they fit: a checkpoint, *.safetensors, or a state
-            dict of MONAI's UNETR or ViT. A table says what became of each tensor.
+            dict of MONAI's UNETR or ViT. Weights of other programs are read by a class: `Renamed`, or one of your own,
+            of `raum_lightning.inference.converters`. A table says what became of each tensor.
         freeze: Parts of the network that are not trained, such as vit.
         thaw_after: Steps after which they are trained too; never where not given.
         compile: Run the network under `torch.compile`: minutes at the start (what it gains: benchmarks/README.md).
@@ -115,14 +115,14 @@ class SegmentationModule(WholeVolumeModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         ema: float | None = None,
-        init_from: str | None = None,
+        init_from: Converter | str | None = None,
         freeze: Sequence[str] = (),
         thaw_after: int | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
         # the command line adds how network and loss were made, so that `load_from_checkpoint` needs no arguments
-        self.save_hyperparameters(ignore=["network", "loss", "optimizer", "lr_scheduler"], logger=False)
+        self.save_hyperparameters(ignore=["network", "loss", "optimizer", "lr_scheduler", "init_from"], logger=False)
         if isinstance(network, Described):  # for a Trainer of the user's own
             self.save_hyperparameters({"network": network.spec}, logger=False)
         self.network = network
@@ -143,7 +143,7 @@ class SegmentationModule(WholeVolumeModule):
         )
         self.init_from = init_from
         # the file, and the cases of this data set that trained its weights
-        self.started_from: tuple[Path, frozenset[str]] | None = None
+        self.started_from: tuple[str, frozenset[str]] | None = None
         self.frozen = Frozen(network, freeze, thaw_after)
         self.average = None if ema is None else AveragedWeights(ema)
         self.monitor = monitor
@@ -205,11 +205,11 @@ class SegmentationModule(WholeVolumeModule):
         """Load the weights of `init_from`, once, for the modalities and classes of `data` (a `BratsDataModule`)."""
         if self.init_from is None:
             return
-        path, self.init_from = expanded(self.init_from), None
+        source, self.init_from = source_of(self.init_from), None
         names = outputs_of(data.dataset, self.mode)
-        table, weights = start_from(path, self.network, modalities=data.modalities, outputs=names)
-        self.started_from = path, weights.seen(data.dataset.name)
-        for line in lines(path, table, weights):
+        table, weights = start_from(source, self.network, modalities=data.modalities, outputs=names)
+        self.started_from = str(source), weights.seen(data.dataset.name)
+        for line in lines(source, table, weights):
             rank_zero_info(line)
 
     def _follow(self, dataset: DataSet) -> None:

@@ -60,6 +60,15 @@ class CommandLine:
                     places[place] = f"--{'.'.join(option.key)}"
         return tree, places
 
+    def place(self, *key: str) -> str | None:
+        """Return where the value of a key was given, an option or `FILE, line N`; None where it was not."""
+        tree, places = self.together()
+        for part in key:
+            if part not in mapping(tree):
+                return None
+            tree = tree[part]
+        return next((places[key[:length]] for length in range(len(key), 0, -1) if key[:length] in places), None)
+
 
 def read_command_line(args: Sequence[str]) -> CommandLine:
     """Return files and options of the words after a verb.
@@ -77,13 +86,16 @@ def read_command_line(args: Sequence[str]) -> CommandLine:
         else:
             options.append(option)
     configuration = read_files(files)
-    lengths = {option.key[1]: option.value for option in options if option.key in {("trainer", key) for key in LENGTHS}}
-    forget_length(configuration.tree, lengths)
+    typed: Tree = {}
+    for option in options:
+        if option.key[:1] == ("trainer",) and option.value is not None:
+            _assign(typed, option)
+    trainer = mapping(typed.get("trainer"))
+    forget_length(configuration.tree, {key: trainer[key] for key in LENGTHS if key in trainer})
     kept: list[Option] = []
     for option in options:
-        if _prune(configuration.tree, option) or any(_is_other_class(option, other) for other in kept):
-            kept = [other for other in kept if other.key[: len(option.key)] != option.key]
-        kept.append(option)
+        replaces = _prune(configuration.tree, option) or any(_is_other_class(option, other) for other in kept)
+        kept = _with(kept, option, replaces=replaces)
     return CommandLine(configuration, kept)
 
 
@@ -108,6 +120,26 @@ def _options(args: Sequence[str]) -> Iterator[Option]:
                 yield Option((word,), key)
 
 
+def _with(kept: list[Option], option: Option, *, replaces: bool) -> list[Option]:
+    """Return the options and one more that is typed after them.
+
+    What replaces another value drops the options of before that are of that value. The first class of a key takes the
+    arguments that were typed before it: it is put before them, where jsonargparse would drop them.
+    """
+    key = option.key[:-1] if option.key[-1:] == (CLASS,) else option.key
+    value = None if option.value is None or option.appends else parse_value(option.value)
+    below = [other for other in kept if key and other.key[: len(key)] == key]
+    if (isinstance(value, dict) and CLASS not in value) or not below:  # a mapping is merged
+        return [*kept, option]
+    named = any(other.key in (key, (*key, CLASS)) for other in below)
+    if isinstance(value, (str, dict)) and not named:
+        first = kept.index(below[0])
+        return [*kept[:first], option, *kept[first:]]
+    if replaces:
+        return [*(other for other in kept if other not in below), option]
+    return [*kept, option]
+
+
 def _is_other_class(option: Option, other: Option) -> bool:
     return option.key == other.key and not option.appends and option.value != other.value
 
@@ -126,7 +158,7 @@ def _prune(tree: Tree, option: Option) -> bool:
 def _remove(parent: Tree, key: str, value: Any) -> bool:
     under = parent[key]
     if isinstance(under, dict) and isinstance(value, dict) and not replaces(under, value):
-        removed = [_remove(under, name, value[name]) for name in value if name in under]
+        removed = [_remove(under, name, value[name]) for name in value if name in under and name != CLASS]
         return any(removed)
     if isinstance(under, dict) and isinstance(value, str) and not replaces(under, value):
         return False

@@ -1,13 +1,15 @@
-"""What a configuration need not say: the network's channels and size, which follow from the data, and loggers' folders.
+"""What a configuration need not say: where a network is found, its channels and size, and loggers' folders.
 
-After jsonargparse a default looks like a typed value. Here the plain tree of files and options is looked at, before.
+A network may be called by its name alone, and its channels and size follow from the data. After jsonargparse a default
+looks like a typed value: here the plain tree of files and options is looked at, before.
 """
 
 import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -25,12 +27,15 @@ from raum_lightning.inference.exported import SAFETENSORS, read_card
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.runs.checkpoints import structure
 from raum_lightning.training.data_fit import outputs_of
+from raum_lightning.yaml_files import parse_value
 
 SIZES = ("in_channels", "out_channels", "img_size")
 NETWORK = "module.network.init_args"
 ENSEMBLE = "raum_lightning.inference.ensemble.Ensemble"
 LOGGER = ("trainer", "logger")
 METRICS = "raum_lightning.loggers.CSVLogger"
+# where a network is looked for that is called by its name alone, such as SegResNet
+NETWORKS = ("raum_lightning.models", "monai.networks.nets")
 # a logger's `save_dir` that means the folder of the run
 RUN_FOLDER = "."
 
@@ -48,6 +53,36 @@ class Derived:
     tree: Tree
     words: list[str]
     network: dict[str, Any] = field(default_factory=dict)
+
+
+def spell_out(given: CommandLine) -> CommandLine:
+    """Return files and options with the whole path of a network of this package or MONAI's that they call by its name.
+
+    jsonargparse knows the names of classes that are imported, those that compute a network of ours fastest among them.
+    """
+    key = ("module", "network")
+    tree, options = deepcopy(given.files.tree), []
+    module = _descend(tree, "module")
+    module |= {name: _whole_path(value) for name, value in module.items() if name == key[-1]}
+    for option in given.options:
+        value = parse_value(option.value) if option.value and option.key in (key, (*key, CLASS)) else None
+        if (whole := _whole_path(value)) != value:
+            text = whole if isinstance(whole, str) else json.dumps(whole)
+            option = replace(option, value=text, words=(f"--{'.'.join(option.key)}={text}",))
+        options.append(option)
+    return CommandLine(replace(given.files, tree=tree), options)
+
+
+def _whole_path(value: Any) -> Any:
+    """Return the value of a network's key, a name or a mapping with one, with the whole path where that is known."""
+    name, _ = _spec(value)
+    if not isinstance(name, str) or not name.isidentifier():
+        return value
+    for module in NETWORKS:
+        with suppress(ImportError, AttributeError):
+            resolve_name(f"{module}.{name}")
+            return value | {CLASS: f"{module}.{name}"} if isinstance(value, dict) else f"{module}.{name}"
+    return value
 
 
 def derive(given: CommandLine) -> Derived:
@@ -72,7 +107,8 @@ def add_derived(tree: Tree) -> None:
     given = _descend(tree, "module").get("network")
     if network and not (isinstance(given, dict) and given.get("init_args", {}) is None):
         class_path, arguments = _spec(given)
-        tree["module"]["network"] = {CLASS: class_path, "init_args": arguments | network}
+        more = given if isinstance(given, dict) else {}
+        tree["module"]["network"] = {**more, CLASS: class_path, "init_args": arguments | network}
     if loggers is not None:
         tree["trainer"]["logger"] = loggers if isinstance(tree["trainer"]["logger"], list) else loggers[0]
 

@@ -86,7 +86,8 @@ class _Check(KeyCheck):
         if CLASS not in spec and not (spec := self.of_default(spec, path)):
             return
         if wrong := [name for name in spec if name not in SPEC]:
-            yield from (self.unknown((*path, name), SPEC, f"key of a class ({', '.join(SPEC)})") for name in wrong)
+            more = f"is no key of a class ({', '.join(SPEC)}); an argument of the class stands below {ARGUMENTS}"
+            yield from (self.at((*path, name), f"{dotted((*path, name))} {more}") for name in wrong)
             return
         kind, problem = _find(spec[CLASS], [kind for kind, _ in kinds])
         if problem:

@@ -18,7 +18,7 @@ from raum_lightning.cli.derived import METRICS, RUN_FOLDER
 from raum_lightning.errors import ConfigError, RunError
 from raum_lightning.inference.exported import ONNX, PROGRAM, SAFETENSORS
 from raum_lightning.inference.hub import local
-from raum_lightning.runs.checkpoints import newest_sound, seconds_trained, structure
+from raum_lightning.runs.checkpoints import epochs_trained, newest_sound, seconds_trained, structure
 from raum_lightning.runs.folder import RunFolder, find_checkpoint
 from raum_lightning.runs.naming import check_names, given_id, restarted, restarts
 
@@ -53,7 +53,8 @@ def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: b
         config: The verb's configuration: `run`, `ckpt_path` and `trainer` are looked at.
         files: The YAML files that were given; the last one names the experiment, of those that
             are not of a machine (experiments/hardware).
-        root_is_given: Whether `run.root` is typed, so that nothing is written to the run of a foreign checkpoint.
+        root_is_given: Whether `run.root` is typed or stands in a file, so that nothing is written to the run of a
+            foreign checkpoint.
 
     Raises:
         RunError: The run or the checkpoint is not there, has been trained already, or has no step left.
@@ -124,23 +125,25 @@ def _check_end(checkpoint: Path, trainer: Any) -> None:
     if checkpoint.suffix in (SAFETENSORS, ONNX, PROGRAM):
         raise RunError(f"{checkpoint}: holds no state of a training; --module.init_from takes weights of a safetensors")
     content = structure(checkpoint) if checkpoint.is_file() else {}
-    done, max_steps, limit = content.get("global_step", 0), trainer.max_steps, Timer(trainer.max_time).time_remaining()
-    if not isinstance(done, int):
+    steps, limit = content.get("global_step", 0), Timer(trainer.max_time).time_remaining()
+    if not isinstance(steps, int):
         raise RunError(
             f"{checkpoint}: does not say at which step it was saved (global_step); give a checkpoint of `raum fit`"
         )
-    instead = f"or begin from its weights alone with --module.init_from {checkpoint}"
-    by_time = max_steps == -1 and trainer.max_epochs in (None, -1)
-    if by_time and limit and (seconds := seconds_trained(content)) >= limit:
-        raise RunError(
-            f"{checkpoint} was saved after {seconds:.0f} s and trainer.max_time is {limit:.0f} s: nothing is left to "
-            f"train; give a longer --trainer.max_time, that of both together, {instead}"
-        )
-    if 0 < max_steps <= done:
-        raise RunError(
-            f"{checkpoint} was saved at step {done} and trainer.max_steps is {max_steps}: nothing is left to train; "
-            f"give --trainer.max_steps above {done}, steps of both together, {instead}"
-        )
+    by_time = trainer.max_steps == -1 and trainer.max_epochs in (None, -1)
+    epochs, seconds = epochs_trained(content), seconds_trained(content)
+    ends = [
+        (f"at step {steps}", "max_steps", trainer.max_steps, steps, f"above {steps}, steps"),
+        (f"after {epochs} epochs", "max_epochs", trainer.max_epochs or -1, epochs, f"above {epochs}, epochs"),
+        (f"after {seconds:.0f} s", "max_time", limit if by_time and limit else -1, seconds, "that is longer, time"),
+    ]
+    for saved, key, end, done, more in ends:
+        if 0 < end <= done:
+            raise RunError(
+                f"{checkpoint} was saved {saved} and trainer.{key} is {end:.0f}{' s' * (key == 'max_time')}: nothing "
+                f"is left to train; give --trainer.{key} {more} of both together, or begin from its weights alone with "
+                f"--module.init_from {checkpoint}"
+            )
 
 
 def _precision(precision: Any, accelerator: str) -> tuple[Any, tuple[str, ...]]:

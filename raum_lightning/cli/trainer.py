@@ -3,7 +3,6 @@
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,20 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as LightningBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
-from raum_lightning.atomic import write_text
 from raum_lightning.cli import TRAINER_VERBS
 from raum_lightning.cli.command_line import CommandLine, read_command_line
-from raum_lightning.cli.derived import METRICS, derive, take_trained
+from raum_lightning.cli.derived import METRICS, derive, spell_out, take_trained
 from raum_lightning.cli.errors import refusals, restoring
 from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.known_keys import MODULE_CLASS
 from raum_lightning.cli.log_filters import quieten
 from raum_lightning.cli.own_code import find_beside, find_module_class, folders_before, lists_for_tensors
 from raum_lightning.cli.run_plan import apply_plan, as_list, make_plan, without_run
+from raum_lightning.cli.save_config import SaveConfig
 from raum_lightning.cli.trainer_help import keys, trainer_help
 from raum_lightning.data.augment.one_of import INSTANTIATORS
 from raum_lightning.data.datamodule import BratsDataModule
@@ -37,7 +36,6 @@ from raum_lightning.runs.folder import RunFolder
 from raum_lightning.runs.lock import locked
 from raum_lightning.runs.naming import RunOptions, new_id
 from raum_lightning.runs.resume_checks import check_agreement, check_fill_absent, check_modalities, flat
-from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.callbacks.best import BestCheckpoint
 from raum_lightning.training.callbacks.checkpoint import Continuation, Provenance, TrainedCases
 from raum_lightning.training.callbacks.failures import FiniteLoss, SameEverywhere
@@ -51,7 +49,6 @@ from raum_lightning.training.callbacks.throughput import Throughput
 from raum_lightning.training.callbacks.wandb_run import WandbRun
 from raum_lightning.training.checkpoint_io import VerifiedCheckpointIO
 from raum_lightning.training.option_checks import check_monitors, check_seed, check_trainer
-from raum_lightning.training.provenance import note_start, provenance
 from raum_lightning.training.schedule import check_length
 from raum_lightning.yaml_files import to_yaml
 
@@ -102,10 +99,12 @@ class RaumCLI(LightningCLI):
     results: RunFolder
     """Where this verb writes its numbers."""
     predictions: Path
+    made: list[Path]
+    """Folders that are not there before."""
     start: Path | None  # the checkpoint to resume from
 
     def __init__(self, args: list[str]) -> None:
-        self.verb, self.given = args[0], read_command_line(args[1:])
+        self.verb, self.given = args[0], spell_out(read_command_line(args[1:]))
         self.code = [*self.given.files.folders, *folders_before(self.given.files.files)]
         find_beside(self.code)
         lists_for_tensors()
@@ -167,12 +166,17 @@ class RaumCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Decide the run's folder and checkpoint, and tell them to trainer and loggers."""
         verb, config, given = str(self.subcommand), self.config[self.subcommand], self.given
-        root_is_given = any(option.key == ("run", "root") for option in given.options)
+        root = given.place("run", "root")
+        # that in a run's own config.yaml says where it was made, and the run may have moved
+        root_is_given = root is not None and RunFolder.of_file(Path(root.rpartition(", line ")[0])) is None
         plan = make_plan(verb, config, given.files.files, root_is_given=root_is_given)
         for line in (*(f"experiment: {file}, which is shipped" for file in given.files.shipped), *plan.said):
             rank_zero_info(line)
         self.start = plan.start
+        folders = (config.out, plan.run and plan.run.path, plan.experiment, plan.experiment.parent)
+        self.made = [folder for folder in folders if folder and not folder.exists()]
         self.run_dir = plan.run.path if plan.run else plan.experiment / new_id(plan.experiment)
+        self.made[:0] = [] if plan.run else [self.run_dir]
         if plan.start and verb != "fit":
             config.module.network = take_trained(config.module.network, self.derived, plan.start, verb)
         self.results = RunFolder(config.out) if config.out else self.run.of(verb, without=config.data.without)
@@ -280,12 +284,12 @@ class RaumCLI(LightningCLI):
 
     @contextmanager
     def _no_empty_folder(self) -> Iterator[None]:
-        """Remove the folder that was made for this run where a refused start leaves it empty."""
+        """Remove the folders that were made for this run where a refused start leaves them empty."""
         try:
             yield
         except BaseException:
-            with suppress(OSError):
-                for folder in (self.run_dir, self.run_dir.parent, self.run_dir.parent.parent):
+            for folder in self.made:
+                with suppress(OSError):
                     folder.rmdir()
             raise
 
@@ -296,25 +300,3 @@ class RaumCLI(LightningCLI):
         if subcommand == "predict":
             kwargs["return_predictions"] = False  # they are written as they come
         return kwargs
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes the run's `config.yaml` and `splits.json` when it trains, and tells the loggers the configuration."""
-
-    def __init__(
-        self, parser: LightningArgumentParser, config: Any, *, text: str, code: Sequence[Path], **kwargs: Any
-    ) -> None:
-        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
-        self.text, self.code = text, code
-
-    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """On rank 0, once."""
-        if stage != "fit":
-            return
-        run, data = RunFolder(Path(trainer.default_root_dir)), data_of(trainer)
-        write_text(run.config, self.text)
-        data.split.save(run.splits)
-        made_of = provenance(data)
-        note_start(run, made_of | {"code": [str(folder.resolve()) for folder in self.code]})
-        for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(self.text) | {"provenance": made_of, "split": asdict(data.split)})

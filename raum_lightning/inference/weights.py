@@ -1,13 +1,16 @@
 """Weights to start a network from: a checkpoint, a safetensors file or a state dict of MONAI, opened as data alone."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from torch import Tensor, nn
 
+from raum_lightning.atomic import expanded
 from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.exported import NETWORK, NETWORKS, SAFETENSORS
@@ -37,18 +40,79 @@ UNKNOWN = "it does not say which cases trained it: scores on these would be too 
 class Weights:
     """Tensors by name, and what is known of the network that they were; None where the file does not say.
 
-    `img_size` is the size of its images, X Y Z in voxels, and `trained` the ids of the cases that trained it.
+    Args:
+        tensors: State dict.
+        modalities: What its input channels are.
+        outputs: What its output channels are: classes, or regions.
+        img_size: Size of its images, X Y Z in voxels.
+        dataset: Name of the data set that it was trained on.
+        trained: Ids of the cases that trained it.
     """
 
     tensors: dict[str, Tensor]
-    card: ModelCard | None = None
+    modalities: Sequence[str] | None = None
+    outputs: Sequence[str] | None = None
     img_size: Sequence[int] | None = None
+    dataset: str | None = None
     trained: Sequence[str] | None = None
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor], card: ModelCard | None, **known: Any) -> "Weights":
+        """Return tensors with what a model card says of them."""
+        if card is not None:
+            known = {"img_size": card.roi_size} | known
+            known |= {"modalities": card.modalities, "outputs": card.channels, "dataset": card.dataset}
+        return cls(tensors, **known)
+
+    def replace(self, **known: Any) -> "Weights":
+        """Return the same with what is given, and not None, in the place of what the file says."""
+        return replace(self, **{name: value for name, value in known.items() if value is not None})
 
     def seen(self, dataset: str) -> frozenset[str]:
         """Return the ids of the cases of this data set that trained it, as far as the file says."""
-        other = self.card is not None and self.card.dataset != dataset
-        return frozenset(() if other else self.trained or ())
+        return frozenset(() if self.dataset not in (None, dataset) else self.trained or ())
+
+
+class Converter(ABC):
+    """Weights in a format that is not known here; a subclass is named as `module.init_from`, with its arguments."""
+
+    def __str__(self) -> str:
+        return type(self).__name__
+
+    @abstractmethod
+    def read(self) -> Weights:
+        """Return the tensors by the names that they have in the network that is trained, and what is known of them."""
+
+
+def source_of(given: str | Mapping[str, Any] | Converter) -> Path | Converter:
+    """Return what `module.init_from` names: a file, or a converter, which is made of its `class_path`."""
+    if isinstance(given, Mapping):
+        made: Converter = resolve_name(given["class_path"])(**given.get("init_args") or {})
+        return made
+    return given if isinstance(given, Converter) else expanded(given)
+
+
+def weights_of(source: Path | Converter) -> Weights:
+    """Return what a file holds or a converter reads.
+
+    Raises:
+        CheckpointError: As `read_weights`.
+        ConfigError: The converter fails, or returns anything else.
+    """
+    if not isinstance(source, Converter):
+        return read_weights(source)
+    try:
+        weights = source.read()
+    except CheckpointError:
+        raise
+    except Exception as error:  # a user's own code may raise anything
+        about = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error).partition("\n")[0]
+        raise ConfigError(f"module.init_from={source}: {about or type(error).__name__}") from error
+    tensors = getattr(weights, "tensors", None)
+    if not isinstance(tensors, dict) or not all(isinstance(one, Tensor) for one in tensors.values()):
+        name = type(source).__name__
+        raise ConfigError(f"module.init_from={source}: {name}.read must return Weights with a dict of tensors")
+    return weights
 
 
 def read_weights(path: Path) -> Weights:
@@ -73,7 +137,7 @@ def read_weights(path: Path) -> Weights:
     if not (ours := network_weights(tensors, path.stat().st_size)):
         return Weights(tensors)
     card = ModelCard.of_checkpoint(content)
-    return Weights(ours, card, card.roi_size if card else None, content.get("trained"))
+    return Weights.of(ours, card, trained=content.get("trained"))
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -90,7 +154,8 @@ def _read_safetensors(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: safetensors cannot read it ({error})") from error
-    return Weights(tensors, ModelCard.from_json(card) if card else None, _img_size(path, metadata.get(NETWORK)))
+    size = _img_size(path, metadata.get(NETWORK))
+    return Weights.of(tensors, ModelCard.from_json(card) if card else None, img_size=size)
 
 
 def _img_size(path: Path, network: str | None) -> Sequence[int] | None:
@@ -112,9 +177,9 @@ def named_as_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def start_from(
-    path: Path, network: nn.Module, *, modalities: Sequence[str], outputs: Sequence[str]
+    source: Path | Converter, network: nn.Module, *, modalities: Sequence[str], outputs: Sequence[str]
 ) -> tuple[Table, Weights]:
-    """Load into `network` what fits of the weights in `path`; return what became of each tensor, and the weights.
+    """Load into `network` what fits of the weights of `source`; return what became of each tensor, and the weights.
 
     The layers that see the image take the weights of each modality by its name where the file says what it was trained
     on; where it does not, the same number of channels is taken to be the same ones, and any other number to be others,
@@ -122,29 +187,30 @@ def start_from(
     of a network that is not one of this package, all tensors with as many rows as it has channels.
 
     Args:
-        path: As for `read_weights`.
+        source: As for `weights_of`.
         network: Any; only a UNETR or UNETRV2 is adapted to other modalities and sizes.
         modalities: Its input channels.
         outputs: What its output channels are.
 
     Raises:
         CheckpointError: The file cannot be read.
-        ConfigError: No tensor fits, or a network that is not adapted was trained on other modalities.
+        ConfigError: No tensor fits, the converter fails, or a network that is not adapted was trained on other
+            modalities.
     """
-    weights = read_weights(path)
-    tensors, card = weights.tensors, weights.card
+    weights = weights_of(source)
+    tensors, trained_on = weights.tensors, weights.modalities
     target: Any = network
     try:
         if adapted := isinstance(network, (UNETR, UNETRV2)):
             tensors = named_as_ours(tensors)
-        elif card and card.modalities != tuple(modalities):
+        elif trained_on is not None and tuple(trained_on) != tuple(modalities):
             raise ConfigError(
-                f"was trained on {', '.join(card.modalities)}, in this order, and a {type(network).__name__} is not "
-                f"adapted to others: give data.modalities '[{', '.join(card.modalities)}]'"
+                f"was trained on {', '.join(trained_on)}, in this order, and a {type(network).__name__} is not "
+                f"adapted to others: give data.modalities '[{', '.join(trained_on)}]'"
             )
         heads = {}
-        if card and card.channels != tuple(outputs):
-            rows = len(card.channels)
+        if weights.outputs is not None and tuple(weights.outputs) != tuple(outputs):
+            rows = len(weights.outputs)
             heads = {
                 name: one
                 for name, one in tensors.items()
@@ -154,15 +220,15 @@ def start_from(
             {name: one for name, one in tensors.items() if name not in heads},
             target,
             modalities=modalities,
-            trained_on=card.modalities if card else _unnamed(weights.tensors, tensors, network, modalities),
+            trained_on=trained_on or _unnamed(weights.tensors, tensors, network, modalities),
             img_size=weights.img_size,
         )
         _check_numbers({name: tensors[name] for name in table.taken + table.adapted}, network)
     except ConfigError as error:
-        raise ConfigError(f"module.init_from={path}: {error}") from error
+        raise ConfigError(f"module.init_from={source}: {error}") from error
     except (RuntimeError, LookupError, ValueError, ArithmeticError) as error:
         said = str(error).partition("\n")[0]
-        raise ConfigError(f"module.init_from={path}: its tensors are not those of a network ({said})") from error
+        raise ConfigError(f"module.init_from={source}: its tensors are not those of a network ({said})") from error
     table.left_over.extend(heads)
     network.load_state_dict(fitted)
     return table, weights
@@ -194,9 +260,9 @@ def _unnamed(
     return modalities
 
 
-def lines(path: Path, table: Table, weights: Weights) -> list[str]:
+def lines(source: Path | Converter, table: Table, weights: Weights) -> list[str]:
     """Return the table for people: a line for each fate, with the first names of all but those taken."""
-    found = [f"init_from {path}", f"  taken      {len(table.taken)} tensors"]
+    found = [f"init_from {source}", f"  taken      {len(table.taken)} tensors"]
     for fate, names in (("adapted", table.adapted), ("new", table.new), ("left over", table.left_over)):
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         found.append(f"  {fate:<10} {len(names)}{': ' if names else ''}{', '.join(names[:_SHOWN])}{more}")

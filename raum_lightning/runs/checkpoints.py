@@ -36,6 +36,15 @@ def structure(path: Path) -> dict[str, Any]:
     return _read(path, "meta")
 
 
+def epochs_trained(content: Mapping[str, Any]) -> int:
+    """Return how many epochs the run of a checkpoint had trained to their last batch; 0 where it does not say."""
+    loop: dict[str, Any] = content.get("loops", {}).get("fit_loop", {})
+    epochs: dict[str, int] = loop.get("epoch_progress", {}).get("current", {})
+    # what is saved in the validation after the last batch is saved before Lightning counts the epoch
+    over = loop.get("epoch_loop.batch_progress", {}).get("is_last_batch")
+    return epochs.get("started" if over else "processed", 0)
+
+
 def seconds_trained(content: Mapping[str, Any]) -> float:
     """Return how long the run of a checkpoint had trained by Lightning's `Timer`: 0 where it had none."""
     passed: dict[str, float] = content.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {})

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from raum_lightning.atomic import expanded
 from raum_lightning.cases.case import read_remark
 from raum_lightning.cases.nifti import write_like
 from raum_lightning.errors import CheckpointError, EvaluationError, RunError
 from raum_lightning.geometry import voxel_size
 from raum_lightning.inference.folder import hash_files, segment_cases
 from raum_lightning.inference.segmenter import load
-from raum_lightning.inference.weights import read_weights
+from raum_lightning.inference.weights import source_of, weights_of
 from raum_lightning.metrics.folders import Folders, MaskFile, read_mask
 from raum_lightning.postprocess import Postprocess, clean
 from raum_lightning.postprocess.probabilities import by_thresholds
@@ -42,11 +41,12 @@ def check_start(study: Study) -> None:
     given = study.config["module"].get("init_from")
     if given is None:
         return
-    trained = read_weights(expanded(given)).seen(next(iter(study.cases.values())).dataset.name)
+    source = source_of(given)
+    trained = weights_of(source).seen(next(iter(study.cases.values())).dataset.name)
     for fold, split in enumerate(study.splits):
         if seen := sorted(trained & {*split.val, *split.test}):
             raise RunError(
-                f"module.init_from={given}: was trained on {', '.join(seen[:5])}, which fold {fold} has to predict; "
+                f"module.init_from={source}: was trained on {', '.join(seen[:5])}, which fold {fold} has to predict; "
                 "start from weights that have seen none of these cases, or leave it out"
             )
 

@@ -1,5 +1,6 @@
 """What files and options say is what the run gets: bases, replaced classes and lists, the order of words."""
 
+import importlib
 import subprocess
 import sys
 from contextlib import suppress
@@ -265,6 +266,12 @@ def test_files_that_cannot_be_used(text: str, said: str, tmp_path: Path) -> None
         ("module:\n  network:\n    init_args:\n", [],
          ["FILE, line 3: module.network.init_args has no keys; leave it out"]),
         (
+            "module:\n  network:\n    class_path: monai.networks.nets.SegResNet\n    init_filters: 4\n",
+            [],
+            ["FILE, line 4: module.network.init_filters is no key of a class (class_path, init_args, dict_kwargs); an "
+             "argument of the class stands below init_args"],
+        ),
+        (
             "",
             ["--module.network", "monai.networks.nets.SwinUNTR"],
             ["module.network: monai.networks.nets has no class SwinUNTR; did you mean SwinUNETR?"],
@@ -458,3 +465,34 @@ def test_the_help_of_a_class_beside_a_file(option: str, shown: str, capsys: pyte
 def test_a_file_that_is_not_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "-c"]) == 2
     assert "-c needs the name of a YAML file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["init_args.init_filters", "init_filters"])
+def test_arguments_that_are_typed_before_their_class(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"--module.network.{key}", "5", "--module.network", "monai.networks.nets.SegResNet"]
+    network = printed(capsys, "-c", UNETR, *words)["module"]["network"]
+    assert network["class_path"] == words[-1] and network["init_args"]["init_filters"] == 5
+    given = read_command_line(["-c", UNETR, *words])
+    assert [option.value for option in given.options] == [words[-1], "5"]
+
+
+def test_networks_by_their_name_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # the classes that compute them fastest have the names of those of this package
+    importlib.import_module("raum_lightning.models.accelerate")
+    paths = {
+        "UNETR": "raum_lightning.models.UNETR",
+        "UNETRV2": "raum_lightning.models.UNETRV2",
+        "SegResNet": "monai.networks.nets.SegResNet",
+    }
+    for name, path in paths.items():
+        spec = f'--module.network={{"class_path": "{name}"}}'
+        for words in (["--module.network", name], ["--module.network.class_path", name], [spec]):
+            assert printed(capsys, "-c", UNETR, *words)["module"]["network"]["class_path"] == path
+        (tmp_path / "mine.yaml").write_text(f"base: {UNETR}\nmodule: {{network: {{class_path: {name}}}}}\n")
+        config = printed(capsys, "-c", str(tmp_path / "mine.yaml"), "--module.network.out_channels", "4")
+        assert config["module"]["network"]["class_path"] == path
+
+
+def test_a_group_that_is_typed_as_a_mapping(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = printed(capsys, "-c", UNETR, "--trainer.precision", "32-true", '--trainer={"max_epochs": 3}')["trainer"]
+    assert (trainer["max_epochs"], trainer["max_steps"], trainer["precision"]) == (3, -1, "32-true")

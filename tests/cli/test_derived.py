@@ -138,6 +138,14 @@ def test_results_go_where_they_were_asked_for(
     checkpoint = ["--ckpt_path", "theirs/debug/one/checkpoints/last.ckpt"]
     assert main(["test", *words, *csv, *checkpoint, "--run.root", "mine"]) == 0
     assert {path.name for path in (tmp_path / "mine/debug/last/test").iterdir()} == WRITTEN
+    Path("mine.yaml").write_text(f"base: {DEBUG}\nrun: {{root: yours}}\n")
+    assert main(["test", *words, "-c", "mine.yaml", *csv, *checkpoint]) == 0
+    assert {path.name for path in (tmp_path / "yours/mine/last/test").iterdir()} == WRITTEN
+    assert main(["test", *words, *csv, *checkpoint, '--run={"root": "ours"}']) == 0
+    assert {path.name for path in (tmp_path / "ours/debug/last/test").iterdir()} == WRITTEN
+    wandb = ["--trainer.logger", "raum_lightning.loggers.WandbLogger", "--trainer.logger.offline", "true"]
+    assert main(["test", *words, *wandb, *checkpoint, "--out", "none", "--trainer.strategy", "no"]) == 2
+    assert not Path("none").exists()
     assert main(["test", *words, *csv, *checkpoint, "--out", "scores"]) == 0
     assert {path.name for path in (tmp_path / "scores").iterdir()} == WRITTEN
     assert main(["predict", *words, *csv, *checkpoint, "--out", "masks"]) == 0

@@ -92,6 +92,16 @@ def test_a_checkpoint_needs_steps_that_are_left() -> None:
         make_plan("fit", config(str(run.last), **timed), FILE)
     for more in ({"max_time": "00:00:02:00"}, {"max_epochs": 3}):
         assert make_plan("fit", config(str(run.last), **timed | more), FILE).start == run.last
+    epochs = {"epoch_progress": {"current": {"ready": 3, "started": 3, "processed": 2}}}
+    for over, done in ((True, 3), (False, 2)):  # in the validation after the last batch, and before it
+        loop = epochs | {"epoch_loop.batch_progress": {"is_last_batch": over}}
+        torch.save({"global_step": 4, "loops": {"fit_loop": loop}}, run.last)
+        long = {"max_steps": -1, "max_epochs": done}
+        with pytest.raises(
+            RunError, match=rf"was saved after {done} epochs and trainer\.max_epochs is {done}: "
+        ):
+            make_plan("fit", config(str(run.last), **long), FILE)
+        assert make_plan("fit", config(str(run.last), **long | {"max_epochs": done + 1}), FILE).start == run.last
     with pytest.raises(RunError, match=r"none\.ckpt: no such checkpoint"):
         make_plan("fit", config("none.ckpt"), FILE)
 

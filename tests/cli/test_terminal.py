@@ -57,7 +57,12 @@ def test_a_log_file_has_the_same_lines_and_no_bar(
         assert [line for line in lines if re.fullmatch(pattern, line)], f"{pattern} in {lines}"
     assert not [line for line in lines if "━" in line or "\x1b" in line or (len(line) > 80 and "/" not in line)]
     assert main([*WORDS, "--run.id", "log", "--ckpt_path", "auto"]) == 0
-    assert capfd.readouterr().out.startswith("steps    all 4 were taken before: nothing is left to train\nrun ")
+    done = "steps    all 4 were taken before: nothing is left to train\nrun "
+    assert capfd.readouterr().out.startswith(done)
+    epochs = [*WORDS, "--trainer.max_steps", "-1", "--trainer.max_epochs", "2", "--data.patches_per_epoch", "2"]
+    for more in ([], ["--ckpt_path", "auto"]):
+        assert main([*epochs, "--run.id", "epochs", *more]) == 0
+    assert done.replace("4", "2") in capfd.readouterr().out
 
 
 def test_the_emulated_terminal() -> None:

@@ -15,9 +15,11 @@ from raum_lightning.cli import main
 from raum_lightning.datasets import load
 from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.inference.card import ModelCard, describe
+from raum_lightning.inference.converters import Renamed
 from raum_lightning.inference.weights import lines, start_from
 from raum_lightning.models import UNETR, UNETRV2
 from raum_lightning.models.monai import OUT_INDICES
+from raum_lightning.module import SegmentationModule
 from tests.helpers import DEBUG
 from tests.helpers.networks import small
 
@@ -218,6 +220,74 @@ def test_what_cannot_be_started_from(tmp_path: Path) -> None:
     for name, (kind, sentence) in said.items():
         with pytest.raises(kind, match=sentence):
             start_from(tmp_path / name, small(), modalities=THREE, outputs=FOUR)
+
+
+LAB = """
+import torch
+from raum_lightning.inference.converters import Converter, Weights
+class OfOurLab(Converter):
+    def __init__(self, path: str, returns: bool = True):
+        self.path, self.returns = path, returns
+    def read(self) -> Weights:
+        state = torch.load(self.path, weights_only=True)
+        state = {name.replace("enc.", "vit."): weight for name, weight in state.items()}
+        return Weights(state, modalities=["t2", "flair"], trained=["Case_1"]) if self.returns else state
+"""
+
+
+def of_a_lab(path: Path, network: torch.nn.Module) -> Path:
+    """A state dict by other names."""
+    torch.save({name.replace("vit.", "enc."): weight for name, weight in network.state_dict().items()}, path)
+    return path
+
+
+def test_tensors_by_other_names(tmp_path: Path) -> None:
+    source, path = small(in_channels=2), of_a_lab(tmp_path / "lab.pth", small(in_channels=2))
+    source.load_state_dict(Renamed(path, {r"^enc\.": "vit."}).read().tensors)
+    target = small()
+    renamed = Renamed(path, {r"^(e)nc\.": r"vit.", "^skips.9": "x"}, modalities=["t2", "flair"])
+    table, weights = start_from(renamed, target, modalities=THREE, outputs=FOUR)
+    assert (weights.modalities, weights.seen("brats2020"), table.new, table.left_over) == (
+        ["t2", "flair"], frozenset(), [], [],
+    )  # fmt: skip
+    before, after = (network.state_dict()["skips.0.conv1.weight"] for network in (source, target))
+    torch.testing.assert_close(after, torch.stack([before[:, 1], before.mean(dim=1), before[:, 0]], dim=1))
+    assert torch.equal(target.vit.norm.weight, source.vit.norm.weight)
+    for names, said in (
+        ({r"\.weight$": "", r"\.bias$": ""}, "names: [a-z0-9_.]+ would be the name of two tensors, one of them"),
+        ({"(": "x"}, r"names: \(: x cannot be used \(missing \)"),
+        ({"^enc": r"\2"}, r"names: \^enc: \\2 cannot be used \(invalid group"),
+    ):
+        with pytest.raises(ConfigError, match=rf"module\.init_from=\S+lab\.pth: {said}"):
+            start_from(Renamed(path, names), target, modalities=THREE, outputs=FOUR)
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_what_a_class_of_ones_own_reads(
+    brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lab_of_tests.py").write_text(LAB)
+    words = ["-c", DEBUG, "--data.root", str(brats), "--trainer.logger", "false", "--trainer.limit_val_batches", "0"]
+    words += ["--trainer.max_steps", "1", "--module.init_from", "lab_of_tests.OfOurLab"]
+    assert main(["fit", *words]) == 2
+    assert "module.init_from: OfOurLab needs path" in capfd.readouterr().err
+    words += ["--module.init_from.path", "lab.pth"]
+    assert main(["fit", *words]) == 2
+    assert "error: module.init_from=OfOurLab: lab.pth: No such file or directory" in capfd.readouterr().err
+    assert main(["fit", *words[:-4], "--run.id", "a"]) == 0
+    state = torch.load("runs/debug/a/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    torch.save({name.removeprefix("network.").replace("vit.", "enc."): one for name, one in state.items()}, "lab.pth")
+    assert main(["fit", *words, "--module.init_from.returns", "false"]) == 2
+    assert "module.init_from=OfOurLab: OfOurLab.read must return Weights" in capfd.readouterr().err
+    assert main(["fit", *words, "--run.id", "b"]) == 0
+    assert "init_from OfOurLab" in caplog.text and "new        0" in caplog.text
+    content = torch.load("runs/debug/b/checkpoints/last.ckpt", weights_only=True)
+    assert "Case_1" in content["trained"]
+    # neither the class nor the file is needed again
+    (tmp_path / "lab_of_tests.py").unlink()
+    assert type(SegmentationModule.load_from_checkpoint("runs/debug/b/checkpoints/last.ckpt").network) is UNETR
 
 
 @pytest.mark.slow

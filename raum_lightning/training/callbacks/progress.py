@@ -24,7 +24,7 @@ class Clock:
     """Measures a training from `start` on: seconds until the run's end, and where they were spent."""
 
     def __init__(self) -> None:
-        self.began, self.first = time.monotonic(), 0
+        self.began, self.first = time.monotonic(), math.inf
         self.validated, self.paused, self.waited = 0.0, 0.0, 0.0
 
     def start(self, trainer: pl.Trainer) -> None:
@@ -150,12 +150,11 @@ class RunSummary(pl.Callback):
 
     def __init__(self, folder: Path, best: ModelCheckpoint | None) -> None:
         self.folder, self.best = folder, best
-        self.clock, self.trains = Clock(), False
+        self.clock = Clock()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print one line each for network, data and steps, on rank 0."""
         self.clock.start(trainer)
-        self.trains = True
         if not trainer.is_global_zero:
             return
         module: Any = pl_module
@@ -201,7 +200,7 @@ class RunSummary(pl.Callback):
         if not trainer.is_global_zero:
             return
         taken = f"steps    all {trainer.global_step} were taken before: nothing is left to train"
-        print(self.clock.line(trainer) if self.trains else taken)
+        print(self.clock.line(trainer) if trainer.global_step > self.clock.first else taken)
         if self.best is None:
             return
         score, path = self.best.best_model_score, self.best.best_model_path
