@@ -99,7 +99,7 @@ class RaumCLI(LightningCLI):
     results: RunFolder
     """Where this verb writes its numbers."""
     predictions: Path
-    made: list[Path]
+    new_folders: list[Path]
     """Folders that are not there before."""
     start: Path | None  # the checkpoint to resume from
 
@@ -174,9 +174,9 @@ class RaumCLI(LightningCLI):
             rank_zero_info(line)
         self.start = plan.start
         folders = (config.out, plan.run and plan.run.path, plan.experiment, plan.experiment.parent)
-        self.made = [folder for folder in folders if folder and not folder.exists()]
+        self.new_folders = [folder for folder in folders if folder and not folder.exists()]
         self.run_dir = plan.run.path if plan.run else plan.experiment / new_id(plan.experiment)
-        self.made[:0] = [] if plan.run else [self.run_dir]
+        self.new_folders[:0] = [] if plan.run else [self.run_dir]
         if plan.start and verb != "fit":
             config.module.network = take_trained(config.module.network, self.derived, plan.start, verb)
         self.results = RunFolder(config.out) if config.out else self.run.of(verb, without=config.data.without)
@@ -288,7 +288,7 @@ class RaumCLI(LightningCLI):
         try:
             yield
         except BaseException:
-            for folder in self.made:
+            for folder in self.new_folders:
                 with suppress(OSError):
                     folder.rmdir()
             raise

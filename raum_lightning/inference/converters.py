@@ -14,11 +14,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from raum_lightning.atomic import expanded
 from raum_lightning.errors import ConfigError
 from raum_lightning.inference.weights import Converter, Weights, read_weights
 
-__all__ = ["Converter", "Renamed", "Weights"]
+__all__ = ["Converter", "Renamed", "Weights", "read_weights"]
 
 
 class Renamed(Converter):
@@ -42,7 +41,7 @@ class Renamed(Converter):
 
     def read(self) -> Weights:
         """Return the weights by their new names."""
-        weights = read_weights(expanded(self.path))
+        weights = read_weights(self.path)
         renamed: dict[str, Tensor] = {}
         for name, tensor in weights.tensors.items():
             if (new := self._renamed(name)) in renamed:

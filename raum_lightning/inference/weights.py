@@ -115,7 +115,7 @@ def weights_of(source: Path | Converter) -> Weights:
     return weights
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path | str) -> Weights:
     """Return what `path` holds: a checkpoint of `raum fit`, *.safetensors, or a file of torch with a state dict.
 
     It may be an address, `hf://organisation/name`.
@@ -123,7 +123,7 @@ def read_weights(path: Path) -> Weights:
     Raises:
         CheckpointError: The file is damaged or holds no state dict, or holds objects that are no data.
     """
-    path = local(path)
+    path = local(expanded(path))
     if path.suffix == SAFETENSORS:
         return _read_safetensors(path)
     content: Any = read(path)

@@ -97,9 +97,7 @@ def test_a_checkpoint_needs_steps_that_are_left() -> None:
         loop = epochs | {"epoch_loop.batch_progress": {"is_last_batch": over}}
         torch.save({"global_step": 4, "loops": {"fit_loop": loop}}, run.last)
         long = {"max_steps": -1, "max_epochs": done}
-        with pytest.raises(
-            RunError, match=rf"was saved after {done} epochs and trainer\.max_epochs is {done}: "
-        ):
+        with pytest.raises(RunError, match=rf"was saved after {done} epochs and trainer\.max_epochs is {done}: "):
             make_plan("fit", config(str(run.last), **long), FILE)
         assert make_plan("fit", config(str(run.last), **long | {"max_epochs": done + 1}), FILE).start == run.last
     with pytest.raises(RunError, match=r"none\.ckpt: no such checkpoint"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+import torch
 import yaml
 
 from raum_lightning.cli import TOOL_VERBS, TRAINER_VERBS, main
@@ -113,6 +114,8 @@ def test_the_commands_do_what_they_say(here: Path) -> None:
         run(words)
     for place in re.findall(r"^ {6}(\S+)  ", TEXT, re.MULTILINE):
         assert place == "wandb/" or (first_run() / place).exists(), f"{place} is not in the run's folder"
+    state = torch.load(first_run() / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    torch.save({name.replace("network.vit.", "encoder."): weight for name, weight in state.items()}, "encoder.pth")
     for number, text in enumerate(chain.from_iterable(blocks(page, "yaml") for page in PAGES)):
         file = Path(f"experiments/readme-{number}.yaml")
         file.write_text(text)

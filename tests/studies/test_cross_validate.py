@@ -258,8 +258,8 @@ def test_changed_cases_settings_and_checkpoints_are_refused(
     one.write_bytes(kept)
     start = ["--id", "new", "--module.init_from", str(one)]
     assert f"module.init_from={one}: was trained on BraTS20_Training_" in refused([*WORDS, *start], capsys)
-    renamed = {"class_path": "raum_lightning.inference.converters.Renamed", "init_args": {"path": str(one), "names": {}}}
-    start[-1] = json.dumps(renamed)
+    renamed = "raum_lightning.inference.converters.Renamed"
+    start[-1] = json.dumps({"class_path": renamed, "init_args": {"path": str(one), "names": {}}})
     assert f"module.init_from={one}: was trained on BraTS20_Training_" in refused([*WORDS, *start], capsys)
     assert not FOLDER.with_name("cv-new").exists()
     image = Path("cases/BraTS20_Training_003/BraTS20_Training_003_flair.nii.gz")
