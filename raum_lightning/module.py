@@ -15,7 +15,7 @@ from raum_lightning.datasets import DataSet
 from raum_lightning.errors import CheckpointError, ConfigError, UserError
 from raum_lightning.inference.card import ModelCard
 from raum_lightning.inference.compiling import compile_network
-from raum_lightning.inference.loading import PREFIX, trusted_parts
+from raum_lightning.inference.loading import PREFIX, check_finite_weights, trusted_parts
 from raum_lightning.inference.weights import Converter, lines, source_of, start_from
 from raum_lightning.losses import DiceCELoss, deep_supervision
 from raum_lightning.machine import keep_memory
@@ -26,6 +26,7 @@ from raum_lightning.models.described import Described
 from raum_lightning.postprocess import Postprocess
 from raum_lightning.runs.checkpoints import MODEL_CARD
 from raum_lightning.training.callbacks.average import CURRENT, AveragedWeights
+from raum_lightning.training.callbacks.checkpoint import TrainedCases
 from raum_lightning.training.callbacks.search import PostprocessSearch
 from raum_lightning.training.checkpoint_io import EXPORT, VerifiedCheckpointIO
 from raum_lightning.training.data_fit import check_classes, check_fit, check_outputs, outputs_of
@@ -265,9 +266,9 @@ class SegmentationModule(WholeVolumeModule):
         self.frozen.hold(self.global_step)
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return the last validation, and the running mean of the weights and the search for steps if asked for."""
+        """Return those of every run, and the running mean of the weights and the search for steps if asked for."""
         search = [PostprocessSearch()] if self.postprocess == SEARCH else []
-        return [*([self.average] if self.average else []), *search, LastValidation()]
+        return [*([self.average] if self.average else []), *search, TrainedCases(), LastValidation()]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch of patches."""
@@ -290,7 +291,7 @@ class SegmentationModule(WholeVolumeModule):
             checkpoint[MODEL_CARD] = describe(self, data).to_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raise `GeometryError` where the voxels of the cases to be scored are not those of the cases that trained."""
+        """Raise `CheckpointError` for weights that are NaN, `GeometryError` where voxels are not those that trained."""
         trainer = self._trainer  # none where a program loads the checkpoint
         if self.device_mesh is not None and trainer is not None:
             # the strategy has looked at no checksum, and kept the weights, which callbacks want to see, to itself
@@ -298,6 +299,7 @@ class SegmentationModule(WholeVolumeModule):
             checkpoint["state_dict"] = content["state_dict"]
         if trainer is not None and trainer.training and CURRENT in checkpoint and not self.average:
             raise ConfigError(f"{trainer.ckpt_path} holds a mean of weights: resume with the module.ema of its run")
+        check_finite_weights(checkpoint["state_dict"], getattr(trainer, "ckpt_path", None))
         if EXPORT in checkpoint:  # which has nothing of the loss
             own = {name: value for name, value in self.state_dict().items() if not name.startswith(PREFIX)}
             checkpoint["state_dict"] |= own

@@ -18,7 +18,7 @@ import raum_lightning
 from raum_lightning import UNETR, BratsDataModule, SegmentationModule
 from raum_lightning.cli import main
 from raum_lightning.datasets import presets
-from raum_lightning.errors import ConfigError
+from raum_lightning.errors import ConfigError, RunError
 from raum_lightning.inference.blending import background_logits_
 from raum_lightning.labels import REGIONS, in_classes
 from raum_lightning.losses import DiceCELoss
@@ -282,6 +282,26 @@ def test_a_loss_of_torch_trains(brats: Path, tmp_path: Path) -> None:
     trainer(tmp_path, max_steps=1).fit(theirs, datamodule=cases)
     (scores,) = trainer(tmp_path).validate(theirs, datamodule=cases, verbose=False)
     assert scores["val/loss"] > 0
+
+
+@pytest.mark.slow
+def test_cases_that_trained_are_not_scored_without_the_command_line(
+    brats: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module, path = SegmentationModule(tiny_unetr(), warmup_steps=0), str(tmp_path / "mine.ckpt")
+    fit = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    cases = data(brats, tmp_path)
+    fit.fit(module, datamodule=cases)
+    fit.save_checkpoint(path)
+    content = torch.load(path, weights_only=True)
+    assert content["trained"] == sorted(cases.split.train)
+    trainer(tmp_path).validate(module, datamodule=data(brats, tmp_path), ckpt_path=path, verbose=False)
+    with pytest.raises(RunError, match="cases to be scored were used to train this checkpoint"):
+        trainer(tmp_path).validate(module, datamodule=data(brats, tmp_path, fold=1), ckpt_path=path)
+    del content["trained"]  # as one that was saved by an older version
+    torch.save(content, path)
+    trainer(tmp_path).validate(module, datamodule=data(brats, tmp_path, fold=1), ckpt_path=path, verbose=False)
+    assert f"{path}: it does not say which cases trained it: scores on these would be too high" in caplog.text
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from raum_lightning.cli.network_scores import (
     save,
     show,
 )
+from raum_lightning.errors import ConfigError
 
 COMMAND = "raum ablate"
 FIRST = "replaced"
@@ -29,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from raum_lightning.progress import progress_bar
 
     segmenter = open_segmenter(args, COMMAND)
+    if len(segmenter.networks) > 1:
+        raise ConfigError(f"{args.checkpoint}: is an ensemble; give the checkpoint of one of its networks")
     network = segmenter.networks[0]
     depth = len(transformer_blocks(network))
     cases = find_scored(args, segmenter)

@@ -107,6 +107,8 @@ def _options(args: Sequence[str]) -> Iterator[Option]:
             if not rest:
                 raise RunError(f"{word} needs the name of a YAML file")
             yield Option((), ("config",), rest.pop(0))
+        elif word.startswith("-c=") or (word.startswith("-c") and word.endswith((".yaml", ".yml"))):
+            yield Option((), ("config",), word[2:].removeprefix("="))
         elif not word.startswith("--"):
             yield Option((word,))
         else:

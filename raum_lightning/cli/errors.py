@@ -23,6 +23,8 @@ PACKAGE = Path(__file__).parents[1]
 # what libraries raise for values that they cannot use
 REFUSALS = (ValueError, TypeError, LookupError, ImportError, AttributeError, NotImplementedError)
 LONGEST = 200
+# how many processes train together, which Lightning forgets before it hands an error on
+RANKS = {"world": 1}
 # the file of Lightning that restores all of a checkpoint
 _RESTORES = "checkpoint_connector.py"
 
@@ -67,7 +69,7 @@ def _explain_failure(error: RuntimeError, said: str) -> str | None:
     if isinstance(error, _loaded("torch.distributed", "DistError")) or "gloo" in said:
         return (
             f"the connection to another rank is lost ({first_line(said)}); its own last message gives the reason. "
-            "Started again with the same --run.id and --ckpt_path auto, the run resumes from its last checkpoint"
+            "A run that has saved a checkpoint resumes from it with the same --run.id and --ckpt_path auto"
         )
     if said.startswith("Error(s) in loading state_dict"):
         return (
@@ -156,7 +158,7 @@ def first_line(text: str) -> str:
 
 def located(text: str) -> str:
     """Return `text` with rank and host before it, where there is more than one rank."""
-    world = os.environ.get("SLURM_NTASKS") or os.environ.get("WORLD_SIZE", "1")
+    world = os.environ.get("SLURM_NTASKS") or os.environ.get("WORLD_SIZE") or str(RANKS["world"])
     rank = os.environ.get("SLURM_PROCID") or os.environ.get("RANK") or os.environ.get("LOCAL_RANK", "0")
     return text if world == "1" else f"rank {rank} on {socket.gethostname()}: {text}"
 

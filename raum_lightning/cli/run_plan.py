@@ -5,6 +5,7 @@ configuration.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from raum_lightning.runs.naming import check_names, given_id, restarted, restart
 
 # folder of files that say where an experiment runs, not which it is
 OF_MACHINES = "hardware"
+# what W&B takes in no id
+NOT_IN_WANDB = re.compile(r"[:;,#?/'\\]")
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,14 @@ def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: b
     named = RunFolder(experiment / str(config.run.id)) if config.run.id else None
     precision, said = _precision(config.trainer.precision, config.trainer.accelerator)
     plan = Plan(experiment, named, None, precision, said)
+    beside = next((run for file in reversed(files) if (run := RunFolder.of_file(file))), None)
     if verb == "fit":
-        plan = _plan_fit(plan, config)
+        plan = _plan_fit(plan, config, beside)
     else:
-        beside = next((run for file in reversed(files) if (run := RunFolder.of_file(file))), None)
         plan = _plan_trained(plan, config.ckpt_path, beside, root_is_given=root_is_given)
     if plan.start and not plan.start.is_file():
-        raise RunError(f"{plan.start}: no such checkpoint; --ckpt_path names a file")
+        hint = "a file, or auto to resume this run" if verb == "fit" else "a file, best or last"
+        raise RunError(f"{plan.start}: no such checkpoint; --ckpt_path names {hint}")
     if plan.start and plan.start.suffix in (ONNX, PROGRAM):
         raise RunError(f"{plan.start}: is an exported program, not a checkpoint; use `raum segment --model`")
     return plan
@@ -91,11 +95,16 @@ def experiment_of(files: Sequence[Path]) -> str:
     return naming[-1] if naming else "unnamed"
 
 
-def _plan_fit(plan: Plan, config: Any) -> Plan:
-    """Return where to train and what to start from: a file, "auto" (what this run has saved, if it has) or nothing."""
+def _plan_fit(plan: Plan, config: Any, beside: RunFolder | None) -> Plan:
+    """Return where to train and what to start from: a file, "auto" (what this run has saved, if it has) or nothing.
+
+    The run of `beside`, whose own configuration was given, is this one too where it has the name: it may have moved.
+    """
     wanted = "auto" if config.ckpt_path is None and restarts() else config.ckpt_path
     given = local(wanted) if wanted not in (None, "auto") else None
     run = plan.run or (RunFolder.of_file(given) if given else None)
+    if config.ckpt_path == "auto" and beside and not (run and run.saved) and config.run.id in (None, beside.id):
+        run = beside
     if run is None and (chosen := given_id()):
         run = RunFolder(plan.experiment / chosen)
     if run and wanted is None and run.saved:
@@ -108,9 +117,9 @@ def _plan_fit(plan: Plan, config: Any) -> Plan:
 
 def _plan_trained(plan: Plan, wanted: str | None, beside: RunFolder | None, *, root_is_given: bool) -> Plan:
     """Return what to score or predict with, and where; `beside` is the run whose own configuration was given."""
-    if wanted in (None, "best", "last"):
+    if wanted in (None, "auto", "best", "last"):
         named = plan.run or beside
-        start = find_checkpoint(plan.experiment, wanted, named.path if named else None)
+        start = find_checkpoint(plan.experiment, None if wanted == "auto" else wanted, named.path if named else None)
     else:
         start = local(str(wanted))
     plan = replace(plan, said=(*plan.said, f"checkpoint: {start}"))
@@ -164,7 +173,7 @@ def lacks_bf16(accelerator: str) -> str | None:
 
 def apply_plan(plan: Plan, config: Any, run: RunFolder, verb: str) -> None:
     """Tell the configuration the run's name, folder and precision, and its loggers where to write."""
-    config.run.experiment, config.run.id = run.path.parent.name, run.path.name
+    config.run.experiment, config.run.id = run.experiment, run.id
     config.trainer.precision = plan.precision
     config.trainer.default_root_dir = str(config.out or run.path)
     if getattr(config.trainer.strategy, "class_path", "").endswith(".ModelParallelStrategy"):
@@ -193,11 +202,11 @@ def _name(name: str, init: Any, run: RunFolder) -> None:
         # MLflow 3 refuses to, unless it is told that files are meant
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     if name == "WandbLogger":
-        experiment, number = run.path.parent.name, run.path.name
+        experiment, number = run.experiment, run.id
         init.group = init.group or experiment
         init.name = init.name or f"{experiment}/{number}"
         # a sweep's agent has chosen the id
-        init.id = init.id or os.environ.get("WANDB_RUN_ID") or f"{experiment}-{number}"
+        init.id = init.id or os.environ.get("WANDB_RUN_ID") or NOT_IN_WANDB.sub("-", f"{experiment}-{number}")
         if "resume" in init:  # of Lightning's own, whose null would replace an online run of this id
             init.resume = init.resume or "allow"
 

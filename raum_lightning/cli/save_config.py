@@ -10,6 +10,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from raum_lightning.atomic import write_text
+from raum_lightning.cases.splits import Split
+from raum_lightning.errors import RunError
+from raum_lightning.json_files import read_json
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.training.callbacks.attributes import data_of
 from raum_lightning.training.provenance import note_start, provenance
@@ -24,6 +27,12 @@ class SaveConfig(SaveConfigCallback):
         super().__init__(parser, config, save_to_log_dir=False, **kwargs)
         self.text, self.code = text, code
 
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Check on every rank, before anything is written, that a run that goes on has the cases it began with."""
+        if stage == "fit":
+            _check_split(RunFolder(Path(trainer.default_root_dir)), data_of(trainer).split)
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """On rank 0, once."""
         if stage != "fit":
@@ -35,3 +44,17 @@ class SaveConfig(SaveConfigCallback):
         note_start(run, made_of | {"code": [str(folder.resolve()) for folder in self.code]})
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.text) | {"provenance": made_of, "split": asdict(data.split)})
+
+
+def _check_split(run: RunFolder, split: Split) -> None:
+    """Raise `RunError` where the run has been trained on other cases than those of the split."""
+    if not (run.saved and run.splits.is_file()):
+        return
+    before, now = read_json(run.splits, RunError), asdict(split)
+    for part, cases in now.items():
+        if different := sorted({*before[part]} ^ {*cases}):
+            raise RunError(
+                f"{run.path} began with other cases: {len(before[part])} {part} and now {len(cases)}, of which "
+                f"{', '.join(different[:5])} {'differ' if len(different) > 1 else 'differs'}; give --data.splits "
+                f"{run.splits} to go on with its own, or train another run under another --run.id"
+            )

@@ -157,7 +157,8 @@ def _segment_folder(args: argparse.Namespace) -> int:
 
 def _write_tables(segmenter: "Segmenter", cases: Sequence["Case"], folder: Path) -> None:
     """Write volumes and the names of labels beside masks, as `lightning predict` does."""
-    from raum_lightning.training.callbacks.mask_tables import VOLUMES, write_label_tables, write_volumes
+    from raum_lightning.runs.outputs import VOLUMES
+    from raum_lightning.training.callbacks.mask_tables import write_label_tables, write_volumes
 
     masks = {
         case.id: (folder / case.prediction_file, segmenter.card.labelling(case.dataset, segmenter.dataset))

@@ -14,10 +14,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
+from raum_lightning.atomic import expanded
 from raum_lightning.cli import TRAINER_VERBS
 from raum_lightning.cli.command_line import CommandLine, read_command_line
 from raum_lightning.cli.derived import METRICS, derive, spell_out, take_trained
-from raum_lightning.cli.errors import refusals, restoring
+from raum_lightning.cli.errors import RANKS, refusals, restoring
 from raum_lightning.cli.key_errors import explain_configuration
 from raum_lightning.cli.known_keys import MODULE_CLASS
 from raum_lightning.cli.log_filters import quieten
@@ -35,9 +36,10 @@ from raum_lightning.module import SegmentationModule
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.runs.lock import locked
 from raum_lightning.runs.naming import RunOptions, new_id
+from raum_lightning.runs.outputs import check_folder
 from raum_lightning.runs.resume_checks import check_agreement, check_fill_absent, check_modalities, flat
 from raum_lightning.training.callbacks.best import BestCheckpoint
-from raum_lightning.training.callbacks.checkpoint import Continuation, Provenance, TrainedCases
+from raum_lightning.training.callbacks.checkpoint import Continuation, Provenance
 from raum_lightning.training.callbacks.failures import FiniteLoss, SameEverywhere
 from raum_lightning.training.callbacks.predictions import PredictionWriter
 from raum_lightning.training.callbacks.preemption import LastCheckpoint, LeaveOnSignal, leaving_on_signal
@@ -76,6 +78,7 @@ OUT = (
 def run_trainer(args: Sequence[str]) -> int:
     """Run one verb; return the exit code."""
     quieten()
+    RANKS["world"] = 1
     failed = True
     try:
         with leaving_on_signal():
@@ -160,12 +163,18 @@ class RaumCLI(LightningCLI):
             self.config = parser.parse_args([verb, f"--config={text}", *derived.words])
         except ArgumentError as error:
             raise ConfigError(explain_configuration(self._parser(verb), self.given, error)) from error
+        config = self.config[verb]
+        config.run.root, config.out = expanded(config.run.root), config.out and expanded(config.out)
+        if config.ckpt_path:
+            config.ckpt_path = str(expanded(config.ckpt_path))
         check_trainer(self.config[verb].trainer)
         check_seed(self.config[verb].seed_everything)
 
     def before_instantiate_classes(self) -> None:
         """Decide the run's folder and checkpoint, and tell them to trainer and loggers."""
         verb, config, given = str(self.subcommand), self.config[self.subcommand], self.given
+        if config.out and verb != "fit":
+            check_folder(config.out)
         root = given.place("run", "root")
         # that in a run's own config.yaml says where it was made, and the run may have moved
         root_is_given = root is not None and RunFolder.of_file(Path(root.rpartition(", line ")[0])) is None
@@ -181,7 +190,7 @@ class RaumCLI(LightningCLI):
             config.module.network = take_trained(config.module.network, self.derived, plan.start, verb)
         self.results = RunFolder(config.out) if config.out else self.run.of(verb, without=config.data.without)
         self.predictions = config.out or self.run.predictions
-        config.run.experiment = self.run_dir.parent.name
+        config.run.experiment = self.run.experiment
         config.trainer.precision = plan.precision
         text = self._parser(verb).dump(without_run(config), skip_unset=False)
         self.save_config_kwargs = {"text": to_yaml(yaml.safe_load(text)), "code": self.code}
@@ -221,6 +230,7 @@ class RaumCLI(LightningCLI):
             self._check_start(self.start)
         self.model.save_hyperparameters(self.settings["module"] | {"_instantiator": INSTANTIATOR}, logger=False)
         self.trainer = self.instantiate_trainer()
+        RANKS["world"] = self.trainer.world_size
 
     def _check_start(self, start: Path) -> None:
         if start.suffix == SAFETENSORS:
@@ -249,8 +259,7 @@ class RaumCLI(LightningCLI):
             # before the table, which it would else write over
             *([ProgressBar()] if shows else []),
             RunSummary(self.run_dir, best),
-            CaseTable(self.results, f"{self.run.path.parent.name}/{self.run.path.name}"),
-            TrainedCases(),
+            CaseTable(self.results, f"{self.run.experiment}/{self.run.id}"),
             PredictionWriter(self.predictions),
             WandbRun(self.predictions, best),
             RandomState(),

@@ -1,6 +1,6 @@
 """Options of the data that cannot be used, refused by key and value before any case is read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from numbers import Integral
 from typing import Any
@@ -20,14 +20,17 @@ def check_share(key: str, value: float) -> None:
         raise ConfigError(f"data.{key}={value} must be between 0 and 1")
 
 
-def check_size(key: str, value: Sequence[Any]) -> None:
+def check_size(key: str, value: Any) -> None:
     """Raise `ConfigError` unless `value` is three whole numbers of voxels."""
-    if len(value) != 3 or not all(isinstance(size, Integral) and int(size) >= 1 for size in value):
-        raise ConfigError(f"data.{key}={list(value)} must be three whole numbers of at least 1, in voxels")
+    sizes = list(value) if isinstance(value, Iterable) else []
+    if len(sizes) != 3 or not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
+        raise ConfigError(f"data.{key}={sizes or value} must be three whole numbers of at least 1, in voxels")
 
 
 def check_names(key: str, names: Sequence[str], known: Sequence[str]) -> None:
     """Raise `ConfigError` unless `names` are some of `known`, each once."""
+    if isinstance(names, str):
+        raise ConfigError(f"data.{key}={names!r} must be a list of names: [{names!r}]")
     if not names or not set(names) <= set(known) or len(set(names)) < len(names):
         raise ConfigError(f"data.{key}={list(names)} must be some of {', '.join(known)}, each once")
 

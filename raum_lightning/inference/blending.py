@@ -11,6 +11,7 @@ from typing import Required, TypedDict, Unpack
 
 import torch
 
+from raum_lightning.errors import ConfigError
 from raum_lightning.inference.windows import Triple, region_of
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -77,6 +78,11 @@ def slabs(
         batch = starts[first : first + batch_size]
         with torch.no_grad():
             outputs = network(torch.stack([_widened(volume[:, *region_of(start, roi_size)]) for start in batch]))
+        if not isinstance(outputs, torch.Tensor):
+            raise ConfigError(
+                f"the network returns a {type(outputs).__name__} and not one tensor of logits: with deep supervision "
+                "call its eval() first"
+            )
         if sums is None:
             sums = zeros((outputs.shape[1] + 1, 0, *volume.shape[2:]), dtype, device)
         begin, end = batch[0][0], batch[-1][0] + roi_size[0]

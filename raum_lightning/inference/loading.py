@@ -135,9 +135,17 @@ def filled(network: nn.Module | None, spec: Any, weights: Mapping[str, Tensor], 
     except RuntimeError as error:  # of a network that the user gave
         problem = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"its weights are not those of the network: {problem}") from error
-    if broken := [name for name, one in network.named_parameters() if not one.isfinite().all()]:
-        raise CheckpointError(f"its weight {broken[0]} holds NaN or infinite values ({len(broken)} tensors do)")
+    check_finite_weights(dict(network.named_parameters()))
     return network
+
+
+def check_finite_weights(weights: Mapping[str, Tensor], path: Path | str | None = None) -> None:
+    """Raise `CheckpointError`, beginning with the file where it is given, for weights that are NaN or infinite."""
+    if broken := [name for name, one in weights.items() if not one.isfinite().all()]:
+        before, after = (f"{path}: ", "; give an earlier checkpoint") if path else ("", "")
+        raise CheckpointError(
+            f"{before}its weight {broken[0]} holds NaN or infinite values ({len(broken)} tensors do){after}"
+        )
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool]:

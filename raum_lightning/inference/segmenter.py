@@ -26,7 +26,7 @@ from raum_lightning.inference.framed import Grid, Prediction, read_framed
 from raum_lightning.inference.hub import local
 from raum_lightning.inference.loading import TrainedNetwork
 from raum_lightning.inference.segmentation import Segmentation
-from raum_lightning.inference.sliding_window import average
+from raum_lightning.inference.sliding_window import average, check_finite
 from raum_lightning.inference.sources import Source, find
 from raum_lightning.inference.windows import Visit, plan
 from raum_lightning.machine import give_back_memory, keep_memory
@@ -147,12 +147,13 @@ class Segmenter:
                 roi_size=card.roi_size,
                 batch_size=card.sw_batch_size,
             )
-        # one sum sees NaN without another array of this size
-        if not values.sum(dtype=torch.float32).isfinite():
+        try:
+            check_finite(values)
+        except CheckpointError as error:
             raise CheckpointError(
-                f"the network returned NaN or infinite values with precision {self.dtype}; give --precision 32-true, "
-                "and where it does the same, other weights"
-            )
+                f"{error} with precision {self.dtype}; give --precision 32-true, and where it does the same, other "
+                "weights"
+            ) from None
         return values.cpu()
 
     def _whole_batches(self, network: nn.Module) -> Network:

@@ -12,7 +12,7 @@ from typing import Unpack
 
 import torch
 
-from raum_lightning.errors import ConfigError
+from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.geometry import Box
 from raum_lightning.inference.blending import Blending, Network, background_logits_, blend, slabs, zeros
 from raum_lightning.inference.windows import Triple, Visit, plan
@@ -157,13 +157,24 @@ def segmentations(
     flips: int = 1,
     **windows: Unpack[Windows],
 ) -> list[torch.Tensor]:
-    """Return what `segment` does for each of several thresholds, of probabilities that are computed once."""
+    """Return what `segment` does for each of several thresholds, of probabilities that are computed once.
+
+    Raises `CheckpointError` where these are NaN.
+    """
     shape = (image.shape[0], *image.shape[2:])
     found = [torch.zeros(shape, dtype=torch.uint8, device=image.device) for _ in thresholds]
     for index, (box, inside) in enumerate(_averages(image, network, mode, flips, windows)):
+        check_finite(inside)
         for labels, bounds in zip(found, thresholds, strict=True):
             labels[index, *box] = decide(inside[None], mode, regions, bounds)[0].to(image.device)
     return found
+
+
+def check_finite(values: torch.Tensor) -> None:
+    """Raise `CheckpointError` where a network's output holds NaN or infinite values."""
+    # one sum sees NaN without another array of this size
+    if not values.sum(dtype=torch.float32).isfinite():
+        raise CheckpointError("the network returned NaN or infinite values")
 
 
 def parts(values: torch.Tensor) -> Sequence[torch.Tensor]:

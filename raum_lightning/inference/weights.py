@@ -69,8 +69,12 @@ class Weights:
         return replace(self, **{name: value for name, value in known.items() if value is not None})
 
     def seen(self, dataset: str) -> frozenset[str]:
-        """Return the ids of the cases of this data set that trained it, as far as the file says."""
-        return frozenset(() if self.dataset not in (None, dataset) else self.trained or ())
+        """Return the ids of the cases that trained it, as far as the file says, that may be cases of this data set.
+
+        Ids of BraTS are the same patients in every edition; another data set's `case_1` is another case.
+        """
+        same = self.dataset in (None, dataset)
+        return frozenset(case for case in self.trained or () if same or "brats" in case.casefold())
 
 
 class Converter(ABC):

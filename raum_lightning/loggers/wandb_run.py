@@ -4,13 +4,14 @@ import os
 import sys
 from netrc import NetrcParseError, netrc
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from urllib.parse import urlsplit
 
 
 def sending(folder: Path | str | None) -> str:
     """Return by what command the runs in a folder go to the server, those that were online in part included."""
-    return f"`wandb sync --include-online {folder}/wandb/*run-*` sends it"
+    return f"`wandb sync --include-online {quote(str(folder))}/wandb/*run-*` sends it"
 
 
 def finish_wandb(*, failed: bool = False) -> None:
@@ -37,7 +38,8 @@ def _where(run: Any) -> str:
         return f"W&B: {run.url}"
     folder = Path(run.settings.sync_dir).parent
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f"W&B: `wandb sync {folder}/*-{run.id}` sends it, `wandb leet {folder}` shows it"
+    shown = quote(str(folder))  # as a shell takes it
+    return f"W&B: `wandb sync {shown}/*-{quote(run.id)}` sends it, `wandb leet {shown}` shows it"
 
 
 def wandb_mode(offline: bool | None = None) -> tuple[str, str]:

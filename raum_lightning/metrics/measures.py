@@ -60,6 +60,8 @@ def all_metrics(rules: Rules) -> tuple[str, ...]:
 
 def select(names: Iterable[str], rules: Rules) -> tuple[str, ...]:
     """Return metrics by name, each once; "all" are all that the rules have. Raises `ConfigError` for any other."""
+    if isinstance(names, str):
+        raise ConfigError(f"metrics={names!r} must be a list of names: [{names!r}]")
     found: dict[str, None] = {}
     for name in names:
         known = all_metrics(rules)

@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from raum_lightning.errors import ConfigError
 from raum_lightning.labels import CLASSES, REGIONS
 from raum_lightning.metrics.measures import METRICS, select
 from raum_lightning.metrics.region import ScoredCase, ScoredRegion
-from raum_lightning.metrics.rules import DEFAULT, Members, Rules
+from raum_lightning.metrics.rules import DEFAULT, Members, Rules, find_rules
 from raum_lightning.metrics.statistics import mean
 
 
@@ -26,7 +27,7 @@ def score(
     metrics: Sequence[str],
     spacing: Sequence[float],
     classes: Sequence[str] = (),
-    rules: Rules = DEFAULT,
+    rules: Rules | str = DEFAULT,
     regions: Mapping[str, Members] = REGIONS,
     names: Sequence[str] = CLASSES,
     voxels: int | None = None,
@@ -37,8 +38,10 @@ def score(
     `names`, and voxels that the target says to ignore count for nothing. `voxels` are those of the whole grid where
     both are a crop that holds all tumour and all that is ignored. Each of `metrics`, or "all", is given for each
     of `regions`, for their mean, and for each of the single `classes`, such as "NCR", or "all", by `rules`; NaN is no
-    score, and a mean leaves it out. Raises `ConfigError` for names that do not exist and for masks of different shapes.
+    score, and a mean leaves it out. Raises `ConfigError` for names that do not exist, masks of different shapes, and
+    voxels without a size.
     """
+    rules = find_rules(rules) if isinstance(rules, str) else rules
     chosen = select(metrics, rules)
     singles = select_classes(classes, names)
     if prediction.shape != target.shape:
@@ -46,7 +49,7 @@ def score(
             f"prediction and target must lie on the same grid, but have {tuple(prediction.shape)} "
             f"and {tuple(target.shape)} voxels"
         )
-    x, y, z = (float(size) for size in spacing)
+    x, y, z = check_spacing(spacing)
     case = ScoredCase(prediction, target, (x, y, z), rules, voxels)
     whole = {name.lower(): ScoredRegion(case, members) for name, members in regions.items()}
     single = {name.lower(): ScoredRegion(case, (names.index(name),)) for name in singles}
@@ -57,6 +60,17 @@ def score(
         scores |= found | {f"{metric}_mean": mean(found.values())}
         scores |= {f"{metric}_{name}": measure(region) for name, region in single.items() if name not in whole}
     return scores
+
+
+def check_spacing(spacing: Sequence[float]) -> tuple[float, float, float]:
+    """Return the size of a voxel in mm; raise `ConfigError` unless it is three finite numbers above 0."""
+    sizes = [float(size) for size in spacing]
+    if len(sizes) != 3 or not all(0 < size < math.inf for size in sizes):
+        raise ConfigError(
+            f"spacing={sizes} must be three finite numbers of mm above 0, such as nibabel's `header.get_zooms()`; the "
+            "diagonal of an affine may be negative"
+        )
+    return sizes[0], sizes[1], sizes[2]
 
 
 def select_classes(classes: Sequence[str], names: Sequence[str] = CLASSES) -> tuple[str, ...]:

@@ -4,13 +4,13 @@
 is checked first.
 """
 
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning.errors import CheckpointError
 from raum_lightning.runs.folder import RunFolder
@@ -55,7 +55,7 @@ def newest_sound(run: RunFolder) -> Path | None:
     """Return the checkpoint of `run` of the latest step that is whole; None where there is none at all.
 
     Of one step, that written last. A run that went back to an earlier checkpoint of its own has later steps of before:
-    what is older than `last` counts only where that is damaged. Damaged ones are named in a warning. Raises
+    what is older than `last` counts only where that is damaged. Damaged ones are named on rank 0. Raises
     `CheckpointError` when all are damaged: to start again over a run that has been trained is for the user to decide.
     """
     written = {path: path.stat().st_mtime for path in run.saved}
@@ -65,7 +65,7 @@ def newest_sound(run: RunFolder) -> Path | None:
         try:
             verify(path)
         except CheckpointError as error:
-            warnings.warn(f"{error}; the one before it is used", stacklevel=2)
+            rank_zero_info(f"{error}; the one before it is used")
         else:
             return path
     if found:

@@ -34,6 +34,16 @@ class RunFolder:
         return f"<RunFolder {self.path}>"
 
     @property
+    def experiment(self) -> str:
+        """The name of its experiment; `path` may be relative, or a link."""
+        return self.path.resolve().parent.name
+
+    @property
+    def id(self) -> str:
+        """The name of the run."""
+        return self.path.resolve().name
+
+    @property
     def config(self) -> Path:
         """The configuration."""
         return self.path / "config.yaml"

@@ -1,6 +1,7 @@
 """No command replaces a file that it did not write: what a user names as output is checked before the work."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from raum_lightning.runs.folder import RunFolder
 
 # where the formats that we write keep who wrote them: at the beginning (HTML, JSON, PNG, SVG), or at the end (PDF)
 LOOKED_AT = 4096
+VOLUMES = "volumes.csv"
+# how the tables begin that verbs write into a folder
+TABLES = {"cases.csv": b"case,", "cases.json": rb'\s*{\s*"name":', "metrics.csv": b"step,", VOLUMES: b"case,"}
 
 
 def check_output(path: Path, command: str, *, ours: Callable[[Path], bool] | None = None) -> None:
@@ -27,9 +31,18 @@ def check_output(path: Path, command: str, *, ours: Callable[[Path], bool] | Non
 
 
 def check_folder(path: Path) -> None:
-    """Raise `OutputError` where `path` is a file, or files cannot be written into a folder of that name."""
+    """Check that masks and tables can be written into a folder, and that it has no others of the tables' names.
+
+    Raises `OutputError`, also where `path` is a file, or the folder of a run, whose own metrics.csv would get the rows.
+    """
     if path.exists() and not path.is_dir():
         raise OutputError(file_for_folder(path))
+    if RunFolder(path).exists:
+        raise OutputError(f"{path}: is the folder of a run, which has files of these names; give another folder")
+    for name, beginning in TABLES.items():
+        file = path / name
+        if file.is_file() and not re.match(beginning, _read(file)):
+            raise OutputError(f"{file}: exists and is no table of raum; give another folder, or move it away")
     check_writable(path / "file")
 
 
@@ -39,6 +52,11 @@ def check_writable(path: Path) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         reason = "may not be written to" if folder.is_dir() else "is no folder"
         raise OutputError(f"{path}: {folder} {reason}; give another name")
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(LOOKED_AT)
 
 
 def _marked(command: str) -> Callable[[Path], bool]:

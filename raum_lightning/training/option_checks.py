@@ -35,6 +35,8 @@ TIME = re.compile(r"\d+:\d\d?:\d\d?:\d\d?")
 # callbacks of Lightning, and what is there in their place
 REFUSED = {
     "OnExceptionCheckpoint": "would have the next run go on from its file; one that is stopped saves last.ckpt anyway",
+    "BatchSizeFinder": "would resume from steps of other sizes; `raum plan` measures which data.batch_size fits",
+    "LearningRateFinder": "changes a rate that module.optimizer does not follow; try some values of module.lr",
     "StochasticWeightAveraging": "averages weights that no validation scores and no checkpoint keeps; give module.ema",
 }
 # whose callbacks log under names that are known here

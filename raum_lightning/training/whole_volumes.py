@@ -1,16 +1,20 @@
 """Whole volumes through the network of a LightningModule: validation, test and prediction by sliding window."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
+from raum_lightning.errors import CheckpointError
 from raum_lightning.geometry import brain_mask
 from raum_lightning.inference.blending import Network, seen
 from raum_lightning.inference.compiling import in_batches_of
 from raum_lightning.inference.ensemble import Ensemble
-from raum_lightning.inference.sliding_window import decide, probabilities_, segmentations, sliding_window
+from raum_lightning.inference.sliding_window import check_finite, decide, probabilities_, segmentations, sliding_window
 from raum_lightning.labels import NO_THRESHOLDS, REGIONS, Regions, Thresholds
 from raum_lightning.losses import DiceCELoss
 from raum_lightning.metrics import SegmentationMetrics
@@ -58,6 +62,8 @@ class WholeVolumeModule(pl.LightningModule):
         """Score one whole volume and return its class indices, B X Y Z uint8, for the callbacks."""
         image, label = batch["image"], batch["label"]
         logits = sliding_window(image, self._window_network, **self.windows)
+        with self._naming(batch):
+            check_finite(logits)
         loss = self._loss_of_seen(logits, label).item()
         prediction: torch.Tensor = decide(probabilities_(logits, self.mode), self.mode, self.regions)
         prediction = prediction * brain_mask(image)
@@ -104,7 +110,21 @@ class WholeVolumeModule(pl.LightningModule):
     def _segment(self, batch: Batch, *thresholds: Thresholds) -> list[torch.Tensor]:
         networks = self.network.members if isinstance(self.network, Ensemble) else self._window_network
         decided: dict[str, Any] = {"mode": self.mode, "regions": self.regions, "flips": self.flips}
-        return segmentations(batch["image"], networks, thresholds, **decided, **self.windows)
+        with self._naming(batch):
+            return segmentations(batch["image"], networks, thresholds, **decided, **self.windows)
+
+    @contextmanager
+    def _naming(self, batch: Batch) -> Iterator[None]:
+        """Name the case of which the network returned NaN: its score would be that of an empty mask."""
+        try:
+            yield
+        except CheckpointError as error:
+            precision = self.trainer.precision
+            more = "" if precision in ("32-true", "64-true") else "give 32-true, and where it does the same, "
+            more += "lower module.lr" if self.trainer.state.fn == TrainerFn.FITTING else "take other weights"
+            raise CheckpointError(
+                f"{', '.join(batch['case'])}: {error} with trainer.precision {precision}; {more}"
+            ) from None
 
     def _clean(self, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
         if not self.steps.plain:

@@ -264,7 +264,8 @@ def test_the_same_yaml_validates_tests_and_predicts(
 ) -> None:
     monkeypatch.chdir(trained)
     checkpoint = ["--ckpt_path", "runs/debug/one/checkpoints/best.ckpt"]
-    for verb, words in (("validate", checkpoint), ("test", checkpoint), ("predict", checkpoint)):
+    best = ["--run.id", "one", "--ckpt_path", "auto"]  # the key of a file with which it is trained
+    for verb, words in (("validate", best), ("test", checkpoint), ("predict", checkpoint)):
         assert main([verb, *DEBUG, *words]) == 0
     run = trained / "runs/debug/one"
     split = json.loads((run / "splits.json").read_text())
@@ -492,7 +493,92 @@ def test_a_run_that_was_moved_keeps_its_best(
 
 
 @pytest.mark.slow
-def test_a_fast_dev_run_needs_no_shorter_warm_up(brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fast_dev_run_needs_no_shorter_warm_up_and_leaves_no_checkpoint(
+    brats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     words = [*DEBUG, "--data.root", str(brats), "--trainer.logger", "false", "--module.warmup_steps", "20"]
     assert main(["fit", *words, "--trainer.fast_dev_run", "true", "--trainer.max_steps", "100"]) == 0
+    assert capsys.readouterr().out.endswith("trainer.fast_dev_run: no checkpoint is written\n")
+    assert not list(Path().rglob("*.ckpt"))  # which `test` would take for the newest run's
+
+
+def test_a_run_is_used_from_within_its_folder_and_through_a_link(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained / "runs/debug/one", tmp_path / "debug/one")
+    data = ["--data.root", str(trained / "runs/phantom-cases"), "--data.prepared_dir", str(tmp_path / "prepared")]
+    monkeypatch.chdir(tmp_path / "debug/one")
+    for checkpoint in ([], ["--ckpt_path", "checkpoints/best.ckpt"]):
+        shutil.rmtree("validate", ignore_errors=True)
+        assert main(["validate", "-c=config.yaml", *data, *checkpoint]) == 0
+        assert json.loads(Path("validate/cases.json").read_text())["name"] == "debug/one"
+    monkeypatch.chdir(tmp_path)
+    Path("latest").symlink_to("debug/one")
+    resumed = ["--ckpt_path", "latest/checkpoints/last.ckpt", "--trainer.max_steps", "5", "--trainer.logger", "false"]
+    assert main(["fit", "-clatest/config.yaml", *data, *resumed]) == 0
+    assert torch.load("debug/one/checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
+
+
+def test_tables_of_ones_own_are_not_replaced(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    words = [*DEBUG, "--run.id", "one"]
+    for name in ("cases.csv", "cases.json", "metrics.csv", "volumes.csv"):
+        Path("own").mkdir(exist_ok=True)
+        Path("own", name).write_text("patient,ml\n")
+        for verb in ("test", "predict"):
+            assert main([verb, *words, "--out", "own"]) == 2
+            assert f"error: own/{name}: exists and is no table of raum" in capsys.readouterr().err
+        assert Path("own", name).read_text() == "patient,ml\n"
+        Path("own", name).unlink()
+    before = Path("runs/debug/one/metrics.csv").read_text()
+    assert main(["test", *words, "--out", "runs/debug/one"]) == 2
+    assert "runs/debug/one: is the folder of a run" in capsys.readouterr().err
+    assert Path("runs/debug/one/metrics.csv").read_text() == before
+    for verb in ("test", "predict", "test", "predict"):  # its own, it does
+        assert main([verb, *words, "--out", "own"]) == 0
+
+
+def test_the_home_is_meant_by_its_sign(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = [*DEBUG, "--run.root=~/runs", "--run.id", "home", "--trainer.logger", "false"]
+    assert main(["fit", *words]) == 0
+    assert main(["fit", *words, "--ckpt_path", "auto", "--trainer.max_steps", "5"]) == 0
+    checkpoint = "~/runs/debug/home/checkpoints/best.ckpt"
+    assert main(["validate", *words, f"--ckpt_path={checkpoint}", "--out=~/scores"]) == 0
+    assert (tmp_path / "scores/cases.csv").is_file() and not Path("~").exists()
+
+
+def test_a_run_goes_on_with_the_cases_it_began_with(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    ids = sorted(path.name for path in Path("runs/phantom-cases").iterdir() if path.is_dir())
+    for name, (train, val) in {"a": (ids[:3], ids[3:4]), "b": (ids[3:5], ids[5:])}.items():
+        Path(f"{name}.json").write_text(json.dumps({"train": train, "val": val}))
+    words = [*DEBUG, "--run.id", "cases", "--trainer.logger", "false", "--trainer.max_steps"]
+    assert main(["fit", *words, "2", "--data.splits", "a.json"]) == 0
+    began = Path("runs/debug/cases/splits.json")
+    kept = began.read_text()
+    again = ["4", "--ckpt_path", "auto", "--data.splits"]
+    assert main(["fit", *words, *again, "b.json"]) == 2
+    assert "runs/debug/cases began with other cases: 3 train and now 2, of which" in capsys.readouterr().err
+    assert began.read_text() == kept
+    assert main(["fit", *words, *again, str(began)]) == 0
+
+
+def test_a_run_that_has_moved_goes_on_where_it_lies(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(trained / "runs/debug/one", trained / "elsewhere/debug/moved")
+    monkeypatch.chdir(trained)
+    words = ["-c", "elsewhere/debug/moved/config.yaml", "--trainer.logger", "false", "--ckpt_path", "auto"]
+    for id_, steps in (("moved", 5), (None, 6)):
+        named = ["--run.id", id_] if id_ else []
+        assert main(["fit", *words, *named, "--trainer.max_steps", str(steps)]) == 0
+        content = torch.load("elsewhere/debug/moved/checkpoints/last.ckpt", weights_only=True)
+        assert content["global_step"] == steps
+    assert not Path("runs/debug/moved").exists()

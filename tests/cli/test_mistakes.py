@@ -208,6 +208,8 @@ def test_numbers_that_are_right_pass() -> None:
             "trainer.callbacks: OnExceptionCheckpoint would have the next run go on from its file; one that is stopped "
             "saves last.ckpt anyway\n",
         ),
+        ([f"--{CALLBACKS}+=LearningRateFinder"], "LearningRateFinder changes a rate that module.optimizer does not"),
+        ([f"--{CALLBACKS}+=BatchSizeFinder"], "BatchSizeFinder would resume from steps of other sizes; `raum plan`"),
         (
             [f"--{CALLBACKS}+=StochasticWeightAveraging", f"--{CALLBACKS}.swa_lrs", "0.1"],
             "trainer.callbacks: StochasticWeightAveraging averages weights that no validation scores and no checkpoint "

@@ -173,6 +173,9 @@ def test_loggers_write_to_the_run_unless_they_have_a_folder(monkeypatch: pytest.
     apply_plan(plan, told, RunFolder(Path("runs/small/one")), "test")
     csv, wb, tensorboard, comet = (one.init_args for one in told.trainer.logger)
     assert (csv.save_dir, tensorboard.save_dir, comet.as_dict()) == ("runs/small/one/test", "tb", {})
+    again, odd = config(loggers=[logger("lightning.pytorch.loggers.WandbLogger", **wandb)]), Path("runs/don't/a#1:x%")
+    apply_plan(plan, again, RunFolder(odd), "fit")
+    assert again.trainer.logger[0].init_args.id == "don-t-a-1-x%"  # W&B refuses the other signs
     assert wb.as_dict() == {"save_dir": "runs/small/one", "id": "small-one", "name": "small/one", "group": "small"}
     assert (told.run.experiment, told.run.id, told.trainer.precision) == ("small", "one", "32-true")
     assert told.trainer.default_root_dir == "runs/small/one"

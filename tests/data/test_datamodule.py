@@ -38,6 +38,8 @@ def datamodule(root: Path, **options: Any) -> BratsDataModule:
         ({"fold": 5}, r"data\.fold=5 does not exist"),
         ({"case_weights": {"a": float("nan")}}, "case_weights gives a the weight nan"),
         ({"modalities": ["flair", "flair"]}, r"data\.modalities=\['flair', 'flair'\] must be some of"),
+        ({"modalities": "flair"}, r"data\.modalities='flair' must be a list of names: \['flair'\]"),
+        ({"roi_size": 32}, r"data\.roi_size=32 must be three whole numbers"),
         ({"modalities": []}, r"data\.modalities=\[\] must be some of"),
     ],
 )

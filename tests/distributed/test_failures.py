@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from raum_lightning.cli import main
+from raum_lightning.cli.errors import RANKS as LAUNCHED
 from raum_lightning.cli.errors import explain, located
 from raum_lightning.datasets import presets
 from tests.helpers import EXPERIMENTS
@@ -52,6 +53,44 @@ def test_a_loss_that_becomes_nan(
         f"the loss of batch 2 became NaN or infinite; it held {', '.join(batch['case'])} and is kept in {kept}" in said
     )
     assert not list(Path("runs/debug/nan/checkpoints").glob("*.ckpt"))
+
+
+def test_weights_that_become_nan_of_finite_losses(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    broken = ["--module.loss", "tests.helpers.ranks.NanGradientAt", "--module.loss.batch=3"]
+    assert main(words("gradient", *broken, "--data.patches_per_epoch", "4")) == 2
+    assert "error: weights became NaN or infinite by step 4, of losses that were finite" in capsys.readouterr().err
+    sound = state(work / "runs/debug/gradient")
+    assert sound["global_step"] == 2 and all(one.isfinite().all() for one in sound["state_dict"].values())
+    # with no validation after it, as the run ends
+    assert main(words("last", *broken, "--trainer.limit_val_batches", "0", "--trainer.max_steps", "4")) == 2
+    assert "error: weights became NaN or infinite by step 4" in capsys.readouterr().err
+    assert not list(Path("runs/debug/last/checkpoints").glob("*.ckpt"))
+
+
+def test_weights_that_are_nan_are_neither_scored_nor_trained(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    assert main(words("broken", "--trainer.max_steps", "2")) == 0
+    path = Path("runs/debug/broken/checkpoints/last.ckpt")
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["network.vit.pos_embed"][0, 0, 0] = torch.inf
+    torch.save(content, path)
+    verbs = (["validate"], ["predict"], ["fit", "--trainer.max_steps", "4"])
+    for verb, *more in verbs:
+        assert main([verb, *words("again", "--ckpt_path", str(path), *more)[1:]]) == 2
+        said = f"error: {path}: its weight network.vit.pos_embed holds NaN or infinite values (1 tensors do); give an"
+        assert said in capsys.readouterr().err
+    content["state_dict"]["network.vit.pos_embed"][0, 0, 0] = 3e38  # finite, and what is computed of it is not
+    content["state_dict"]["network.vit.patch_embed.bias"] += 3e38
+    torch.save(content, path)
+    for verb in ("validate", "predict"):
+        assert main([verb, *words("again", "--ckpt_path", str(path), "--data.predict_root", "cases")[1:]]) == 2
+        said = "the network returned NaN or infinite values with trainer.precision 32-true; take other weights"
+        assert said in capsys.readouterr().err
 
 
 def test_a_loss_that_becomes_nan_on_another_rank(work: Path) -> None:
@@ -117,3 +156,9 @@ def test_only_one_of_many_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "3")
     assert located("lost").startswith("rank 3 on ") and located("lost").endswith(": lost")
+    monkeypatch.delenv("SLURM_NTASKS")
+    monkeypatch.delenv("SLURM_PROCID")
+    assert located("lost") == "lost"
+    monkeypatch.setitem(LAUNCHED, "world", 2)  # what Lightning's own launcher has forgotten by then
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert located("lost").startswith("rank 1 on ")

@@ -131,6 +131,7 @@ def test_a_server_that_goes_away(tmp_path: Path, server: ThreadingHTTPServer) ->
     assert codes == [0]
     assert kept(tmp_path, "run") == list(range(20))
     command = sending(tmp_path).split("`")[1] + " --dry-run"
+    assert sending("runs/a b").startswith("`wandb sync --include-online 'runs/a b'/wandb/*run-*`")  # for a shell
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     shown = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=True)
     assert "Would sync 1 run" in shown.stdout + shown.stderr

@@ -11,6 +11,7 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.geometry import bounding_box, brain_mask
 from raum_lightning.inference.blending import blend, importance
 from raum_lightning.inference.sliding_window import probabilities, segment, sliding_window
@@ -336,3 +337,11 @@ def test_weights_are_cast_once_for_all_windows_of_a_case() -> None:
     windows = [shape for shape in casts.shapes if shape == (1, 1, 12, 12, 12)]
     assert len(windows) == 3
     assert casts.shapes.count(network.weight.shape) == 1
+
+
+def test_outputs_that_are_no_logits_are_refused() -> None:
+    image = torch.ones(1, 1, 8, 8, 8)
+    with pytest.raises(ConfigError, match="returns a tuple and not one tensor of logits: with deep supervision call"):
+        sliding_window(image, lambda windows: (windows, windows), roi_size=(8, 8, 8), overlap=0)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="the network returned NaN or infinite values"):
+        segment(image, lambda windows: windows * torch.nan, mode="regions", roi_size=(8, 8, 8), overlap=0)

@@ -16,7 +16,7 @@ from raum_lightning.datasets import load
 from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.inference.card import ModelCard, describe
 from raum_lightning.inference.converters import Renamed
-from raum_lightning.inference.weights import lines, start_from
+from raum_lightning.inference.weights import Weights, lines, start_from
 from raum_lightning.models import UNETR, UNETRV2
 from raum_lightning.models.monai import OUT_INDICES
 from raum_lightning.module import SegmentationModule
@@ -288,6 +288,13 @@ def test_a_run_starts_from_what_a_class_of_ones_own_reads(
     # neither the class nor the file is needed again
     (tmp_path / "lab_of_tests.py").unlink()
     assert type(SegmentationModule.load_from_checkpoint("runs/debug/b/checkpoints/last.ckpt").network) is UNETR
+
+
+def test_cases_are_known_by_their_ids_in_other_editions() -> None:
+    weights = Weights({}, dataset="brats2018", trained=["Brats18_2013_3_1", "case_1"])
+    assert weights.seen("brats2018") == {"Brats18_2013_3_1", "case_1"}
+    assert weights.seen("brats2020") == {"Brats18_2013_3_1"}
+    assert Weights({}, trained=["case_1"]).seen("brats2020") == {"case_1"}
 
 
 @pytest.mark.slow

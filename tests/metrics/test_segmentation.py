@@ -95,6 +95,19 @@ def test_unknown_names_are_told_with_the_known_ones() -> None:
         score(PREDICTION, TARGET, metrics=("dice",), spacing=ISOTROPIC, classes=("WT",))
 
 
+@pytest.mark.parametrize("spacing", [(-1, -1, 1), (0, 1, 1), (float("nan"), 1, 1), (float("inf"), 1, 1), (1, 1)])
+def test_voxels_have_a_size(spacing: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"spacing=\[.*\] must be three finite numbers of mm above 0"):
+        score(PREDICTION, TARGET, metrics=("hd95",), spacing=spacing)
+
+
+def test_rules_by_name_and_metrics_as_a_list() -> None:
+    named = score(PREDICTION, TARGET, metrics=("dice",), spacing=ISOTROPIC, rules="brats2023")
+    assert named == score(PREDICTION, TARGET, metrics=("dice",), spacing=ISOTROPIC, rules=find_rules("brats2023"))
+    with pytest.raises(ConfigError, match=r"metrics='dice' must be a list of names: \['dice'\]"):
+        score(PREDICTION, TARGET, metrics="dice", spacing=ISOTROPIC)
+
+
 def test_masks_of_different_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"same grid, but have \(1, 2, 4\) and \(24, 20, 16\) voxels"):
         score(PREDICTION, volume(0), metrics=("dice",), spacing=ISOTROPIC)

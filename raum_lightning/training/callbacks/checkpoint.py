@@ -8,7 +8,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from raum_lightning.errors import RunError
 from raum_lightning.inference.weights import UNKNOWN
 from raum_lightning.training.callbacks.attributes import data_of
-from raum_lightning.training.checkpoint_io import EXPORT
 from raum_lightning.training.length import accumulated, only_timer
 from raum_lightning.training.optimizers import follow_schedule
 
@@ -46,21 +45,23 @@ class TrainedCases(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Adds `trained`, their ids: of this run, and of those whose checkpoints it resumed or started from."""
-        data = data_of(trainer)
-        checkpoint["trained"] = sorted(self.trained.union(data.split.train))
+        if (split := getattr(getattr(trainer, "datamodule", None), "split", None)) is not None:
+            checkpoint["trained"] = sorted(self.trained.union(split.train))
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Raises `RunError` naming cases; one that the split itself has twice is meant."""
-        if EXPORT in checkpoint:
+        if "trained" not in checkpoint:
             rank_zero_info(f"{trainer.ckpt_path}: {UNKNOWN}")
         self.trained = frozenset(checkpoint.get("trained", ()))
         _check_unseen(trainer, self.trained, "this checkpoint")
 
 
 def _check_unseen(trainer: pl.Trainer, trained: frozenset[str], weights: str) -> None:
-    split = data_of(trainer).split
+    split = getattr(getattr(trainer, "datamodule", None), "split", None)
+    if split is None:  # of other data nothing is known
+        return
     parts = {"fit": [*split.val, *split.test], "validate": split.val}
     scored = parts.get(trainer.state.fn or "", split.test)
     if known := sorted(trained.intersection(scored).difference(split.train)):

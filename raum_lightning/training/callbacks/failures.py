@@ -32,7 +32,7 @@ class FailedElsewhere(SystemExit):
 
 
 class FiniteLoss(pl.Callback):
-    """Stops a run whose loss became NaN or infinite, before a checkpoint of it is written.
+    """Stops a run whose loss or weights became NaN or infinite, before a checkpoint of it is written.
 
     The rule is to stop, not to skip the batch: NaN has a cause, and AdamW's moments carry it on. The batch is found on
     the device; the host asks for it where it waits anyway, at the steps that are logged, and before every checkpoint.
@@ -67,7 +67,22 @@ class FiniteLoss(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep weights that are NaN from replacing good ones."""
+        self.on_validation_start(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let them not be scored, as masks without tumour; a gradient may be NaN, too, of a loss that is finite."""
+        if trainer.sanity_checking:  # of weights that nothing has changed
+            return
         self._stop_if_found(trainer)
+        own = [getattr(weight, "_local_tensor", weight).isfinite().all() for weight in pl_module.parameters()]
+        if trainer.strategy.reduce_boolean_decision(bool(own) and not torch.stack(own).all(), all=False):
+            said = f"weights became NaN or infinite by step {trainer.global_step}, of losses that were finite"
+            if not trainer.is_global_zero:
+                raise FailedElsewhere(said)
+            raise TrainingError(
+                f"{said}: they are not saved. Look at module.loss where it is of your own; else resume with "
+                "trainer.precision 32-true, or train another run with a lower module.lr"
+            )
 
     def _stop_if_found(self, trainer: pl.Trainer) -> None:
         first = int(trainer.strategy.reduce(self.first.clone(), reduce_op="min"))

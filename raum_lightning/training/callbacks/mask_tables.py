@@ -12,8 +12,6 @@ from raum_lightning.datasets import DataSet
 from raum_lightning.figures.paint import class_colours, rgb
 from raum_lightning.labels import in_classes
 
-VOLUMES = "volumes.csv"
-
 
 def write_volumes(path: Path, masks: Mapping[str, tuple[Path, DataSet]]) -> None:
     """Write the volume in ml of each region of each case, read from its mask; empty where a data set lacks a region."""

@@ -15,8 +15,9 @@ from raum_lightning.cases.case import Case, read_remark, write_mask
 from raum_lightning.datasets import DataSet
 from raum_lightning.errors import OutputError
 from raum_lightning.inference.card import ModelCard
+from raum_lightning.runs.outputs import VOLUMES
 from raum_lightning.training.callbacks.attributes import data_of
-from raum_lightning.training.callbacks.mask_tables import VOLUMES, write_label_tables, write_volumes
+from raum_lightning.training.callbacks.mask_tables import write_label_tables, write_volumes
 from raum_lightning.training.checkpoint_io import EXPORT
 
 

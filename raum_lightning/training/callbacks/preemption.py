@@ -146,7 +146,8 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         self.saved_step = trainer.global_step
-        trainer.save_checkpoint(self.run.last, weights_only=False)
+        if not getattr(trainer, "fast_dev_run", False):  # as Lightning's own
+            trainer.save_checkpoint(self.run.last, weights_only=False)
 
     def _save_if_asked(self, trainer: pl.Trainer) -> bool:
         any_rank = partial(trainer.strategy.reduce_boolean_decision, all=False)

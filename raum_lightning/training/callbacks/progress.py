@@ -203,6 +203,9 @@ class RunSummary(pl.Callback):
         print(self.clock.line(trainer) if trainer.global_step > self.clock.first else taken)
         if self.best is None:
             return
+        if getattr(trainer, "fast_dev_run", False):
+            print("trainer.fast_dev_run: no checkpoint is written")
+            return
         score, path = self.best.best_model_score, self.best.best_model_path
         name = "mean Dice" if self.best.monitor == "val/dice_mean" else self.best.monitor
         said = f"best {name} on validation {float(score):.3f}:" if score is not None else "was not validated"

@@ -8,9 +8,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from raum_lightning.runs.outputs import VOLUMES
 from raum_lightning.training.callbacks.attributes import scores_of, shown_id, wandb_of
 from raum_lightning.training.callbacks.failures import FailedElsewhere
-from raum_lightning.training.callbacks.mask_tables import VOLUMES
 
 
 class WandbRun(pl.Callback):
