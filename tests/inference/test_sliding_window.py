@@ -342,6 +342,6 @@ def test_weights_are_cast_once_for_all_windows_of_a_case() -> None:
 def test_outputs_that_are_no_logits_are_refused() -> None:
     image = torch.ones(1, 1, 8, 8, 8)
     with pytest.raises(ConfigError, match="returns a tuple and not one tensor of logits: with deep supervision call"):
-        sliding_window(image, lambda windows: (windows, windows), roi_size=(8, 8, 8), overlap=0)  # type: ignore[arg-type]
+        sliding_window(image, lambda windows: (windows, windows), roi_size=(8, 8, 8), overlap=0)  # type: ignore[return-value]
     with pytest.raises(CheckpointError, match="the network returned NaN or infinite values"):
         segment(image, lambda windows: windows * torch.nan, mode="regions", roi_size=(8, 8, 8), overlap=0)
