@@ -256,6 +256,7 @@ class SegmentationModule(WholeVolumeModule):
         if not getattr(self.trainer, "fast_dev_run", False) and not only_timer(self.trainer):
             schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
             self.recipe.check_length(run_length(self.trainer), next(iter(schedulers), None))
+            self.frozen.check_length(run_length(self.trainer))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Leave the statistics of frozen norms as they are."""

@@ -18,7 +18,14 @@ from raum_lightning.data.absent import stand_ins
 from raum_lightning.data.augment import BatchAugmentation
 from raum_lightning.data.augment.kernels import Size
 from raum_lightning.data.augment.presets import build_transform
-from raum_lightning.data.option_checks import check_batch, check_count, check_names, check_size, check_without
+from raum_lightning.data.option_checks import (
+    check_balanced,
+    check_batch,
+    check_count,
+    check_names,
+    check_size,
+    check_without,
+)
 from raum_lightning.data.patches import (
     PatchDataset,
     PatchLoader,
@@ -185,6 +192,10 @@ class BratsDataModule(SelectedCases):
             if self.without:
                 raise ConfigError("data.without is for validate, test and predict; fit takes data.modality_dropout")
             check_batch(self.batch_size, self.patches_per_epoch, self._ranks["num_replicas"])
+            if self.balanced:
+                check_balanced(self.places.foreground_probability, self.batch_size * self._ranks["num_replicas"])
+            if self.fill_absent and not self.modality_dropout:
+                rank_zero_info("data.fill_absent changes nothing in training without data.modality_dropout")
         self.select(announce=True)
         if self.without:
             rank_zero_info(

@@ -14,7 +14,7 @@ from raum_lightning.datasets import load
 from raum_lightning.errors import CheckpointError, ConfigError, UserError
 from raum_lightning.inference.card import ModelCard, describe
 from raum_lightning.inference.exported import NETWORK
-from raum_lightning.inference.loading import open_network
+from raum_lightning.inference.loading import check_finite_weights, open_network
 from raum_lightning.inference.weights import named_as_ours, read_weights
 from raum_lightning.models.decoder import GROUPS
 from raum_lightning.models.monai import OUT_INDICES, PATCH_SIZE, to_monai
@@ -71,6 +71,7 @@ def import_monai(
     except RuntimeError as error:
         problem = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{path}: does not hold a complete MONAI UNETR ({problem})") from error
+    check_finite_weights(tensors, path)
     spec = {"class_path": "raum_lightning.models.UNETR", "init_args": arguments}
     metadata = {NETWORK: json.dumps(spec)}
     if modalities or dataset:
@@ -85,12 +86,16 @@ def import_monai(
 def export_monai(path: Path, out: Path) -> str:
     """Write a state dict for MONAI's UNETR of a checkpoint or safetensors of ours; return the call that makes that.
 
-    Of its arguments the tensors do not tell the heads, nor group norm from instance norm.
+    Of its arguments the tensors do not tell the heads, nor group norm from instance norm. Of a MONAI UNETR that was
+    trained here the tensors are written as they are.
 
     Raises:
         ConfigError: MONAI has no such network: another depth, patch size, class, or skips from other blocks.
     """
     network = open_network(path).network
+    if f"{type(network).__module__}.{type(network).__name__}" == "monai.networks.nets.unetr.UNETR":  # as a baseline
+        _save(network.state_dict(), out)
+        return f"the network of {path}, a monai.networks.nets.UNETR"
     if not isinstance(network, UNETR):
         raise ConfigError(f"{path}: is a {type(network).__name__}, and only a UNETR has a counterpart in MONAI")
     if network.vit.out_indices != OUT_INDICES:
@@ -98,11 +103,14 @@ def export_monai(path: Path, out: Path) -> str:
             f"{path}: its decoder takes blocks {list(network.vit.out_indices)} and MONAI's {list(OUT_INDICES)}, so "
             "that the logits would differ; train with out_indices as MONAI's"
         )
-    state = to_monai(network.state_dict())
+    _save(to_monai(network.state_dict()), out)
+    return _call(network)
+
+
+def _save(state: Mapping[str, Tensor], out: Path) -> None:
     # to an open file: of a path torch does not say why it could not be written
     with atomic(out) as partial, partial.open("wb") as file:
         torch.save({name: one.clone() for name, one in state.items()}, file)
-    return _call(network)
 
 
 def _call(network: UNETR) -> str:

@@ -54,6 +54,14 @@ class Frozen:
         for parameter in self.parameters:
             parameter.requires_grad_(self.thaw_after is not None)
 
+    def check_length(self, total_steps: float) -> None:
+        """Say where a run of so many steps ends before they thaw."""
+        if self.thaw_after is not None and total_steps <= self.thaw_after:
+            rank_zero_info(
+                f"module.thaw_after={self.thaw_after} is not reached: the run has {total_steps:.0f} steps, and "
+                f"{', '.join(part[:-1] for part in self.parts)} stays as it is"
+            )
+
     def hold_statistics(self, step: int) -> None:
         """Before a step, let norms that keep running statistics normalise by these, and not change them, while frozen.
 

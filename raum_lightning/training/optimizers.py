@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -63,6 +64,12 @@ class Recipe:
         """Steps of warm-up; a scheduler of the user's has its own."""
         return 0 if self.lr_scheduler else self.warmup_steps
 
+    @property
+    def unused(self) -> dict[str, tuple[str, ...]]:
+        """Keys that have no effect, by the key of the user's class that has its own."""
+        own = {"optimizer": ("lr", "weight_decay", "betas"), "lr_scheduler": ("warmup_steps", "schedule")}
+        return {key: names for key, names in own.items() if getattr(self, key)}
+
     def build(
         self, module: nn.Module, total_steps: Callable[[], float], *, by_time: bool = False
     ) -> tuple[Optimizer, LRScheduler]:
@@ -77,6 +84,8 @@ class Recipe:
         groups = parameter_groups(module, no_decay=self.no_decay, layer_decay=self.layer_decay)
         if self.optimizer:
             optimizer = _made("optimizer", self.optimizer, groups)
+            if isinstance(optimizer, torch.optim.SparseAdam):
+                raise ConfigError("module.optimizer=SparseAdam is for sparse gradients, which networks here have not")
         else:
             options: dict[str, Any] = {"lr": self.lr, "betas": self.betas, "weight_decay": self.weight_decay}
             optimizer = torch.optim.AdamW(groups, fused=True, **options)
@@ -124,6 +133,11 @@ class Recipe:
                 raise ConfigError(
                     f"module.lr_scheduler: {type(scheduler).__name__} ends after total_steps={last}, and the run has "
                     f"{total_steps:.0f} steps: give it as many"
+                )
+            if (half := getattr(scheduler, "T_max", math.inf)) < total_steps:  # of CosineAnnealingLR
+                rank_zero_info(
+                    f"module.lr_scheduler: {type(scheduler).__name__} falls for T_max={half} steps and rises again, "
+                    f"and the run has {total_steps:.0f} steps"
                 )
             return
         if total_steps == float("inf"):

@@ -82,6 +82,10 @@ def test_without_a_card_it_is_to_start_from(here: Path) -> None:
         (["--from", "monai", "none.pt", "--out", "a.safetensors"], "none.pt: no such"),
         (["--from", "monai", "small.pt", "--out", "a.safetensors"], "small.pt: is no state dict of MONAI's UNETR"),
         (["--from", "monai", "monai.pt", "--out", "a.safetensors", "--heads", "2", *CARD[:2]], "names 1 of 3 channels"),
+        (
+            ["--from", "monai", "broken.pt", "--out", "a.safetensors", "--heads", "2"],
+            "broken.pt: its weight head.weight holds NaN",
+        ),
         (["--to", "monai", "ours.safetensors", "--out", "a.pt"], "ours.safetensors: no such model"),
         (["--from", "monai", "monai.pt", "--out", "there.safetensors"], "there.safetensors: exists"),
         (
@@ -101,8 +105,21 @@ def test_without_a_card_it_is_to_start_from(here: Path) -> None:
 def test_mistakes_are_named(here: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("there.safetensors").touch()
     torch.save({"vit.norm.weight": torch.ones(3)}, "small.pt")
+    broken = theirs().state_dict()
+    broken["out.conv.conv.weight"][0] = torch.nan
+    torch.save(broken, "broken.pt")
     assert main(["import", *words]) == 2
     assert said in capsys.readouterr().err and not Path("a.safetensors").exists()
+
+
+def test_a_network_of_monais_that_was_trained_here(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raum_lightning.inference import foreign
+    from raum_lightning.inference.loading import TrainedNetwork
+    from tests.helpers import handmade
+
+    monkeypatch.setattr(foreign, "open_network", lambda path: TrainedNetwork(theirs(), handmade.CARD))
+    assert main(["import", "--to", "monai", "baseline.ckpt", "--out", "a.pt"]) == 0
+    theirs().load_state_dict(torch.load("a.pt", weights_only=True), strict=True)
 
 
 def test_skips_from_other_blocks_are_not_monais(

@@ -32,6 +32,14 @@ def test_thawed_after_so_many_steps(tmp_path: Path) -> None:
     assert changed(tmp_path, 3, freeze=["vit"], thaw_after=2) == ALL
 
 
+def test_a_run_that_ends_before_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    frozen = SegmentationModule(UNETR(**SIZES, feature_size=2), freeze=["vit"], thaw_after=3).frozen
+    frozen.check_length(4)
+    assert not caplog.text
+    frozen.check_length(3)
+    assert "module.thaw_after=3 is not reached: the run has 3 steps, and vit stays as it is" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -34,6 +34,27 @@ def test_a_scheduler_that_ends_before_the_run_is_refused() -> None:
         module.recipe.check_length(10, scheduler)
 
 
+def test_a_cosine_that_rises_again_and_gradients_that_are_not_sparse(caplog: pytest.LogCaptureFixture) -> None:
+    module = SegmentationModule(small(), lr_scheduler=partial(CosineAnnealingLR, T_max=9))
+    _, scheduler = module.recipe.build(module, lambda: 10)
+    module.recipe.check_length(9, scheduler)
+    assert not caplog.text
+    module.recipe.check_length(10, scheduler)
+    assert "CosineAnnealingLR falls for T_max=9 steps and rises again, and the run has 10 steps" in caplog.text
+    module = SegmentationModule(small(), optimizer=torch.optim.SparseAdam)
+    with pytest.raises(ConfigError, match="SparseAdam is for sparse gradients"):
+        module.recipe.build(module, lambda: 10)
+
+
+def test_keys_that_have_no_effect() -> None:
+    assert SegmentationModule(small()).recipe.unused == {}
+    module = SegmentationModule(small(), optimizer=torch.optim.SGD, lr_scheduler=partial(StepLR, step_size=1))
+    assert module.recipe.unused == {
+        "optimizer": ("lr", "weight_decay", "betas"),
+        "lr_scheduler": ("warmup_steps", "schedule"),
+    }
+
+
 def test_one_group_where_nothing_differs() -> None:
     network = small()
     (group,) = parameter_groups(network, no_decay=False, layer_decay=1.0)

@@ -172,6 +172,8 @@ class RunSummary(pl.Callback):
             f"rank{'s' * (trainer.world_size > 1)}, {trainer.accumulate_grad_batches} accumulated)"
         )
         print(f"lr       {rate:g}, not scaled by the batch")
+        for key, names in module.recipe.unused.items():
+            print(f"unused   {', '.join(names)}: module.{key} has its own")
         print("lines    each validation: step, loss, Dice, best so far, patches/s, time left", flush=True)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
