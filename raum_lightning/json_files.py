@@ -1,7 +1,7 @@
 """JSON of others as values: any text that is not JSON raises one kind of error, and values are compared with a type."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin
@@ -10,11 +10,23 @@ from raum_lightning.errors import UserError
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text; raise `ValueError` for any other, also one that is nested too deeply."""
+    """Return the value of a JSON text; raise `ValueError` for any other.
+
+    Also for one that is nested too deeply, or has a key twice, of which Python would take the last.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"it has the key {key!r} twice")
+        found[key] = value
+    return found
 
 
 def read_json(

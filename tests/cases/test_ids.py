@@ -89,6 +89,12 @@ def test_a_dataset_json_that_is_nested_without_end(tmp_path: Path) -> None:
         find_cases(tmp_path, "msd-task01")
 
 
+def test_a_dataset_json_with_two_meanings(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "edema": 1, "edema": 2}}')
+    with pytest.raises(CaseError, match=r"dataset\.json: is not valid JSON \(it has the key 'edema' twice\)"):
+        find_cases(tmp_path, "msd-task01")
+
+
 def test_hidden_folders_are_no_cases(tmp_path: Path) -> None:
     write_brats(tmp_path, "a", presets()["brats2020"])
     write_brats(tmp_path / ".a-half-written", "a", presets()["brats2020"])

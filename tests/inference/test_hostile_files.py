@@ -126,6 +126,9 @@ def test_values_are_compared_with_types() -> None:
     ]
     wrong = [(True, int), (1.5, int), ("1", float), ([1, "2"], [int]), ({}, {"a": int}), ([1], tuple[int, int])]
     assert all(is_like(*one) for one in right) and not any(is_like(*one) for one in wrong)
+    assert parse_json('{"a": {"b": 1}, "b": [{"a": 2}]}') == {"a": {"b": 1}, "b": [{"a": 2}]}
+    with pytest.raises(ValueError, match="it has the key 'b' twice"):
+        parse_json('{"a": {"b": 1, "b": 1}}')
     for text in ("", "{", "[" * 9999, "9" * 5000, b"\xff\xfe\xfa"):
         with pytest.raises(ValueError):
             parse_json(text)
