@@ -95,7 +95,8 @@ def _guarded(verb: str, words: list[str]) -> int:
         sentence = explain(error)
         if sentence is None or "RAUM_TRACEBACK" in os.environ:
             raise
-        print("error:", printable(located(sentence), keep="\n"), file=sys.stderr)
+        said = printable(located(sentence), keep="\n")
+        print(f"error: {said}\n", end="", file=sys.stderr)  # in one piece, as other ranks may write too
         if isinstance(error, OSError) and error.filename is None:
             _drop_output()  # which may be what could not be written
         return 2

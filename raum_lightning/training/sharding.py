@@ -5,6 +5,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, St
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 
 from raum_lightning.errors import ConfigError
 
@@ -35,6 +36,11 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     for part in (*blocks, network):
         if not isinstance(part, FSDPModule):
             fully_shard(part, mesh=mesh)
+
+
+def shard_of(weight: torch.Tensor) -> torch.Tensor:
+    """Return what this rank holds of a weight."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def hold_whole(network: nn.Module, whole: bool) -> None:

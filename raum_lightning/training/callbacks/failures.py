@@ -15,6 +15,7 @@ from raum_lightning.runs.folder import RunFolder
 from raum_lightning.training.callbacks.attributes import log_interval
 from raum_lightning.training.provenance import versions
 from raum_lightning.training.schedule import is_due
+from raum_lightning.training.sharding import shard_of
 
 PACKAGE = Path(__file__).parents[2]
 NEVER = torch.iinfo(torch.int64).max
@@ -74,7 +75,7 @@ class FiniteLoss(pl.Callback):
         if trainer.sanity_checking:  # of weights that nothing has changed
             return
         self._stop_if_found(trainer)
-        own = [getattr(weight, "_local_tensor", weight).isfinite().all() for weight in pl_module.parameters()]
+        own = [shard_of(weight).isfinite().all() for weight in pl_module.parameters()]
         if trainer.strategy.reduce_boolean_decision(bool(own) and not torch.stack(own).all(), all=False):
             said = f"weights became NaN or infinite by step {trainer.global_step}, of losses that were finite"
             if not trainer.is_global_zero:
