@@ -6,10 +6,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 from signal import SIGTERM
 from types import ModuleType
 
 from raum_lightning import __version__
+from raum_lightning.atomic import expanded
 from raum_lightning.signals import Terminated, stopping
 
 TRAINER_VERBS = {
@@ -155,8 +157,12 @@ def parse(verb: str, words: list[str]) -> tuple[ModuleType, argparse.Namespace]:
     command = module_of(verb)
     parser = argparse.ArgumentParser(prog=f"raum {verb}", description=TOOL_VERBS[verb])
     command.configure(parser)
-    if not getattr(command, "FORWARDS", False):
-        return command, parser.parse_args(words)
-    arguments, forwarded = parser.parse_known_args(words)
-    arguments.forwarded, arguments.words = forwarded, words
+    if getattr(command, "FORWARDS", False):
+        arguments, forwarded = parser.parse_known_args(words)
+        arguments.forwarded, arguments.words = forwarded, words
+    else:
+        arguments = parser.parse_args(words)
+    for name, value in vars(arguments).items():
+        if isinstance(value, Path):  # of --out=~/masks the shell leaves ~ as it is
+            setattr(arguments, name, expanded(value))
     return command, arguments

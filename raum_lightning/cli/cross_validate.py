@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raum_lightning.atomic import expanded
 from raum_lightning.cli.model_options import write_readme
 from raum_lightning.errors import ConfigError
 
@@ -178,7 +179,7 @@ def _begin(args: argparse.Namespace) -> "Study":
     experiment = config["run"].get("experiment") or experiment_of(files)
     if args.id is not None:
         check_names(experiment, args.id)
-    folder = StudyFolder(Path(config["run"]["root"]) / experiment / f"cv-{args.id or f'{folds}fold'}")
+    folder = StudyFolder(expanded(config["run"]["root"]) / experiment / f"cv-{args.id or f'{folds}fold'}")
     group_folds(config, folder)
     study = _study(folder, config, data, folds, _without("--slurm", args.words), given.folders)
     if not folder.study.exists():  # whose folds have their weights

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from raum_lightning import SegmentationModule, __version__
-from raum_lightning.cli import TOOL_VERBS, TRAINER_VERBS, main
+from raum_lightning.cli import TOOL_VERBS, TRAINER_VERBS, main, parse
 from tests.helpers import EXPERIMENTS
 
 DEBUG = ["-c", str(EXPERIMENTS / "debug.yaml")]
@@ -552,6 +552,12 @@ def test_the_home_is_meant_by_its_sign(
     checkpoint = "~/runs/debug/home/checkpoints/best.ckpt"
     assert main(["validate", *words, f"--ckpt_path={checkpoint}", "--out=~/scores"]) == 0
     assert (tmp_path / "scores/cases.csv").is_file() and not Path("~").exists()
+
+
+def test_tools_know_the_home_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _, arguments = parse("export", ["--checkpoint=~/a.ckpt", "--out=~/b.onnx"])
+    assert (arguments.checkpoint, arguments.out) == (tmp_path / "a.ckpt", tmp_path / "b.onnx")
 
 
 def test_a_run_goes_on_with_the_cases_it_began_with(
