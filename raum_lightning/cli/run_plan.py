@@ -103,10 +103,10 @@ def _plan_fit(plan: Plan, config: Any, beside: RunFolder | None) -> Plan:
     wanted = "auto" if config.ckpt_path is None and restarts() else config.ckpt_path
     given = local(wanted) if wanted not in (None, "auto") else None
     run = plan.run or (RunFolder.of_file(given) if given else None)
-    if config.ckpt_path == "auto" and beside and not (run and run.saved) and config.run.id in (None, beside.id):
-        run = beside
     if run is None and (chosen := given_id()):
         run = RunFolder(plan.experiment / chosen)
+    if config.ckpt_path == "auto" and beside and (run is None or (run.id == beside.id and not run.saved)):
+        run = beside
     if run and wanted is None and run.saved:
         raise RunError(f"{run.path} holds a trained run; continue it with --ckpt_path auto or give another --run.id")
     own = newest_sound(run) if run and (wanted == "auto" or restarted()) else None

@@ -71,7 +71,7 @@ class Weights:
     def seen(self, dataset: str) -> frozenset[str]:
         """Return the ids of the cases that trained it, as far as the file says, that may be cases of this data set.
 
-        Ids of BraTS are the same patients in every edition; another data set's `case_1` is another case.
+        An id of BraTS is one patient, whatever the data set is called; another data set's `case_1` is another case.
         """
         same = self.dataset in (None, dataset)
         return frozenset(case for case in self.trained or () if same or "brats" in case.casefold())

@@ -78,6 +78,20 @@ def test_a_trained_run_is_resumed_only_where_asked(monkeypatch: pytest.MonkeyPat
     assert make_plan("fit", config(), FILE).start == Path("runs/small/slurm-7") / plan.start.relative_to(run.path)
 
 
+def test_a_run_that_has_moved_is_found_beside_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = saved(Path("elsewhere/small/one"), "last.ckpt")
+    asked = config("auto")
+    for name, run in ((None, moved), ("one", moved), ("two", RunFolder(Path("runs/config/two")))):
+        asked.run.id = name
+        assert make_plan("fit", asked, [moved.config]).run == run
+    asked.run.id, asked.ckpt_path = None, None
+    assert make_plan("fit", asked, [moved.config]).run is None  # trained again, as another run
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    asked.ckpt_path = "auto"
+    assert make_plan("fit", asked, [moved.config]).run == RunFolder(Path("runs/config/slurm-7"))
+
+
 def test_a_checkpoint_needs_steps_that_are_left() -> None:
     run = saved(Path("runs/small/one"), "last.ckpt")
     plan = make_plan("fit", config(str(run.last), max_steps=5), FILE)
