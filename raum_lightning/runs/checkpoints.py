@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
 from raum_lightning.errors import CheckpointError
 from raum_lightning.runs.folder import RunFolder
@@ -38,17 +37,24 @@ def structure(path: Path) -> dict[str, Any]:
 
 def epochs_trained(content: Mapping[str, Any]) -> int:
     """Return how many epochs the run of a checkpoint had trained to their last batch; 0 where it does not say."""
-    loop: dict[str, Any] = content.get("loops", {}).get("fit_loop", {})
-    epochs: dict[str, int] = loop.get("epoch_progress", {}).get("current", {})
+    loop = ("loops", "fit_loop")
     # what is saved in the validation after the last batch is saved before Lightning counts the epoch
-    over = loop.get("epoch_loop.batch_progress", {}).get("is_last_batch")
-    return epochs.get("started" if over else "processed", 0)
+    over = _inside(content, *loop, "epoch_loop.batch_progress", "is_last_batch")
+    done = _inside(content, *loop, "epoch_progress", "current", "started" if over else "processed")
+    return done if isinstance(done, int) else 0
 
 
 def seconds_trained(content: Mapping[str, Any]) -> float:
     """Return how long the run of a checkpoint had trained by Lightning's `Timer`: 0 where it had none."""
-    passed: dict[str, float] = content.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {})
-    return passed.get("train", 0.0)
+    passed = _inside(content, "callbacks", "Timer", "time_elapsed", "train")
+    return passed if isinstance(passed, float) else 0.0
+
+
+def _inside(content: Any, *keys: str) -> Any:
+    """Return what lies below keys, None where it is not there."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
 
 
 def newest_sound(run: RunFolder) -> Path | None:
@@ -58,6 +64,8 @@ def newest_sound(run: RunFolder) -> Path | None:
     what is older than `last` counts only where that is damaged. Damaged ones are named on rank 0. Raises
     `CheckpointError` when all are damaged: to start again over a run that has been trained is for the user to decide.
     """
+    from lightning.pytorch.utilities import rank_zero_info  # here, as who segments needs no Lightning
+
     written = {path: path.stat().st_mtime for path in run.saved}
     since = written.get(run.last, 0.0)
     found = sorted(written, key=lambda path: (written[path] >= since, _step(path), written[path]), reverse=True)
