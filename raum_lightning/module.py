@@ -116,7 +116,7 @@ class SegmentationModule(WholeVolumeModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         ema: float | None = None,
-        init_from: Converter | str | None = None,
+        init_from: str | Converter | None = None,
         freeze: Sequence[str] = (),
         thaw_after: int | None = None,
         compile: bool = False,
@@ -300,7 +300,10 @@ class SegmentationModule(WholeVolumeModule):
             checkpoint["state_dict"] = content["state_dict"]
         if trainer is not None and trainer.training and CURRENT in checkpoint and not self.average:
             raise ConfigError(f"{trainer.ckpt_path} holds a mean of weights: resume with the module.ema of its run")
-        check_finite_weights(checkpoint["state_dict"], getattr(trainer, "ckpt_path", None))
+        weights = {
+            name: checkpoint["state_dict"].get(name) for name, one in self.named_parameters() if one.requires_grad
+        }
+        check_finite_weights(weights, getattr(trainer, "ckpt_path", None))
         if EXPORT in checkpoint:  # which has nothing of the loss
             own = {name: value for name, value in self.state_dict().items() if not name.startswith(PREFIX)}
             checkpoint["state_dict"] |= own

@@ -7,7 +7,6 @@ looks like a typed value: here the plain tree of files and options is looked at,
 import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,11 +60,12 @@ def spell_out(given: CommandLine) -> CommandLine:
     jsonargparse knows the names of classes that are imported, those that compute a network of ours fastest among them.
     """
     key = ("module", "network")
+    keys = (key, (*key, CLASS), (*key, "help"))
     tree, options = deepcopy(given.files.tree), []
     module = _descend(tree, "module")
     module |= {name: _whole_path(value) for name, value in module.items() if name == key[-1]}
     for option in given.options:
-        value = parse_value(option.value) if option.value and option.key in (key, (*key, CLASS)) else None
+        value = parse_value(option.value) if option.value and option.key in keys else None
         if (whole := _whole_path(value)) != value:
             text = whole if isinstance(whole, str) else json.dumps(whole)
             option = replace(option, value=text, words=(f"--{'.'.join(option.key)}={text}",))
@@ -79,8 +79,8 @@ def _whole_path(value: Any) -> Any:
     if not isinstance(name, str) or not name.isidentifier():
         return value
     for module in NETWORKS:
-        with suppress(ImportError, AttributeError):
-            resolve_name(f"{module}.{name}")
+        found = _resolve(f"{module}.{name}", nn.Module)
+        if isinstance(found, type) and issubclass(found, nn.Module):
             return value | {CLASS: f"{module}.{name}"} if isinstance(value, dict) else f"{module}.{name}"
     return value
 

@@ -78,7 +78,7 @@ def make_plan(verb: str, config: Any, files: Sequence[Path], *, root_is_given: b
     plan = Plan(experiment, named, None, precision, said)
     beside = next((run for file in reversed(files) if (run := RunFolder.of_file(file))), None)
     if verb == "fit":
-        plan = _plan_fit(plan, config, beside)
+        plan = _plan_fit(plan, config, None if root_is_given else beside)
     else:
         plan = _plan_trained(plan, config.ckpt_path, beside, root_is_given=root_is_given)
     if plan.start and not plan.start.is_file():
@@ -98,14 +98,15 @@ def experiment_of(files: Sequence[Path]) -> str:
 def _plan_fit(plan: Plan, config: Any, beside: RunFolder | None) -> Plan:
     """Return where to train and what to start from: a file, "auto" (what this run has saved, if it has) or nothing.
 
-    The run of `beside`, whose own configuration was given, is this one too where it has the name: it may have moved.
+    The run of `beside`, whose own configuration was given, is this one where it has its names: it may have moved.
     """
     wanted = "auto" if config.ckpt_path is None and restarts() else config.ckpt_path
     given = local(wanted) if wanted not in (None, "auto") else None
     run = plan.run or (RunFolder.of_file(given) if given else None)
     if run is None and (chosen := given_id()):
         run = RunFolder(plan.experiment / chosen)
-    if config.ckpt_path == "auto" and beside and (run is None or (run.id == beside.id and not run.saved)):
+    moved = beside and run and not run.saved and (run.experiment, run.id) == (beside.experiment, beside.id)
+    if config.ckpt_path == "auto" and moved:
         run = beside
     if run and wanted is None and run.saved:
         raise RunError(f"{run.path} holds a trained run; continue it with --ckpt_path auto or give another --run.id")

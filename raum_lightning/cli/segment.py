@@ -121,10 +121,11 @@ def _segment_folder(args: argparse.Namespace) -> int:
     from raum_lightning.inference.folder import check_targets, hash_files, segment_cases
     from raum_lightning.inference.uncertainty import Review
     from raum_lightning.progress import progress_bar
-    from raum_lightning.runs.outputs import check_folder
+    from raum_lightning.runs.outputs import VOLUMES, check_folder
 
-    for folder in filter(None, (args.out, args.probabilities)):
-        check_folder(folder)
+    check_folder(args.out, [VOLUMES])
+    if args.probabilities:
+        check_folder(args.probabilities)
     segmenter = _load(args)
     prefer = segmenter.card.trained_on
     cases = find_cases(args.cases, args.dataset or "auto", prefer=prefer if prefer.images else None, above=True)

@@ -17,6 +17,7 @@ from rich.console import Console
 from raum_lightning.atomic import expanded
 from raum_lightning.cli import TRAINER_VERBS
 from raum_lightning.cli.command_line import CommandLine, read_command_line
+from raum_lightning.cli.config_inheritance import mapping
 from raum_lightning.cli.derived import METRICS, derive, spell_out, take_trained
 from raum_lightning.cli.errors import RANKS, refusals, restoring
 from raum_lightning.cli.key_errors import explain_configuration
@@ -36,10 +37,10 @@ from raum_lightning.module import SegmentationModule
 from raum_lightning.runs.folder import RunFolder
 from raum_lightning.runs.lock import locked
 from raum_lightning.runs.naming import RunOptions, new_id
-from raum_lightning.runs.outputs import check_folder
+from raum_lightning.runs.outputs import SCORES, VOLUMES, check_folder
 from raum_lightning.runs.resume_checks import check_agreement, check_fill_absent, check_modalities, flat
 from raum_lightning.training.callbacks.best import BestCheckpoint
-from raum_lightning.training.callbacks.checkpoint import Continuation, Provenance
+from raum_lightning.training.callbacks.checkpoint import Continuation, Provenance, TrainedCases
 from raum_lightning.training.callbacks.failures import FiniteLoss, SameEverywhere
 from raum_lightning.training.callbacks.predictions import PredictionWriter
 from raum_lightning.training.callbacks.preemption import LastCheckpoint, LeaveOnSignal, leaving_on_signal
@@ -65,8 +66,8 @@ TRAINER_DEFAULTS = {
 }
 CKPT_PATH = (
     "a file; for fit also auto: resume this run from what it has saved, if it has; for the other verbs also best or "
-    "last of the experiment's newest run, or of --run.id (default: best), and *.safetensors of `raum export`; test and "
-    "predict take those of `raum ensemble` too"
+    "last of the experiment's newest run, or of --run.id (default, and with auto: best), and *.safetensors of `raum "
+    "export`; test and predict take those of `raum ensemble` too"
 )
 OWN_MODULE = "a class that inherits from SegmentationModule and replaces it; its arguments are keys of module"
 OUT = (
@@ -158,6 +159,8 @@ class RaumCLI(LightningCLI):
             raise SystemExit(0)
         derived = derive(self.given)
         self.derived = list(derived.network)
+        if verb != "fit":  # whose class, of the user's own, need not be there any more
+            mapping(derived.tree.get("module")).pop("init_from", None)
         text = to_yaml(derived.tree)
         try:
             self.config = parser.parse_args([verb, f"--config={text}", *derived.words])
@@ -174,7 +177,7 @@ class RaumCLI(LightningCLI):
         """Decide the run's folder and checkpoint, and tell them to trainer and loggers."""
         verb, config, given = str(self.subcommand), self.config[self.subcommand], self.given
         if config.out and verb != "fit":
-            check_folder(config.out)
+            check_folder(config.out, [VOLUMES] if verb == "predict" else SCORES)
         root = given.place("run", "root")
         # that in a run's own config.yaml says where it was made, and the run may have moved
         root_is_given = root is not None and RunFolder.of_file(Path(root.rpartition(", line ")[0])) is None
@@ -260,6 +263,7 @@ class RaumCLI(LightningCLI):
             *([ProgressBar()] if shows else []),
             RunSummary(self.run_dir, best),
             CaseTable(self.results, f"{self.run.experiment}/{self.run.id}"),
+            *([] if self._watches_cases else [TrainedCases()]),
             PredictionWriter(self.predictions),
             WandbRun(self.predictions, best),
             RandomState(),
@@ -280,6 +284,11 @@ class RaumCLI(LightningCLI):
         with refusals("trainer", config):
             return super()._instantiate_trainer(config, [*ours, *callbacks])
 
+    @property
+    def _watches_cases(self) -> bool:
+        """Whether the module brings `TrainedCases`; one whose hook is of the user's own may have left it out."""
+        return type(self.model).configure_callbacks is SegmentationModule.configure_callbacks
+
     def _best(self, keep: int) -> BestCheckpoint:
         return BestCheckpoint(self.run, f"val/{self.model.monitor}", lower=self.model.lower_is_better, keep=keep)
 
@@ -290,6 +299,7 @@ class RaumCLI(LightningCLI):
         refused = refusals("trainer", given, (ValueError, TypeError))
         with self._no_empty_folder(), alone, refused, restoring(self.start):
             super()._run_subcommand(subcommand)
+        self._remove_empty()  # of a fast_dev_run
 
     @contextmanager
     def _no_empty_folder(self) -> Iterator[None]:
@@ -297,10 +307,13 @@ class RaumCLI(LightningCLI):
         try:
             yield
         except BaseException:
-            for folder in self.new_folders:
-                with suppress(OSError):
-                    folder.rmdir()
+            self._remove_empty()
             raise
+
+    def _remove_empty(self) -> None:
+        for folder in self.new_folders:
+            with suppress(OSError):
+                folder.rmdir()
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"ckpt_path": self.start}

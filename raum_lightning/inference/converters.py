@@ -30,7 +30,7 @@ class Renamed(Converter):
         modalities: What its input channels are, where the file does not say.
 
     Raises:
-        ConfigError: An expression is none, or gives two tensors one name.
+        ConfigError: An expression is none, changes no name, or gives two tensors one name.
     """
 
     def __init__(self, path: Path | str, names: dict[str, str], modalities: Sequence[str] | None = None) -> None:
@@ -42,6 +42,10 @@ class Renamed(Converter):
     def read(self) -> Weights:
         """Return the weights by their new names."""
         weights = read_weights(self.path)
+        for expression in self.names:
+            if not any(self._replaced(expression, name) != name for name in weights.tensors):
+                known = ", ".join([*weights.tensors][:3])
+                raise ConfigError(f"names: {expression} changes no name of a tensor, such as {known}")
         renamed: dict[str, Tensor] = {}
         for name, tensor in weights.tensors.items():
             if (new := self._renamed(name)) in renamed:
@@ -50,9 +54,13 @@ class Renamed(Converter):
         return weights.replace(tensors=renamed, modalities=self.modalities)
 
     def _renamed(self, name: str) -> str:
-        for expression, new in self.names.items():
-            try:
-                name = re.sub(expression, new, name)
-            except (re.error, IndexError) as error:
-                raise ConfigError(f"names: {expression}: {new} cannot be used ({error})") from error
+        for expression in self.names:
+            name = self._replaced(expression, name)
         return name
+
+    def _replaced(self, expression: str, name: str) -> str:
+        new = self.names[expression]
+        try:
+            return re.sub(expression, new, name)
+        except (re.error, IndexError) as error:
+            raise ConfigError(f"names: {expression}: {new} cannot be used ({error})") from error

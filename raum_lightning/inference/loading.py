@@ -139,9 +139,9 @@ def filled(network: nn.Module | None, spec: Any, weights: Mapping[str, Tensor], 
     return network
 
 
-def check_finite_weights(weights: Mapping[str, Tensor], path: Path | str | None = None) -> None:
+def check_finite_weights(weights: Mapping[str, Any], path: Path | str | None = None) -> None:
     """Raise `CheckpointError`, beginning with the file where it is given, for weights that are NaN or infinite."""
-    if broken := [name for name, one in weights.items() if not one.isfinite().all()]:
+    if broken := [name for name, one in weights.items() if isinstance(one, Tensor) and not one.isfinite().all()]:
         before, after = (f"{path}: ", "; give an earlier checkpoint") if path else ("", "")
         raise CheckpointError(
             f"{before}its weight {broken[0]} holds NaN or infinite values ({len(broken)} tensors do){after}"

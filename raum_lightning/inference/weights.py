@@ -32,6 +32,8 @@ _MONAI_VIT = ("patch_embedding.", "blocks.", "norm.")
 # what depends on the classes
 _HEADS = ("head.", "deep_heads.")
 _SHOWN = 6
+# endings of files with weights, as opposed to the last part of a class's path
+SUFFIXES = (SAFETENSORS, ".ckpt", ".pt", ".pth", ".bin", ".pt2", ".onnx")
 UNKNOWN = "it does not say which cases trained it: scores on these would be too high"
 """What is said where a file has no ids of cases."""
 
@@ -93,7 +95,16 @@ def source_of(given: str | Mapping[str, Any] | Converter) -> Path | Converter:
     if isinstance(given, Mapping):
         made: Converter = resolve_name(given["class_path"])(**given.get("init_args") or {})
         return made
-    return given if isinstance(given, Converter) else expanded(given)
+    if isinstance(given, Converter):
+        return given
+    if given.startswith("{"):
+        raise ConfigError(f"module.init_from={given}: does not fit its class; in a YAML file it is said in what")
+    path = expanded(given)
+    if path.suffix[1:].isidentifier() and path.suffix not in SUFFIXES and not path.exists():
+        raise ConfigError(
+            f"module.init_from={given}: no such file; a class is given as {{class_path: {given}, init_args: ...}}"
+        )
+    return path
 
 
 def weights_of(source: Path | Converter) -> Weights:
@@ -227,6 +238,7 @@ def start_from(
             trained_on=trained_on or _unnamed(weights.tensors, tensors, network, modalities),
             img_size=weights.img_size,
         )
+        _check_channels(tensors, weights.modalities)
         _check_numbers({name: tensors[name] for name in table.taken + table.adapted}, network)
     except ConfigError as error:
         raise ConfigError(f"module.init_from={source}: {error}") from error
@@ -236,6 +248,15 @@ def start_from(
     table.left_over.extend(heads)
     network.load_state_dict(fitted)
     return table, weights
+
+
+def _check_channels(tensors: Mapping[str, Tensor], modalities: Sequence[str] | None) -> None:
+    """Raise `ConfigError` where the layers that see the image have other channels than those that are named."""
+    for name in (f"{block}.conv1.weight" for block in CONVOLUTIONS):
+        if modalities is not None and name in tensors and tensors[name].shape[1] != len(modalities):
+            raise ConfigError(
+                f"its {name} sees {tensors[name].shape[1]} channels, and the modalities are {', '.join(modalities)}"
+            )
 
 
 def _check_numbers(tensors: Mapping[str, Tensor], network: nn.Module) -> None:

@@ -70,7 +70,7 @@ class CSVLogger(loggers.Logger):
         with self.path.open(newline="") as file:
             reader = csv.DictReader(file)
             rows = [row for row in reader if None not in row.values()]
-        self.columns = self.columns or list(reader.fieldnames or [])
+            self.columns = self.columns or list(reader.fieldnames or [])
         return rows
 
     def _write(self, rows: Iterable[Mapping[str, str]]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raum_lightning.atomic import file_for_folder
@@ -12,8 +12,14 @@ from raum_lightning.runs.folder import RunFolder
 # where the formats that we write keep who wrote them: at the beginning (HTML, JSON, PNG, SVG), or at the end (PDF)
 LOOKED_AT = 4096
 VOLUMES = "volumes.csv"
-# how the tables begin that verbs write into a folder
-TABLES = {"cases.csv": b"case,", "cases.json": rb'\s*{\s*"name":', "metrics.csv": b"step,", VOLUMES: b"case,"}
+SCORES = ("cases.csv", "cases.json", "metrics.csv")
+# how the tables begin that verbs write into a folder; a killed process may have left an empty one
+TABLES = {
+    "cases.csv": rb"case,[\w/]+_\w+|$",
+    "cases.json": rb'\s*{\s*"name":|$',
+    "metrics.csv": rb"step,|$",
+    VOLUMES: rb"case(,[^,\n]+)+\n([^\n]+(,\d+\.\d{3}|,)\s|$)|$",
+}
 
 
 def check_output(path: Path, command: str, *, ours: Callable[[Path], bool] | None = None) -> None:
@@ -30,8 +36,8 @@ def check_output(path: Path, command: str, *, ours: Callable[[Path], bool] | Non
     check_writable(path)
 
 
-def check_folder(path: Path) -> None:
-    """Check that masks and tables can be written into a folder, and that it has no others of the tables' names.
+def check_folder(path: Path, tables: Sequence[str] = ()) -> None:
+    """Check that files can be written into a folder, and that it has no others of the names of these `tables`.
 
     Raises `OutputError`, also where `path` is a file, or the folder of a run, whose own metrics.csv would get the rows.
     """
@@ -39,9 +45,8 @@ def check_folder(path: Path) -> None:
         raise OutputError(file_for_folder(path))
     if RunFolder(path).exists:
         raise OutputError(f"{path}: is the folder of a run, which has files of these names; give another folder")
-    for name, beginning in TABLES.items():
-        file = path / name
-        if file.is_file() and not re.match(beginning, _read(file)):
+    for file in (path / name for name in tables):
+        if file.is_file() and not re.match(TABLES[file.name], _read(file)):
             raise OutputError(f"{file}: exists and is no table of raum; give another folder, or move it away")
     check_writable(path / "file")
 

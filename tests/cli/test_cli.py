@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -500,7 +501,7 @@ def test_a_fast_dev_run_needs_no_shorter_warm_up_and_leaves_no_checkpoint(
     words = [*DEBUG, "--data.root", str(brats), "--trainer.logger", "false", "--module.warmup_steps", "20"]
     assert main(["fit", *words, "--trainer.fast_dev_run", "true", "--trainer.max_steps", "100"]) == 0
     assert capsys.readouterr().out.endswith("trainer.fast_dev_run: no checkpoint is written\n")
-    assert not list(Path().rglob("*.ckpt"))  # which `test` would take for the newest run's
+    assert not Path("runs/debug").exists()  # nor a folder that `test` would take for the newest run's
 
 
 def test_a_run_is_used_from_within_its_folder_and_through_a_link(
@@ -525,20 +526,24 @@ def test_tables_of_ones_own_are_not_replaced(
 ) -> None:
     monkeypatch.chdir(trained)
     words = [*DEBUG, "--run.id", "one"]
-    for name in ("cases.csv", "cases.json", "metrics.csv", "volumes.csv"):
-        Path("own").mkdir(exist_ok=True)
-        Path("own", name).write_text("patient,ml\n")
-        for verb in ("test", "predict"):
-            assert main([verb, *words, "--out", "own"]) == 2
+    segment = ["segment", "--model", "runs/debug/one/checkpoints/best.ckpt", "--cases", "runs/phantom-cases"]
+    written = {"cases.csv": ["test", *words], "cases.json": ["test", *words], "metrics.csv": ["validate", *words]}
+    Path("own").mkdir(exist_ok=True)
+    for text in ("patient,ml\n", "case,ml\nA,50\n"):
+        for name, verb in [*written.items(), ("volumes.csv", ["predict", *words]), ("volumes.csv", segment)]:
+            Path("own", name).write_text(text)
+            assert main([*verb, "--out", "own"]) == 2
             assert f"error: own/{name}: exists and is no table of raum" in capsys.readouterr().err
-        assert Path("own", name).read_text() == "patient,ml\n"
-        Path("own", name).unlink()
+            assert Path("own", name).read_text() == text
+            Path("own", name).unlink()
+    for name in written:  # which `predict` does not write
+        Path("own", name).write_text("")
     before = Path("runs/debug/one/metrics.csv").read_text()
     assert main(["test", *words, "--out", "runs/debug/one"]) == 2
     assert "runs/debug/one: is the folder of a run" in capsys.readouterr().err
     assert Path("runs/debug/one/metrics.csv").read_text() == before
-    for verb in ("test", "predict", "test", "predict"):  # its own, it does
-        assert main([verb, *words, "--out", "own"]) == 0
+    for verb in (["predict", *words], ["test", *words]) * 2 + (segment,):  # its own, it does
+        assert main([*verb, "--out", "own"]) == 0
 
 
 def test_the_home_is_meant_by_its_sign(
@@ -552,6 +557,23 @@ def test_the_home_is_meant_by_its_sign(
     checkpoint = "~/runs/debug/home/checkpoints/best.ckpt"
     assert main(["validate", *words, f"--ckpt_path={checkpoint}", "--out=~/scores"]) == 0
     assert (tmp_path / "scores/cases.csv").is_file() and not Path("~").exists()
+
+
+class Alone(SegmentationModule):
+    """With no callbacks of the parent's."""
+
+    def configure_callbacks(self) -> list[Any]:
+        return []
+
+
+def test_cases_that_trained_are_known_whatever_a_module_of_ones_own_leaves_out(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    words = [*DEBUG, "--module_class", f"{__name__}.Alone", "--run.id", "alone", "--trainer.logger", "false"]
+    assert main(["fit", *words, "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"]) == 0
+    assert main(["validate", *words, "--data.fold", "1"]) == 2
+    assert "cases to be scored were used to train this checkpoint" in capsys.readouterr().err
 
 
 def test_tools_know_the_home_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -581,10 +603,7 @@ def test_a_run_goes_on_with_the_cases_it_began_with(
 def test_a_run_that_has_moved_goes_on_where_it_lies(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(trained / "runs/debug/one", trained / "elsewhere/debug/moved")
     monkeypatch.chdir(trained)
-    words = ["-c", "elsewhere/debug/moved/config.yaml", "--trainer.logger", "false", "--ckpt_path", "auto"]
-    for id_, steps in (("moved", 5), (None, 6)):
-        named = ["--run.id", id_] if id_ else []
-        assert main(["fit", *words, *named, "--trainer.max_steps", str(steps)]) == 0
-        content = torch.load("elsewhere/debug/moved/checkpoints/last.ckpt", weights_only=True)
-        assert content["global_step"] == steps
-    assert not Path("runs/debug/moved").exists()
+    words = ["-c", "elsewhere/debug/moved/config.yaml", "--run.id", "moved", "--ckpt_path", "auto"]
+    assert main(["fit", *words, "--trainer.logger", "false", "--trainer.max_steps", "5"]) == 0
+    content = torch.load("elsewhere/debug/moved/checkpoints/last.ckpt", weights_only=True)
+    assert content["global_step"] == 5 and not Path("runs/debug/moved").exists()

@@ -81,15 +81,19 @@ def test_a_trained_run_is_resumed_only_where_asked(monkeypatch: pytest.MonkeyPat
 def test_a_run_that_has_moved_is_found_beside_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     moved = saved(Path("elsewhere/small/one"), "last.ckpt")
     asked = config("auto")
-    for name, run in ((None, moved), ("one", moved), ("two", RunFolder(Path("runs/config/two")))):
+    asked.run.experiment = "small"  # as its configuration says
+    for name, run in ((None, None), ("one", moved), ("two", RunFolder(Path("runs/small/two")))):
         asked.run.id = name
         assert make_plan("fit", asked, [moved.config]).run == run
-    asked.run.id, asked.ckpt_path = None, None
-    assert make_plan("fit", asked, [moved.config]).run is None  # trained again, as another run
+    asked.run.id = "one"
+    here = RunFolder(Path("runs/small/one"))
+    assert make_plan("fit", asked, [moved.config], root_is_given=True).run == here
+    asked.run.experiment = "other"
+    assert make_plan("fit", asked, [moved.config]).run == RunFolder(Path("runs/other/one"))
+    asked.run.experiment, asked.run.id = "small", None
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_STEP_ID", "0")
-    asked.ckpt_path = "auto"
-    assert make_plan("fit", asked, [moved.config]).run == RunFolder(Path("runs/config/slurm-7"))
+    assert make_plan("fit", asked, [moved.config]).run == RunFolder(Path("runs/small/slurm-7"))
 
 
 def test_a_checkpoint_needs_steps_that_are_left() -> None:

@@ -93,6 +93,23 @@ def test_weights_that_are_nan_are_neither_scored_nor_trained(
         assert said in capsys.readouterr().err
 
 
+class Masked(torch.nn.Conv3d):
+    """With values that are never trained, and are infinite as those of an attention mask."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf))
+        self.fixed = torch.nn.Parameter(torch.tensor(torch.inf), requires_grad=False)
+
+
+def test_infinite_values_that_are_not_trained(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    masked = ["--module.network", f"{__name__}.Masked", "--module.roi_size", "[32,32,32]"]
+    for more in (["--trainer.max_steps", "2"], ["--trainer.max_steps", "4", "--ckpt_path", "auto"]):
+        assert main(words("masked", *masked, *more)) == 0
+    assert main(["validate", *words("masked", *masked)[1:]]) == 0
+
+
 def test_a_loss_that_becomes_nan_on_another_rank(work: Path) -> None:
     assert run(work, words("nan-1", *RANKS, *nan_at(2, 1)), ranks=2) == [2, 2]
     assert "error: rank 1 on " in (said := (work / "output-1.txt").read_text()) and "the loss of batch 2" in said

@@ -105,7 +105,7 @@ def run(words: Sequence[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_do_what_they_say(here: Path) -> None:
+def test_the_commands_do_what_they_say(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     named = {str(first_run().parent): first_run().name}  # the first `fit` of an experiment is the run that is named
     for line in filter(is_ours, shown()):
         words = words_of(line)
@@ -115,12 +115,14 @@ def test_the_commands_do_what_they_say(here: Path) -> None:
     for place in re.findall(r"^ {6}(\S+)  ", TEXT, re.MULTILINE):
         assert place == "wandb/" or (first_run() / place).exists(), f"{place} is not in the run's folder"
     state = torch.load(first_run() / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
-    torch.save({name.replace("network.vit.", "encoder."): weight for name, weight in state.items()}, "encoder.pth")
+    others = {name.removeprefix("network."): weight for name, weight in state.items()}
+    torch.save({name.replace("vit.", "encoder."): weight for name, weight in others.items()}, "encoder.pth")
     for number, text in enumerate(chain.from_iterable(blocks(page, "yaml") for page in PAGES)):
         file = Path(f"experiments/readme-{number}.yaml")
         file.write_text(text)
         if "base" in yaml.safe_load(text):
             run(words_of(f"lightning fit -c {file} --data.root /data/BraTS2020"))
+    assert "init_from encoder.pth" in caplog.text and "new        0\n" in caplog.text
     for text in chain.from_iterable(blocks(page, "python") for page in PAGES):
         exec(compile(text, "a page", "exec"), {})
 

@@ -119,7 +119,9 @@ def test_a_network_of_monais_that_was_trained_here(here: Path, monkeypatch: pyte
 
     monkeypatch.setattr(foreign, "open_network", lambda path: TrainedNetwork(theirs(), handmade.CARD))
     assert main(["import", "--to", "monai", "baseline.ckpt", "--out", "a.pt"]) == 0
-    theirs().load_state_dict(torch.load("a.pt", weights_only=True), strict=True)
+    state = torch.load("a.pt", weights_only=True)
+    assert state.keys() == theirs().state_dict().keys()
+    assert all(torch.equal(state[name], weight) for name, weight in theirs().state_dict().items())
 
 
 def test_skips_from_other_blocks_are_not_monais(

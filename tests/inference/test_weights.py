@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from raum_lightning.datasets import load
 from raum_lightning.errors import CheckpointError, ConfigError
 from raum_lightning.inference.card import ModelCard, describe
 from raum_lightning.inference.converters import Renamed
-from raum_lightning.inference.weights import Weights, lines, start_from
+from raum_lightning.inference.weights import Weights, lines, source_of, start_from
 from raum_lightning.models import UNETR, UNETRV2
 from raum_lightning.models.monai import OUT_INDICES
 from raum_lightning.module import SegmentationModule
@@ -231,7 +232,7 @@ class OfOurLab(Converter):
     def read(self) -> Weights:
         state = torch.load(self.path, weights_only=True)
         state = {name.replace("enc.", "vit."): weight for name, weight in state.items()}
-        return Weights(state, modalities=["t2", "flair"], trained=["Case_1"]) if self.returns else state
+        return Weights(state, modalities=["flair", "t1ce", "t2"], trained=["Case_1"]) if self.returns else state
 """
 
 
@@ -245,7 +246,7 @@ def test_tensors_by_other_names(tmp_path: Path) -> None:
     source, path = small(in_channels=2), of_a_lab(tmp_path / "lab.pth", small(in_channels=2))
     source.load_state_dict(Renamed(path, {r"^enc\.": "vit."}).read().tensors)
     target = small()
-    renamed = Renamed(path, {r"^(e)nc\.": r"vit.", "^skips.9": "x"}, modalities=["t2", "flair"])
+    renamed = Renamed(path, {r"^(e)nc\.": r"vit."}, modalities=["t2", "flair"])
     table, weights = start_from(renamed, target, modalities=THREE, outputs=FOUR)
     assert (weights.modalities, weights.seen("brats2020"), table.new, table.left_over) == (
         ["t2", "flair"], frozenset(), [], [],
@@ -255,11 +256,18 @@ def test_tensors_by_other_names(tmp_path: Path) -> None:
     assert torch.equal(target.vit.norm.weight, source.vit.norm.weight)
     for names, said in (
         ({r"\.weight$": "", r"\.bias$": ""}, "names: [a-z0-9_.]+ would be the name of two tensors, one of them"),
+        ({"^skips.9": "x"}, r"names: \^skips\.9 changes no name of a tensor, such as enc\.pos_embed"),
         ({"(": "x"}, r"names: \(: x cannot be used \(missing \)"),
         ({"^enc": r"\2"}, r"names: \^enc: \\2 cannot be used \(invalid group"),
     ):
         with pytest.raises(ConfigError, match=rf"module\.init_from=\S+lab\.pth: {said}"):
             start_from(Renamed(path, names), target, modalities=THREE, outputs=FOUR)
+    with pytest.raises(ConfigError, match="sees 2 channels, and the modalities are flair, t1ce, t2"):
+        start_from(Renamed(path, {"^enc": "vit"}, modalities=THREE), target, modalities=THREE, outputs=FOUR)
+    with pytest.raises(
+        ConfigError, match=r"=lab\.Mine: no such file; a class is given as {class_path: lab\.Mine, init_a"
+    ):
+        source_of("lab.Mine")
 
 
 @pytest.mark.slow
@@ -272,10 +280,21 @@ def test_a_run_starts_from_what_a_class_of_ones_own_reads(
     words = ["-c", DEBUG, "--data.root", str(brats), "--trainer.logger", "false", "--trainer.limit_val_batches", "0"]
     words += ["--trainer.max_steps", "1", "--module.init_from", "lab_of_tests.OfOurLab"]
     assert main(["fit", *words]) == 2
-    assert "module.init_from: OfOurLab needs path" in capfd.readouterr().err
+    said = (
+        "module.init_from=lab_of_tests.OfOurLab: no such file; a class is given as {class_path: lab_of_tests.OfOurLab"
+    )
+    assert said in capfd.readouterr().err
+    spec = f'--module.init_from={{"class_path": "{words[-1]}", "init_args": {{"paht": "lab.pth"}}}}'
+    assert main(["fit", *words[:-2], spec]) == 2
+    assert '"paht": "lab.pth"}}: does not fit its class; in a YAML file it is said in what' in capfd.readouterr().err
     words += ["--module.init_from.path", "lab.pth"]
     assert main(["fit", *words]) == 2
     assert "error: module.init_from=OfOurLab: lab.pth: No such file or directory" in capfd.readouterr().err
+    # the name of a file is that of no class, whose module would be imported
+    Path("start_of_tests.py").write_text("raise SystemExit(3)")
+    torch.save({"x": torch.ones(1)}, "start_of_tests.pth")
+    assert main(["fit", *words[:-4], "--module.init_from", "start_of_tests.pth"]) == 2
+    assert "none of the 1 tensors fits" in capfd.readouterr().err
     assert main(["fit", *words[:-4], "--run.id", "a"]) == 0
     state = torch.load("runs/debug/a/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     torch.save({name.removeprefix("network.").replace("vit.", "enc."): one for name, one in state.items()}, "lab.pth")
@@ -287,6 +306,8 @@ def test_a_run_starts_from_what_a_class_of_ones_own_reads(
     assert "Case_1" in content["trained"]
     # neither the class nor the file is needed again
     (tmp_path / "lab_of_tests.py").unlink()
+    del sys.modules["lab_of_tests"]
+    assert main(["predict", "-c", "runs/debug/b/config.yaml", "--trainer.logger", "false"]) == 0
     assert type(SegmentationModule.load_from_checkpoint("runs/debug/b/checkpoints/last.ckpt").network) is UNETR
 
 

@@ -75,7 +75,7 @@ class FiniteLoss(pl.Callback):
         if trainer.sanity_checking:  # of weights that nothing has changed
             return
         self._stop_if_found(trainer)
-        own = [shard_of(weight).isfinite().all() for weight in pl_module.parameters()]
+        own = [shard_of(one).isfinite().all() for one in pl_module.parameters() if one.requires_grad]
         if trainer.strategy.reduce_boolean_decision(bool(own) and not torch.stack(own).all(), all=False):
             said = f"weights became NaN or infinite by step {trainer.global_step}, of losses that were finite"
             if not trainer.is_global_zero:
