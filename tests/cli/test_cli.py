@@ -16,8 +16,9 @@ import pytest
 import torch
 import yaml
 
-from raum_lightning import SegmentationModule, __version__
+from raum_lightning import __version__
 from raum_lightning.cli import TOOL_VERBS, TRAINER_VERBS, main, parse
+from raum_lightning.module import SegmentationModule
 from tests.helpers import EXPERIMENTS
 
 DEBUG = ["-c", str(EXPERIMENTS / "debug.yaml")]
