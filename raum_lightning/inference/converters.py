@@ -42,21 +42,20 @@ class Renamed(Converter):
     def read(self) -> Weights:
         """Return the weights by their new names."""
         weights = read_weights(self.path)
-        for expression in self.names:
-            if not any(self._replaced(expression, name) != name for name in weights.tensors):
-                known = ", ".join([*weights.tensors][:3])
-                raise ConfigError(f"names: {expression} changes no name of a tensor, such as {known}")
         renamed: dict[str, Tensor] = {}
+        unused = {*self.names}
         for name, tensor in weights.tensors.items():
-            if (new := self._renamed(name)) in renamed:
+            new = name
+            for expression in self.names:
+                before, new = new, self._replaced(expression, new)
+                unused -= {expression} if new != before else set()
+            if new in renamed:
                 raise ConfigError(f"names: {new} would be the name of two tensors, one of them {name}")
             renamed[new] = tensor
+        if unused:
+            known = ", ".join([*weights.tensors][:3])
+            raise ConfigError(f"names: {min(unused)} changes no name of a tensor, such as {known}")
         return weights.replace(tensors=renamed, modalities=self.modalities)
-
-    def _renamed(self, name: str) -> str:
-        for expression in self.names:
-            name = self._replaced(expression, name)
-        return name
 
     def _replaced(self, expression: str, name: str) -> str:
         new = self.names[expression]

@@ -246,7 +246,7 @@ def test_tensors_by_other_names(tmp_path: Path) -> None:
     source, path = small(in_channels=2), of_a_lab(tmp_path / "lab.pth", small(in_channels=2))
     source.load_state_dict(Renamed(path, {r"^enc\.": "vit."}).read().tensors)
     target = small()
-    renamed = Renamed(path, {r"^(e)nc\.": r"vit."}, modalities=["t2", "flair"])
+    renamed = Renamed(path, {r"^(e)nc": r"\1it", "^eit": "vit"}, modalities=["t2", "flair"])
     table, weights = start_from(renamed, target, modalities=THREE, outputs=FOUR)
     assert (weights.modalities, weights.seen("brats2020"), table.new, table.left_over) == (
         ["t2", "flair"], frozenset(), [], [],
