@@ -50,7 +50,8 @@ def _check_split(run: RunFolder, split: Split) -> None:
     """Raise `RunError` where the run has been trained on other cases than those of the split."""
     if not (run.saved and run.splits.is_file()):
         return
-    before, now = read_json(run.splits, RunError), asdict(split)
+    now = asdict(split)
+    before = read_json(run.splits, RunError, keys={part: [str] for part in now})
     for part, cases in now.items():
         if different := sorted({*before[part]} ^ {*cases}):
             raise RunError(

@@ -1,6 +1,7 @@
 """Weights to start a network from: a checkpoint, a safetensors file or a state dict of MONAI, opened as data alone."""
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +33,8 @@ _MONAI_VIT = ("patch_embedding.", "blocks.", "norm.")
 # what depends on the classes
 _HEADS = ("head.", "deep_heads.")
 _SHOWN = 6
-# endings of files with weights, as opposed to the last part of a class's path
+# the path of a class, and endings of files with weights, which look like the last part of one
+_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 SUFFIXES = (SAFETENSORS, ".ckpt", ".pt", ".pth", ".bin", ".pt2", ".onnx")
 UNKNOWN = "it does not say which cases trained it: scores on these would be too high"
 """What is said where a file has no ids of cases."""
@@ -90,17 +92,17 @@ class Converter(ABC):
         """Return the tensors by the names that they have in the network that is trained, and what is known of them."""
 
 
-def source_of(given: str | Mapping[str, Any] | Converter) -> Path | Converter:
+def source_of(given: Path | str | Mapping[str, Any] | Converter) -> Path | Converter:
     """Return what `module.init_from` names: a file, or a converter, which is made of its `class_path`."""
     if isinstance(given, Mapping):
         made: Converter = resolve_name(given["class_path"])(**given.get("init_args") or {})
         return made
     if isinstance(given, Converter):
         return given
-    if given.startswith("{"):
-        raise ConfigError(f"module.init_from={given}: does not fit its class; in a YAML file it is said in what")
     path = expanded(given)
-    if path.suffix[1:].isidentifier() and path.suffix not in SUFFIXES and not path.exists():
+    if str(given).startswith("{"):
+        raise ConfigError(f"module.init_from={given}: does not fit its class; in a YAML file it is said in what")
+    if _CLASS.fullmatch(str(given)) and path.suffix not in SUFFIXES and not path.exists():
         raise ConfigError(
             f"module.init_from={given}: no such file; a class is given as {{class_path: {given}, init_args: ...}}"
         )

@@ -268,6 +268,9 @@ def test_tensors_by_other_names(tmp_path: Path) -> None:
         ConfigError, match=r"=lab\.Mine: no such file; a class is given as {class_path: lab\.Mine, init_a"
     ):
         source_of("lab.Mine")
+    # neither an address nor a folder's name makes a class of it, and a program may give a path
+    for given in ("hf://org/model.v2", "runs/lab.Mine", Path("last.ckpt")):
+        assert source_of(given) == Path(given)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
+from raum_lightning.cases.splits import Split
 from raum_lightning.errors import RunError
 from raum_lightning.inference.weights import UNKNOWN
 from raum_lightning.training.callbacks.attributes import data_of
@@ -45,7 +46,7 @@ class TrainedCases(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Adds `trained`, their ids: of this run, and of those whose checkpoints it resumed or started from."""
-        if (split := getattr(getattr(trainer, "datamodule", None), "split", None)) is not None:
+        if split := _split_of(trainer):
             checkpoint["trained"] = sorted(self.trained.union(split.train))
 
     def on_load_checkpoint(
@@ -58,9 +59,15 @@ class TrainedCases(pl.Callback):
         _check_unseen(trainer, self.trained, "this checkpoint")
 
 
-def _check_unseen(trainer: pl.Trainer, trained: frozenset[str], weights: str) -> None:
+def _split_of(trainer: pl.Trainer) -> Split | None:
+    """Return which cases train and which are scored; None where the data are of no `BratsDataModule`."""
     split = getattr(getattr(trainer, "datamodule", None), "split", None)
-    if split is None:  # of other data nothing is known
+    return split if isinstance(split, Split) else None
+
+
+def _check_unseen(trainer: pl.Trainer, trained: frozenset[str], weights: str) -> None:
+    split = _split_of(trainer)
+    if split is None:
         return
     parts = {"fit": [*split.val, *split.test], "validate": split.val}
     scored = parts.get(trainer.state.fn or "", split.test)

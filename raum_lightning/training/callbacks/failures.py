@@ -68,12 +68,15 @@ class FiniteLoss(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep weights that are NaN from replacing good ones."""
-        self.on_validation_start(trainer, pl_module)
+        self._check_weights(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let them not be scored, as masks without tumour; a gradient may be NaN, too, of a loss that is finite."""
-        if trainer.sanity_checking:  # of weights that nothing has changed
-            return
+        """Let them not be scored, as masks without tumour."""
+        if not trainer.sanity_checking:  # of weights that nothing has changed
+            self._check_weights(trainer, pl_module)
+
+    def _check_weights(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop where a loss was not finite, or a gradient of one that was."""
         self._stop_if_found(trainer)
         own = [shard_of(one).isfinite().all() for one in pl_module.parameters() if one.requires_grad]
         if trainer.strategy.reduce_boolean_decision(bool(own) and not torch.stack(own).all(), all=False):
